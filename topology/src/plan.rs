@@ -1,0 +1,351 @@
+//! `Plan`: the untyped shape of a topology: names, kinds, edges, stores and topics.
+//!
+//! The builder writes it, everything that looks at a topology reads it. It holds no types and no closures.
+
+use std::{fmt, sync::Arc};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Index of a node in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub usize);
+
+/// Index of a store in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StoreId(pub usize);
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "each variant is the operator of that name")]
+pub enum NodeKind {
+    Source,
+    Sink,
+    Filter,
+    Map,
+    MapValues,
+    FlatMap,
+    Rekey,
+    Peek,
+    ForEach,
+    Split,
+    Branch,
+    Merge,
+    Process,
+    Table,
+    ToStream,
+    Aggregate,
+    WindowAggregate,
+    StreamJoin,
+    StreamTableJoin,
+}
+
+impl fmt::Display for NodeKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Source => "source",
+            Self::Sink => "sink",
+            Self::Filter => "filter",
+            Self::Map => "map",
+            Self::MapValues => "map-values",
+            Self::FlatMap => "flat-map",
+            Self::Rekey => "rekey",
+            Self::Peek => "peek",
+            Self::ForEach => "for-each",
+            Self::Split => "split",
+            Self::Branch => "branch",
+            Self::Merge => "merge",
+            Self::Process => "process",
+            Self::Table => "table",
+            Self::ToStream => "to-stream",
+            Self::Aggregate => "aggregate",
+            Self::WindowAggregate => "window-aggregate",
+            Self::StreamJoin => "stream-join",
+            Self::StreamTableJoin => "stream-table-join",
+        })
+    }
+}
+
+/// Who makes a topic, and so how its name is formed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum TopicRole {
+    /// Made by others; the name stands as it is.
+    External,
+    /// Made by the application: `<application>-<name>-repartition`.
+    Repartition {
+        /// A fixed number of partitions, where the user gave one.
+        partitions: Option<u32>,
+    },
+}
+
+/// One node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its index.
+    pub id: NodeId,
+    /// Its name, unique in the plan.
+    pub name: Arc<str>,
+    /// What it does.
+    pub kind: NodeKind,
+    /// The nodes that push records into it.
+    pub inputs: Vec<NodeId>,
+    /// The stores that it reads or writes.
+    pub stores: Vec<StoreId>,
+    /// The topics that a source reads or a sink writes, by name without application prefix.
+    pub topics: Vec<Arc<str>>,
+    /// Who makes those topics.
+    pub role: TopicRole,
+}
+
+/// How the entries of a store are laid out and kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// The newest value of each key.
+    KeyValue,
+    /// Values by key and window start.
+    Window {
+        /// How long after its start a window is kept.
+        retention_ms: i64,
+        /// True when a key may hold several values at one time, as the buffers of joins do.
+        duplicates: bool,
+    },
+}
+
+/// One store.
+#[derive(Clone, Debug)]
+pub struct StoreSpec {
+    /// Its name, unique in the plan.
+    pub name: Arc<str>,
+    /// Its layout.
+    pub kind: StoreKind,
+    /// True when a changelog topic backs it.
+    pub logged: bool,
+}
+
+/// The shape of a topology.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    nodes: Vec<Node>,
+    stores: Vec<StoreSpec>,
+    copartitioned: Vec<Vec<NodeId>>,
+}
+
+impl Plan {
+    /// Adds a node behind `inputs`; its name is its kind and its index until [`rename`](Self::rename).
+    pub fn add_node(&mut self, kind: NodeKind, inputs: &[NodeId]) -> NodeId {
+        let id = NodeId(self.nodes.len());
+        assert!(
+            inputs.iter().all(|input| input.0 < id.0),
+            "inputs are older than their consumers"
+        );
+        self.nodes.push(Node {
+            id,
+            name: format!("{kind}-{}", id.0).into(),
+            kind,
+            inputs: inputs.to_vec(),
+            stores: Vec::new(),
+            topics: Vec::new(),
+            role: TopicRole::External,
+        });
+        id
+    }
+
+    /// Adds a source of those topics.
+    pub fn add_source(&mut self, topics: &[&str], role: TopicRole) -> NodeId {
+        self.add_topic_node(NodeKind::Source, &[], topics, role)
+    }
+
+    /// Adds a sink to that topic behind `input`.
+    pub fn add_sink(&mut self, input: NodeId, topic: &str, role: TopicRole) -> NodeId {
+        self.add_topic_node(NodeKind::Sink, &[input], &[topic], role)
+    }
+
+    fn add_topic_node(
+        &mut self,
+        kind: NodeKind,
+        inputs: &[NodeId],
+        topics: &[&str],
+        role: TopicRole,
+    ) -> NodeId {
+        let id = self.add_node(kind, inputs);
+        self.nodes[id.0].topics = topics.iter().map(|t| Arc::from(*t)).collect();
+        self.nodes[id.0].role = role;
+        id
+    }
+
+    /// Gives a node a name of the user's.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] when another node has that name.
+    pub fn rename(&mut self, id: NodeId, name: &str) -> Result<()> {
+        if self.nodes.iter().any(|n| n.id != id && &*n.name == name) {
+            return Err(Error::new(
+                ErrorKind::Topology,
+                format!("two nodes have one name; give one of them another. name=`{name}`"),
+            ));
+        }
+        self.nodes[id.0].name = name.into();
+        Ok(())
+    }
+
+    /// Adds a store.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] when the plan has a store of that name.
+    pub fn add_store(&mut self, spec: StoreSpec) -> Result<StoreId> {
+        check_name("store", &spec.name)?;
+        if self.stores.iter().any(|s| s.name == spec.name) {
+            return Err(Error::new(
+                ErrorKind::Topology,
+                format!(
+                    "two operators use one store; name a store each. store=`{}`",
+                    spec.name
+                ),
+            ));
+        }
+        self.stores.push(spec);
+        Ok(StoreId(self.stores.len() - 1))
+    }
+
+    /// Says that a node reads or writes a store.
+    pub fn connect(&mut self, node: NodeId, store: StoreId) {
+        let stores = &mut self.nodes[node.0].stores;
+        if !stores.contains(&store) {
+            stores.push(store);
+        }
+    }
+
+    /// Says that records with one key must reach all of these nodes in one task.
+    pub fn copartition(&mut self, nodes: &[NodeId]) {
+        self.copartitioned.push(nodes.to_vec());
+    }
+
+    /// The nodes, in the order in which they were added.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The stores, in the order in which they were added.
+    pub fn stores(&self) -> &[StoreSpec] {
+        &self.stores
+    }
+
+    /// The store of that name.
+    pub fn store(&self, name: &str) -> Option<StoreId> {
+        self.stores
+            .iter()
+            .position(|s| &*s.name == name)
+            .map(StoreId)
+    }
+
+    pub(crate) fn copartition_groups(&self) -> &[Vec<NodeId>] {
+        &self.copartitioned
+    }
+
+    /// The topics, by name, that the records of `node` came from.
+    pub(crate) fn topics_above(&self, node: NodeId) -> Vec<(Arc<str>, TopicRole)> {
+        let mut found = Vec::new();
+        let mut seen = vec![false; self.nodes.len()];
+        let mut open = vec![node];
+        while let Some(id) = open.pop() {
+            if std::mem::replace(&mut seen[id.0], true) {
+                continue;
+            }
+            let node = &self.nodes[id.0];
+            if node.kind == NodeKind::Source {
+                found.extend(node.topics.iter().map(|t| (t.clone(), node.role)));
+            }
+            open.extend(&node.inputs);
+        }
+        found
+    }
+
+    /// Checks what only the whole plan can tell.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] when no node reads a topic, or two sources read one topic.
+    pub fn check(&self) -> Result<()> {
+        let sources = || self.nodes.iter().filter(|n| n.kind == NodeKind::Source);
+        if sources().next().is_none() {
+            return Err(Error::new(
+                ErrorKind::Topology,
+                "a topology reads at least one topic; start with `stream` or `table`",
+            ));
+        }
+        let mut read: Vec<(&str, &str)> = Vec::new();
+        for node in sources() {
+            for topic in &node.topics {
+                check_name("topic", topic)?;
+                if let Some((_, first)) = read.iter().find(|(t, _)| *t == &**topic) {
+                    return Err(Error::new(
+                        ErrorKind::Topology,
+                        format!(
+                            "two sources read one topic; read it once and clone the stream. \
+                             topic=`{topic}`, nodes=`{first}` and `{}`",
+                            node.name
+                        ),
+                    ));
+                }
+                read.push((topic, &node.name));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Kafka's limit, less room for the application's prefix and a suffix.
+const NAME_LENGTH_MAX: usize = 200;
+
+/// Names become parts of topic names, so Kafka's rules hold for them.
+fn check_name(what: &str, name: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    if name.is_empty() || name.len() > NAME_LENGTH_MAX || !name.chars().all(legal) {
+        return Err(Error::new(
+            ErrorKind::Topology,
+            format!(
+                "a {what} needs a name of 1 to {NAME_LENGTH_MAX} letters, digits, dots, underscores \
+                 and dashes. {what}=`{name}`"
+            ),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store(name: &str) -> StoreSpec {
+        StoreSpec {
+            name: name.into(),
+            kind: StoreKind::KeyValue,
+            logged: true,
+        }
+    }
+
+    #[track_caller]
+    fn refused(result: Result<impl Sized>, say: &str) {
+        let error = result.err().expect("must be refused");
+        assert_eq!(error.kind(), ErrorKind::Topology);
+        assert!(error.to_string().contains(say), "{error}");
+    }
+
+    #[test]
+    fn a_name_is_used_once() {
+        let mut plan = Plan::default();
+        plan.add_store(store("s")).expect("first");
+        refused(plan.add_store(store("s")), "store=`s`");
+        let a = plan.add_source(&["t"], TopicRole::External);
+        plan.rename(a, "orders").expect("free");
+        let b = plan.add_source(&["t"], TopicRole::External);
+        refused(plan.rename(b, "orders"), "name=`orders`");
+        refused(plan.check(), "topic=`t`");
+    }
+
+    #[test]
+    fn names_are_legal_in_kafka() {
+        refused(Plan::default().add_store(store("no spaces")), "no spaces");
+        refused(Plan::default().add_store(store("")), "1 to 200");
+        refused(Plan::default().check(), "at least one topic");
+    }
+}
