@@ -1,1 +1,45 @@
-//! operators
+//! The DSL and the Processor API: what a user writes a topology with.
+//!
+//! A [`KStream`] or [`KTable`] is a handle on a node of the plan. Each method adds a node and returns the handle on
+//! it; nothing runs until a task is built from the finished [`Topology`]. A task is built from its sinks up to
+//! its sources, each node holding typed edges to the nodes behind it, so that a record is moved from function to
+//! function without boxing, queues or locks.
+//!
+//! ```
+//! use millstream_operators::StreamsBuilder;
+//! use millstream_topology::{text, u64_be, KvStore, Topic};
+//!
+//! const WORDS: Topic<String, String> = Topic::new("words", text(), text());
+//! const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
+//!
+//! let b = StreamsBuilder::new();
+//! b.stream(WORDS).filter(|_, word| !word.is_empty()).group_by_key().count(COUNTS);
+//! let topology = b.build()?;
+//! assert_eq!(topology.subtopologies().len(), 1);
+//! # Ok::<(), millstream_topology::Error>(())
+//! ```
+//!
+//! What this crate is not: it starts no threads, knows no broker and reads no clock. The runtime does.
+
+mod builder;
+mod stream;
+mod table;
+mod grouped;
+mod join;
+mod processor;
+mod edge;
+mod cx;
+mod build;
+mod graph;
+mod ops;
+
+pub use builder::StreamsBuilder;
+pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
+pub use graph::{
+    NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology,
+};
+pub use grouped::{Grouped, WindowedGrouped};
+pub use join::{JoinWith, LeftJoinWith, Within, WithinUnmatched};
+pub use processor::{Clock, Context, KvHandle, Processor, Punctuation, Stores, WindowHandle};
+pub use stream::{KStream, Split};
+pub use table::KTable;

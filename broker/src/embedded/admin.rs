@@ -1,0 +1,89 @@
+//! Topics, offsets and groups of the embedded log.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{log::Running, partition::Partition, queue::Edit};
+use crate::{Admin, Error, NewTopic, Result, TopicInfo, TopicPartition, Watermarks};
+
+/// How long [`Admin::committed`] waits for commits on their way.
+const COMMITTED_WAIT: Duration = Duration::from_secs(10);
+
+/// What a topic may have, so that a mistaken number does not fill the memory.
+const PARTITIONS_MAX: u32 = 10_000;
+
+pub(super) struct EmbeddedAdmin {
+    running: Arc<Running>,
+}
+
+impl EmbeddedAdmin {
+    pub(super) fn new(running: Arc<Running>) -> Self {
+        Self { running }
+    }
+}
+
+impl Admin for EmbeddedAdmin {
+    fn cluster_id(&self) -> Result<String> {
+        Ok(self.running.log.cluster_id.clone())
+    }
+
+    fn topics(&self) -> Result<Vec<TopicInfo>> {
+        let topics = self.running.log.topics();
+        let info = |topic: &Arc<super::partition::Topic>| TopicInfo {
+            name: topic.name.clone(),
+            partitions: topic.partitions.len() as u32,
+        };
+        Ok(topics.iter().map(info).collect())
+    }
+
+    fn create_topics(&self, topics: &[NewTopic]) -> Result<()> {
+        for topic in topics {
+            if topic.name.is_empty() || !(1..=PARTITIONS_MAX).contains(&topic.partitions) {
+                return Err(Error::client(
+                    format!("creating topic `{}`", topic.name),
+                    format!("a topic has a name and 1 to {PARTITIONS_MAX} partitions"),
+                ));
+            }
+        }
+        self.running.log.edit(Edit::CreateTopics(topics.to_vec()))
+    }
+
+    fn delete_topics(&self, topics: &[&str]) -> Result<()> {
+        let topics = topics.iter().map(|&name| name.to_owned()).collect();
+        self.running.log.edit(Edit::DeleteTopics(topics))
+    }
+
+    fn watermarks(&self, partition: &TopicPartition) -> Result<Watermarks> {
+        Ok(self.running.log.partition(partition)?.watermarks())
+    }
+
+    fn committed(&self, group_id: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {
+        let log = &self.running.log;
+        let partitions: Vec<Arc<Partition>> = partitions
+            .iter()
+            .map(|at| log.partition(at))
+            .collect::<Result<_>>()?;
+        match log.known_group(group_id) {
+            Some(group) => group.committed(&partitions, COMMITTED_WAIT),
+            None => Ok(vec![None; partitions.len()]),
+        }
+    }
+
+    fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<()> {
+        let log = &self.running.log;
+        for (at, offset) in before {
+            let partition = log.partition(at)?;
+            log.edit(Edit::DeleteBefore(partition, *offset))?;
+        }
+        Ok(())
+    }
+
+    fn groups(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let groups = self.running.log.groups();
+        let mut groups: Vec<_> = groups
+            .iter()
+            .map(|group| (group.id.clone(), group.instance_ids()))
+            .collect();
+        groups.sort();
+        Ok(groups)
+    }
+}

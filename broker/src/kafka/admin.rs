@@ -1,0 +1,394 @@
+//! Topics, offsets and groups.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    future::Future,
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context as TaskContext, Poll, Wake, Waker},
+    thread::{self, Thread},
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic as Wanted, TopicReplication},
+    consumer::{BaseConsumer, Consumer as _},
+    error::KafkaError,
+    types::RDKafkaErrorCode as Code,
+};
+
+use super::{
+    config::KafkaConfig,
+    consumer::committed,
+    context::{Context, lock},
+    create, deadline, retire, triage,
+};
+use crate::{Admin, Cleanup, Error, NewTopic, Result, TopicInfo, TopicPartition, Watermarks};
+
+/// Groups whose offsets are asked for keep a client each; the oldest go first.
+const GROUP_CLIENTS_MAX: usize = 8;
+
+/// Pause between two looks at the cluster's metadata while a change spreads.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// Librdkafka's name for "as many copies as the brokers are told to keep".
+const DEFAULT_REPLICATION: i32 = -1;
+
+/// One client that changes things, one that looks, and one for each group asked about.
+pub(super) struct KafkaAdmin {
+    config: KafkaConfig,
+    admin: Option<AdminClient<Context>>,
+    watcher: Option<BaseConsumer<Context>>,
+    groups: Mutex<BTreeMap<String, BaseConsumer<Context>>>,
+}
+
+impl KafkaAdmin {
+    pub(super) fn new(config: &KafkaConfig) -> Result<Self> {
+        Ok(Self {
+            admin: Some(create(&config.admin(), Context::new("admin"))?),
+            watcher: Some(create(&config.watching(), Context::new("admin"))?),
+            groups: Mutex::default(),
+            config: config.clone(),
+        })
+    }
+
+    fn admin(&self) -> &AdminClient<Context> {
+        self.admin.as_ref().expect("clients are taken only on drop")
+    }
+
+    /// The client that looks; its log lines are read here, as nobody else polls it.
+    fn watcher(&self) -> &BaseConsumer<Context> {
+        let watcher = self
+            .watcher
+            .as_ref()
+            .expect("clients are taken only on drop");
+        drop(watcher.poll(Duration::ZERO));
+        watcher
+    }
+
+    fn options(&self) -> AdminOptions {
+        let wait = self.config.request_timeout;
+        AdminOptions::new()
+            .request_timeout(Some(wait))
+            .operation_timeout(Some(wait))
+    }
+
+    /// Partition counts of all topics that are ready for use.
+    fn partition_counts(&self) -> Result<HashMap<String, u32>> {
+        let metadata = self
+            .watcher()
+            .fetch_metadata(None, self.config.request_timeout);
+        let metadata = metadata.map_err(|e| Error::client("cannot list topics", e))?;
+        let led = |t: &&rdkafka::metadata::MetadataTopic| {
+            t.error().is_none() && t.partitions().iter().all(|p| p.leader() >= 0)
+        };
+        let ready = metadata.topics().iter().filter(led);
+        let count = |t: &rdkafka::metadata::MetadataTopic| {
+            let partitions = u32::try_from(t.partitions().len()).unwrap_or(u32::MAX);
+            (t.name().to_owned(), partitions)
+        };
+        Ok(ready.map(count).collect())
+    }
+
+    /// Waits until a change is seen in the metadata.
+    fn wait_until(&self, what: &str, seen: impl Fn(&HashMap<String, u32>) -> bool) -> Result<()> {
+        let until = deadline(self.config.request_timeout);
+        while !seen(&self.partition_counts()?) {
+            if Instant::now() >= until {
+                let error = KafkaError::AdminOp(Code::OperationTimedOut);
+                return Err(Error::client(what, error));
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+        Ok(())
+    }
+}
+
+fn wanted(topic: &NewTopic) -> Wanted<'_> {
+    let partitions = i32::try_from(topic.partitions).unwrap_or(i32::MAX);
+    Wanted::new(
+        &topic.name,
+        partitions,
+        TopicReplication::Fixed(DEFAULT_REPLICATION),
+    )
+}
+
+/// The broker's names for what happens to old records.
+fn cleanup(cleanup: Cleanup) -> (&'static str, Option<String>) {
+    match cleanup {
+        Cleanup::Delete { retention_ms } => (
+            "delete",
+            Some(retention_ms.map_or_else(|| "-1".to_owned(), |ms| ms.to_string())),
+        ),
+        Cleanup::Compact => ("compact", None),
+        Cleanup::CompactAndDelete { retention_ms } => {
+            ("compact,delete", Some(retention_ms.to_string()))
+        }
+    }
+}
+
+impl Admin for KafkaAdmin {
+    fn cluster_id(&self) -> Result<String> {
+        let id = self
+            .watcher()
+            .client()
+            .fetch_cluster_id(self.config.request_timeout);
+        id.ok_or_else(|| {
+            let error = KafkaError::MetadataFetch(Code::OperationTimedOut);
+            Error::client("cluster does not tell its id", error)
+        })
+    }
+
+    fn topics(&self) -> Result<Vec<TopicInfo>> {
+        let mut topics: Vec<_> = self
+            .partition_counts()?
+            .into_iter()
+            .filter(|(name, _)| !name.starts_with("__"))
+            .map(|(name, partitions)| TopicInfo {
+                name: name.into(),
+                partitions,
+            })
+            .collect();
+        topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
+    }
+
+    fn create_topics(&self, topics: &[NewTopic]) -> Result<()> {
+        if topics.is_empty() {
+            return Ok(());
+        }
+        let cleanups: Vec<_> = topics.iter().map(|topic| cleanup(topic.cleanup)).collect();
+        let wanted = topics
+            .iter()
+            .zip(&cleanups)
+            .map(|(topic, (policy, retention))| {
+                let wanted = wanted(topic).set("cleanup.policy", policy);
+                match retention {
+                    Some(ms) => wanted.set("retention.ms", ms),
+                    None => wanted,
+                }
+            });
+        let wanted: Vec<_> = wanted.collect();
+        let results = block_on(self.admin().create_topics(&wanted, &self.options()))
+            .map_err(|e| Error::client("cannot create topics", e))?;
+        for result in results {
+            match result {
+                Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    let error = KafkaError::AdminOp(code);
+                    return Err(Error::client(
+                        format!("cannot create topic. name=`{name}`"),
+                        error,
+                    ));
+                }
+            }
+        }
+        self.wait_until("topics were created but do not appear", |counts| {
+            topics.iter().all(|topic| counts.contains_key(&*topic.name))
+        })?;
+        let counts = self.partition_counts()?;
+        for topic in topics {
+            let has = counts.get(&*topic.name).copied().unwrap_or(0);
+            if has != topic.partitions {
+                return Err(Error::PartitionCount {
+                    topic: topic.name.to_string(),
+                    has,
+                    wanted: topic.partitions,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn delete_topics(&self, topics: &[&str]) -> Result<()> {
+        if topics.is_empty() {
+            return Ok(());
+        }
+        let results = block_on(self.admin().delete_topics(topics, &self.options()))
+            .map_err(|e| Error::client("cannot delete topics", e))?;
+        for result in results {
+            match result {
+                Ok(_) => {}
+                Err((_, code)) if triage::is_unknown(Some(code)) => {}
+                Err((name, code)) => {
+                    let error = KafkaError::AdminOp(code);
+                    return Err(Error::client(
+                        format!("cannot delete topic. name=`{name}`"),
+                        error,
+                    ));
+                }
+            }
+        }
+        self.wait_until("topics were deleted but do not disappear", |counts| {
+            !topics.iter().any(|topic| counts.contains_key(*topic))
+        })
+    }
+
+    fn watermarks(&self, partition: &TopicPartition) -> Result<Watermarks> {
+        let until = deadline(self.config.request_timeout);
+        loop {
+            let (topic, at) = (&*partition.topic, partition.partition);
+            let wait = self.config.request_timeout;
+            let error = match self.watcher().fetch_watermarks(topic, at, wait) {
+                Ok((low, high)) => return Ok(Watermarks { low, high }),
+                Err(error) => error,
+            };
+            if triage::is_unknown(error.rdkafka_error_code()) {
+                return Err(Error::UnknownPartition(partition.clone()));
+            }
+            if Instant::now() >= until || !triage::may_pass(error.rdkafka_error_code()) {
+                return Err(Error::client(
+                    format!("cannot ask for the ends. of=`{partition}`"),
+                    error,
+                ));
+            }
+            thread::sleep(LOOK_EVERY);
+        }
+    }
+
+    fn committed(&self, group_id: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {
+        let mut groups = lock(&self.groups);
+        if !groups.contains_key(group_id) {
+            if groups.len() >= GROUP_CLIENTS_MAX {
+                retire("admin", groups.pop_first(), CLOSE_WAIT);
+            }
+            let client = create(&self.config.group_reader(group_id), Context::new("admin"))?;
+            groups.insert(group_id.to_owned(), client);
+        }
+        let client = groups
+            .get(group_id)
+            .expect("it was inserted when it was missing");
+        drop(client.poll(Duration::ZERO));
+        committed(client, partitions, self.config.request_timeout)
+    }
+
+    fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<()> {
+        if before.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::with_capacity(before.len());
+        for (of, offset) in before {
+            list.add_partition_offset(&of.topic, of.partition, Offset::Offset(*offset))
+                .map_err(|e| Error::client(format!("no such offset. offset={offset}"), e))?;
+        }
+        let done = block_on(self.admin().delete_records(&list, &self.options()))
+            .map_err(|e| Error::client("cannot delete records", e))?;
+        for (of, offset) in before {
+            let Some(Err(error)) = done
+                .find_partition(&of.topic, of.partition)
+                .map(|e| e.error())
+            else {
+                continue;
+            };
+            let code = error.rdkafka_error_code();
+            if triage::is_unknown(code) {
+                return Err(Error::UnknownPartition(of.clone()));
+            }
+            if code == Some(Code::OffsetOutOfRange) {
+                let ends = self.watermarks(of)?;
+                return Err(Error::OffsetOutOfRange {
+                    partition: of.clone(),
+                    offset: *offset,
+                    low: ends.low,
+                    high: ends.high,
+                });
+            }
+            return Err(Error::client(
+                format!("cannot delete records. of=`{of}`"),
+                error,
+            ));
+        }
+        Ok(())
+    }
+
+    fn groups(&self) -> Result<Vec<(String, Vec<String>)>> {
+        let list = self
+            .watcher()
+            .fetch_group_list(None, self.config.request_timeout);
+        let list = list.map_err(|e| Error::client("cannot list groups", e))?;
+        let groups = list.groups().iter().map(|group| {
+            let mut members: Vec<_> = group
+                .members()
+                .iter()
+                .map(|m| member_name(m.id(), m.client_id()))
+                .collect();
+            members.sort_unstable();
+            (group.name().to_owned(), members)
+        });
+        let mut groups: Vec<_> = groups.collect();
+        groups.sort_unstable();
+        Ok(groups)
+    }
+}
+
+/// Brokers name a static member `<instance id>-<uuid>` and any other `<client id>-<uuid>`, and tell the
+/// instance id itself only in a newer request than the client sends.
+fn member_name(id: &str, client_id: &str) -> String {
+    const UUID_LEN: usize = 36;
+    let instance = id
+        .len()
+        .checked_sub(UUID_LEN + 1)
+        .and_then(|at| id.split_at_checked(at))
+        .filter(|(prefix, rest)| *prefix != client_id && rest.starts_with('-'))
+        .map(|(prefix, _)| prefix);
+    instance.unwrap_or(id).to_owned()
+}
+
+impl Drop for KafkaAdmin {
+    fn drop(&mut self) {
+        let groups = std::mem::take(&mut *lock(&self.groups));
+        retire(
+            "admin",
+            (self.admin.take(), self.watcher.take(), groups),
+            CLOSE_WAIT,
+        );
+    }
+}
+
+/// Waits for an answer that librdkafka's own timeout bounds.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut cx = TaskContext::from_waker(&waker);
+    let mut future = pin!(future);
+    loop {
+        match future.as_mut().poll(&mut cx) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn static_members_are_called_by_their_instance() {
+        let uuid = "0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+        let check = |id: String, name: &str| assert_eq!(member_name(&id, "millstream"), name);
+        check(format!("shop-0-1-{uuid}"), "shop-0-1");
+        check(format!("millstream-{uuid}"), &format!("millstream-{uuid}"));
+        check("short".to_owned(), "short");
+    }
+
+    #[test]
+    fn records_kept_for_ever_have_an_explicit_retention() {
+        let policy = |c| cleanup(c);
+        assert_eq!(
+            policy(Cleanup::Delete { retention_ms: None }),
+            ("delete", Some("-1".to_owned()))
+        );
+        assert_eq!(policy(Cleanup::Compact), ("compact", None));
+        let both = Cleanup::CompactAndDelete { retention_ms: 7 };
+        assert_eq!(policy(both), ("compact,delete", Some("7".to_owned())));
+    }
+}

@@ -1,0 +1,151 @@
+//! Members of a group share the partitions, and hand them over in good order.
+
+use millstream_broker::{Error, TopicPartition};
+
+use super::{Bed, DEADLINE, Member, until, wait_for};
+
+pub(crate) fn one_member_owns_all_partitions_and_reads_them(bed: &Bed) {
+    let topic = bed.topic("t", 3);
+    for partition in 0..3 {
+        bed.write(&topic, partition, &[&format!("r{partition}")]);
+    }
+    let mut member = Member::join(bed, "g", "m", &[topic.clone()]);
+    until(&mut [&mut member], "three records are read", |m| {
+        m[0].seen.len() == 3
+    });
+    assert_eq!(member.partitions_of(&topic), [0, 1, 2]);
+    for record in &member.seen {
+        assert_eq!(record.text(), format!("r{}", record.at.partition));
+    }
+}
+
+pub(crate) fn ranges_are_co_partitioned(bed: &Bed) {
+    let orders = bed.topic("orders", 5);
+    let payments = bed.topic("payments", 5);
+    let small = bed.topic("small", 1);
+    let topics = [orders.clone(), payments.clone(), small.clone()];
+    // Joining in another order than that of the names makes no difference.
+    let mut c = Member::join(bed, "g", "c", &topics);
+    let mut a = Member::join(bed, "g", "a", &topics);
+    let mut b = Member::join(bed, "g", "b", &topics);
+    until(&mut [&mut a, &mut b, &mut c], "the group settles", |m| {
+        let shares: Vec<usize> = m.iter().map(|m| m.owned.len()).collect();
+        shares == [5, 4, 2]
+    });
+    for topic in [&orders, &payments] {
+        assert_eq!(a.partitions_of(topic), [0, 1]);
+        assert_eq!(b.partitions_of(topic), [2, 3]);
+        assert_eq!(c.partitions_of(topic), [4]);
+    }
+    assert_eq!(a.partitions_of(&small), [0]);
+}
+
+pub(crate) fn joining_and_leaving_revoke_and_assign_again(bed: &Bed) {
+    let topic = bed.topic("t", 4);
+    let mut first = Member::join(bed, "g", "m1", &[topic.clone()]).joined();
+    assert_eq!(first.partitions_of(&topic), [0, 1, 2, 3]);
+
+    let mut second = Member::join(bed, "g", "m2", &[topic.clone()]);
+    until(&mut [&mut first, &mut second], "both own two", |m| {
+        m.iter().all(|m| m.owned.len() == 2)
+    });
+    assert!(
+        first.revocations > 0,
+        "the first gave up its partitions before"
+    );
+    assert_eq!(first.partitions_of(&topic), [0, 1]);
+    assert_eq!(second.partitions_of(&topic), [2, 3]);
+
+    second.consumer.close(false);
+    until(&mut [&mut first], "the first owns all again", |m| {
+        m[0].owned.len() == 4
+    });
+    assert_eq!(first.assignments, first.revocations + 1);
+}
+
+pub(crate) fn records_go_on_behind_committed_offsets_after_a_rebalance(bed: &Bed) {
+    let topic = bed.topic("t", 1);
+    bed.write(&topic, 0, &["a", "b", "c", "d"]);
+    let mut first = Member::join(bed, "g", "m1", &[topic.clone()]);
+    until(&mut [&mut first], "all are read", |m| m[0].seen.len() == 4);
+    let next = first.seen[1].offset + 1;
+    let mut producer = bed.producer("p");
+    producer.begin().expect("begin");
+    producer.drain().expect("drain");
+    let proof = first.consumer.group_metadata().expect("metadata");
+    producer
+        .send_offsets(&[(TopicPartition::new(topic.clone(), 0), next)], &proof)
+        .expect("send_offsets");
+    producer.commit().expect("commit");
+    first.consumer.close(false);
+
+    let mut second = Member::join(bed, "g", "m2", &[topic.clone()]);
+    until(&mut [&mut second], "the rest is read", |m| {
+        m[0].texts() == ["c", "d"]
+    });
+}
+
+pub(crate) fn a_kept_place_is_taken_again_without_a_rebalance(bed: &Bed) {
+    let topic = bed.topic("t", 2);
+    let mut stays = Member::join(bed, "g", "m1", &[topic.clone()]);
+    let mut restarts = Member::join(bed, "g", "m2", &[topic.clone()]);
+    until(&mut [&mut stays, &mut restarts], "both own one", |m| {
+        m.iter().all(|m| m.owned.len() == 1)
+    });
+    let revocations = stays.revocations;
+    restarts.consumer.close(true);
+
+    let mut again = Member::join(bed, "g", "m2", &[topic.clone()]);
+    until(&mut [&mut stays, &mut again], "it is back", |m| {
+        m[1].owned.len() == 1
+    });
+    assert_eq!(again.partitions_of(&topic), [1]);
+    assert_eq!(stays.partitions_of(&topic), [0]);
+    assert_eq!(
+        stays.revocations, revocations,
+        "nothing moved at the other member"
+    );
+}
+
+pub(crate) fn a_second_member_of_the_same_name_fences_the_first(bed: &Bed) {
+    let topic = bed.topic("t", 1);
+    let mut old = Member::join(bed, "g", "m", &[topic.clone()]).joined();
+    let mut new = Member::join(bed, "g", "m", &[topic.clone()]);
+    let mut ignored = Vec::new();
+    let mut fenced = false;
+    wait_for("the old one is fenced and the new one owns all", || {
+        new.step();
+        if !fenced {
+            match old.consumer.poll(super::STEP, 10, &mut ignored) {
+                Ok(_) => {}
+                Err(Error::Fenced(_)) => fenced = true,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        fenced && new.partitions_of(&topic) == [0]
+    });
+}
+
+pub(crate) fn members_are_listed(bed: &Bed) {
+    let topic = bed.topic("t", 1);
+    let mut member = Member::join(bed, "g", "m", &[topic.clone()]).joined();
+    member.step();
+    let admin = bed.broker.admin().expect("admin");
+    let groups = admin.groups().expect("groups");
+    let (_, members) = groups
+        .iter()
+        .find(|(name, _)| *name == bed.name("g"))
+        .expect("the group is listed");
+    assert_eq!(members.len(), 1, "{members:?}");
+}
+
+pub(crate) fn no_offsets_are_committed_at_first(bed: &Bed) {
+    let topic = bed.topic("t", 2);
+    let partitions = [0, 1].map(|p| TopicPartition::new(topic.clone(), p));
+    let mut member = Member::join(bed, "g", "m", &[topic.clone()]).joined();
+    let committed = member.consumer.committed(&partitions, DEADLINE);
+    assert_eq!(committed.expect("committed"), [None, None]);
+    let admin = bed.broker.admin().expect("admin");
+    let committed = admin.committed(&bed.name("other"), &partitions);
+    assert_eq!(committed.expect("committed"), [None, None]);
+}

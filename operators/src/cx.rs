@@ -1,0 +1,69 @@
+//! `Cx`: what travels with a record through a task: its stores, its way out, and where and when it is.
+
+use std::sync::Arc;
+
+use millstream_state::TaskState;
+use millstream_topology::{Headers, Result};
+
+/// Index of a topic in [`Topology::sink_topics`](crate::Topology::sink_topics).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SinkIx(pub u32);
+
+/// Takes the records that a task writes to topics.
+pub trait Outbox {
+    /// Adds a record to the open transaction.
+    ///
+    /// # Errors
+    /// When the log refuses it.
+    fn send(
+        &mut self,
+        sink: SinkIx,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<()>;
+}
+
+/// Where the record that is being processed was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordSite {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The partition.
+    pub partition: i32,
+    /// The offset; -1 outside a record, as in a punctuation.
+    pub offset: i64,
+}
+
+/// What a task counts, for its metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Records that an operator had to drop: null keys, late records.
+    pub dropped: u64,
+}
+
+/// What travels with a record through a task.
+pub struct Cx<'a> {
+    /// The stores of the task.
+    pub state: &'a mut TaskState,
+    /// Where records leave.
+    pub out: &'a mut dyn Outbox,
+    /// Where the record was read.
+    pub site: &'a RecordSite,
+    /// Greatest timestamp that the task has seen, in milliseconds; -1 before the first record.
+    pub stream_time_ms: i64,
+    /// Wall clock at the start of this batch of work, in milliseconds since the Unix epoch.
+    pub wall_clock_ms: i64,
+    /// What is counted.
+    pub counters: &'a mut Counters,
+    /// Buffers that sinks encode into.
+    pub scratch: &'a mut Scratch,
+}
+
+/// Buffers that sinks encode into, kept from record to record.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}

@@ -1,0 +1,239 @@
+//! `Topology`, the finished plan with its factories, and `TaskGraph`, the nodes of one task.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    rc::Rc,
+    sync::{atomic::AtomicU64, Arc},
+};
+
+use bytes::Bytes;
+use millstream_state::StoreDefinition;
+use millstream_topology::{
+    Description, Headers, NodeId, Plan, Result, StoreId, SubTopology, TopicRole,
+};
+
+use crate::{
+    build::{Flush, TaskBuild},
+    processor::Live,
+    Clock, Cx, Punctuation,
+};
+
+/// A record as a log delivers it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RawRecord {
+    /// The key; `None` is null.
+    pub key: Option<Bytes>,
+    /// The value; `None` is null.
+    pub value: Option<Bytes>,
+    /// The timestamp that the log holds.
+    pub timestamp: i64,
+    /// The headers.
+    pub headers: Headers,
+}
+
+/// The entry of a task for the records of one topic.
+pub trait RawSource {
+    /// The event time by which the record is ordered; `partition_time` is the greatest one before it,
+    /// -1 at first. Negative means that the record must be dropped.
+    ///
+    /// # Errors
+    /// When the record does not decode.
+    fn event_time(&mut self, record: &RawRecord, partition_time: i64) -> Result<i64>;
+
+    /// Decodes a record and pushes it through the task, with `event_time` as its timestamp.
+    ///
+    /// # Errors
+    /// When the record does not decode, or a node behind fails.
+    fn push(&mut self, cx: &mut Cx<'_>, record: RawRecord, event_time: i64) -> Result<()>;
+}
+
+pub(crate) type SourceFactory =
+    Arc<dyn Fn(&mut TaskBuild<'_>) -> Rc<RefCell<dyn RawSource>> + Send + Sync>;
+
+/// A topology that is complete and checked: what applications and test drivers are made of.
+#[derive(Clone)]
+pub struct Topology {
+    plan: Arc<Plan>,
+    subtopologies: Arc<[SubTopology]>,
+    sources: Arc<BTreeMap<NodeId, SourceFactory>>,
+    definitions: Arc<[Arc<dyn StoreDefinition>]>,
+    sink_topics: Arc<[(Arc<str>, TopicRole)]>,
+}
+
+impl Topology {
+    pub(crate) fn new(
+        plan: Plan,
+        sources: BTreeMap<NodeId, SourceFactory>,
+        definitions: Vec<Arc<dyn StoreDefinition>>,
+    ) -> Self {
+        let subtopologies = plan.subtopologies();
+        let mut sink_topics: Vec<(Arc<str>, TopicRole)> = Vec::new();
+        for sink in subtopologies.iter().flat_map(|s| &s.sinks) {
+            if !sink_topics.contains(sink) {
+                sink_topics.push(sink.clone());
+            }
+        }
+        Self {
+            plan: Arc::new(plan),
+            subtopologies: subtopologies.into(),
+            sources: Arc::new(sources),
+            definitions: definitions.into(),
+            sink_topics: sink_topics.into(),
+        }
+    }
+
+    /// The shape.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The shape, for people.
+    pub fn describe(&self) -> Description {
+        self.plan.describe()
+    }
+
+    /// The parts that run as tasks.
+    pub fn subtopologies(&self) -> &[SubTopology] {
+        &self.subtopologies
+    }
+
+    /// The topics that some task writes; [`SinkIx`](crate::SinkIx) counts in this list.
+    pub fn sink_topics(&self) -> &[(Arc<str>, TopicRole)] {
+        &self.sink_topics
+    }
+
+    /// The definition of a store.
+    pub fn definition(&self, store: StoreId) -> &Arc<dyn StoreDefinition> {
+        &self.definitions[store.0]
+    }
+
+    /// Builds the nodes of one task of sub-topology `index`. They stay on the calling thread.
+    pub fn instantiate(&self, index: u32) -> TaskGraph {
+        let sub = &self.subtopologies[index as usize];
+        let mut build = TaskBuild::new(self, &sub.stores);
+        let mut sources = Vec::new();
+        for id in &sub.nodes {
+            let Some(make) = self.sources.get(id) else { continue };
+            let source = make(&mut build);
+            let node = &self.plan.nodes()[id.0];
+            sources.extend(node.topics.iter().map(|topic| SourceTopic {
+                topic: topic.clone(),
+                role: node.role,
+                source: source.clone(),
+            }));
+        }
+        let mut flushes = build.flushes;
+        flushes.reverse();
+        TaskGraph {
+            sources,
+            flushes,
+            processors: build.processors,
+            counters: build.counters.into_iter().collect(),
+        }
+    }
+}
+
+/// One topic that a task reads.
+pub struct SourceTopic {
+    /// Its name, without application prefix.
+    pub topic: Arc<str>,
+    /// Who makes it.
+    pub role: TopicRole,
+    /// Where its records enter.
+    pub source: Rc<RefCell<dyn RawSource>>,
+}
+
+/// How many records each node of a task has taken.
+pub type NodeCounters = BTreeMap<NodeId, Arc<AtomicU64>>;
+
+/// The nodes of one task.
+pub struct TaskGraph {
+    sources: Vec<SourceTopic>,
+    flushes: Vec<Flush>,
+    processors: Vec<(Arc<str>, Rc<RefCell<dyn Live>>)>,
+    counters: NodeCounters,
+}
+
+impl TaskGraph {
+    /// Where records enter, by topic.
+    pub fn sources(&self) -> &[SourceTopic] {
+        &self.sources
+    }
+
+    /// The nodes' counters.
+    pub fn counters(&self) -> &NodeCounters {
+        &self.counters
+    }
+
+    /// Calls `init` of every processor; returns what they scheduled.
+    ///
+    /// # Errors
+    /// What a processor fails with.
+    pub fn init(&mut self, cx: &mut Cx<'_>) -> Result<Vec<Punctuator>> {
+        let mut punctuators = Vec::new();
+        for (name, live) in &self.processors {
+            let schedules = live.borrow_mut().init(cx).map_err(|e| e.in_node(name))?;
+            punctuators.extend(schedules.into_iter().map(|(every_ms, clock)| Punctuator {
+                clock,
+                every_ms,
+                due_ms: match clock {
+                    Clock::Stream => 0,
+                    Clock::Wall => cx.wall_clock_ms + every_ms,
+                },
+                name: name.clone(),
+                live: live.clone(),
+            }));
+        }
+        Ok(punctuators)
+    }
+
+    /// Lets operators emit what they held back, those nearest to the sources first.
+    ///
+    /// # Errors
+    /// What a node behind fails with.
+    pub fn flush(&mut self, cx: &mut Cx<'_>) -> Result<()> {
+        self.flushes.iter().try_for_each(|flush| (flush.borrow_mut())(cx))
+    }
+}
+
+/// One call that a processor scheduled.
+pub struct Punctuator {
+    clock: Clock,
+    every_ms: i64,
+    due_ms: i64,
+    name: Arc<str>,
+    live: Rc<RefCell<dyn Live>>,
+}
+
+impl Punctuator {
+    /// The clock it follows.
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    /// When it is due next, on its clock.
+    pub fn due_ms(&self) -> i64 {
+        self.due_ms
+    }
+
+    /// Calls the processor if it is due at `now_ms`; missed calls are not made up for
+    /// (Kafka Streams' `PunctuationSchedule.next`).
+    ///
+    /// # Errors
+    /// What the processor, or a node behind, fails with.
+    pub fn fire(&mut self, cx: &mut Cx<'_>, now_ms: i64) -> Result<bool> {
+        if now_ms < self.due_ms {
+            return Ok(false);
+        }
+        let next = self.due_ms + self.every_ms;
+        self.due_ms = match now_ms < next {
+            true => next,
+            // More than one was missed: the next multiple behind now.
+            false => self.due_ms + ((now_ms - self.due_ms) / self.every_ms + 1) * self.every_ms,
+        };
+        let tick = Punctuation { clock: self.clock, time_ms: now_ms };
+        self.live.borrow_mut().punctuate(cx, tick).map_err(|e| e.in_node(&self.name))?;
+        Ok(true)
+    }
+}

@@ -1,0 +1,36 @@
+//! `merge`: the records of two streams, in no order between the two.
+
+use std::sync::Arc;
+
+use millstream_topology::{Error, ErrorKind, NodeKind};
+
+use crate::{
+    builder::add_node,
+    edge::{edge, Factory},
+    KStream,
+};
+
+pub(crate) fn merge<K: Clone + 'static, V: Clone + 'static>(
+    left: KStream<K, V>,
+    right: KStream<K, V>,
+) -> KStream<K, V> {
+    if !left.draft.is(&right.draft) {
+        left.draft.lock().fail(Error::new(
+            ErrorKind::Topology,
+            "streams of two builders cannot meet; make both with one `StreamsBuilder`",
+        ));
+        return left;
+    }
+    let id = add_node(&left.draft, NodeKind::Merge, &[left.id, right.id]);
+    let out = KStream::new(&left.draft, id, left.rekeyed || right.rekeyed);
+    let port = out.port.clone();
+    let factory: Factory<K, V> = Arc::new(move |build| {
+        build.once(id, |build| {
+            let next = port.connect(build);
+            build.node(id, edge(move |cx, record| next.push(cx, record)))
+        })
+    });
+    left.port.subscribe(factory.clone());
+    right.port.subscribe(factory);
+    out
+}

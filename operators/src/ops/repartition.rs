@@ -1,0 +1,19 @@
+//! `repartition`: send a stream through a topic of the application, so that equal keys meet in one task.
+
+use millstream_topology::{Topic, TopicRole};
+
+use crate::{
+    ops::{sink::sink, source::source},
+    KStream,
+};
+
+pub(crate) fn repartition<K: Clone + 'static, V: Clone + 'static>(
+    stream: KStream<K, V>,
+    through: Topic<K, V>,
+    partitions: Option<u32>,
+) -> KStream<K, V> {
+    let role = TopicRole::Repartition { partitions };
+    let draft = stream.draft.clone();
+    sink(stream, through, role);
+    source(&draft, through, role, None)
+}

@@ -1,0 +1,288 @@
+//! The Processor API: a node of the user's own, with stores, forwarding and timers.
+
+use std::{rc::Rc, sync::Arc, time::Duration};
+
+use millstream_state::{Kv, KvDefinition, StoreDefinition, Window, WindowDefinition};
+use millstream_topology::{KvStore, NodeId, Record, Result, StoreId, WindowStore};
+
+use crate::{build::TaskBuild, builder::Draft, edge::Next, Cx};
+
+/// The clock that a schedule follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Clock {
+    /// The greatest timestamp seen: moves with the records only.
+    Stream,
+    /// The wall clock.
+    Wall,
+}
+
+/// One scheduled call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Punctuation {
+    /// The clock of the schedule.
+    pub clock: Clock,
+    /// The time on that clock now, in milliseconds; not the time at which the call was due.
+    pub time_ms: i64,
+}
+
+/// A node of the user's own.
+///
+/// Output goes to [`Context::forward`]; the records forwarded get the timestamp and the headers that they carry.
+pub trait Processor: 'static {
+    /// Key of the records it takes.
+    type Key: 'static;
+    /// Value of the records it takes.
+    type Value: 'static;
+    /// Key of the records it forwards.
+    type OutKey: Clone + 'static;
+    /// Value of the records it forwards.
+    type OutValue: Clone + 'static;
+
+    /// Called once when the task starts, with its stores restored: the place for [`Context::schedule`].
+    ///
+    /// # Errors
+    /// An error keeps the task from starting.
+    fn init(&mut self, cx: &mut Context<'_, '_, Self::OutKey, Self::OutValue>) -> Result<()> {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// Called for each record.
+    ///
+    /// # Errors
+    /// The application's policy for processing errors decides what becomes of the record.
+    fn process(
+        &mut self,
+        cx: &mut Context<'_, '_, Self::OutKey, Self::OutValue>,
+        record: Record<Self::Key, Self::Value>,
+    ) -> Result<()>;
+
+    /// Called when a schedule is due.
+    ///
+    /// # Errors
+    /// An error aborts the transaction; the call is tried again.
+    fn punctuate(
+        &mut self,
+        cx: &mut Context<'_, '_, Self::OutKey, Self::OutValue>,
+        tick: Punctuation,
+    ) -> Result<()> {
+        let _ = (cx, tick);
+        Ok(())
+    }
+}
+
+/// What a processor can reach while it is called.
+pub struct Context<'a, 'b, K, V> {
+    cx: &'a mut Cx<'b>,
+    next: &'a Next<K, V>,
+    schedules: &'a mut Vec<(i64, Clock)>,
+}
+
+impl<K: Clone, V: Clone> Context<'_, '_, K, V> {
+    /// Hands a record to the nodes behind, and returns when they have processed it.
+    ///
+    /// # Errors
+    /// What a node behind fails with; pass it on with `?`.
+    pub fn forward(&mut self, record: Record<K, V>) -> Result<()> {
+        self.next.push(self.cx, record)
+    }
+}
+
+impl<K, V> Context<'_, '_, K, V> {
+    /// A key-value store of this node.
+    pub fn store<A, B: Clone + 'static>(&mut self, handle: KvHandle<A, B>) -> Kv<'_, A, B> {
+        self.cx.state.kv(handle.index, &handle.store)
+    }
+
+    /// A window store of this node.
+    pub fn window<A, B: Clone + 'static>(
+        &mut self,
+        handle: WindowHandle<A, B>,
+    ) -> Window<'_, A, B> {
+        self.cx.state.window(handle.index, &handle.store)
+    }
+
+    /// Has [`Processor::punctuate`] called every so often, at least a millisecond apart.
+    pub fn schedule(&mut self, every: Duration, clock: Clock) {
+        let every_ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX).max(1);
+        self.schedules.push((every_ms, clock));
+    }
+
+    /// Wall clock in milliseconds since the Unix epoch; stands still within a batch of records.
+    pub fn wall_clock_ms(&self) -> i64 {
+        self.cx.wall_clock_ms
+    }
+
+    /// Greatest timestamp that the task has seen, in milliseconds; -1 before the first record.
+    pub fn stream_time_ms(&self) -> i64 {
+        self.cx.stream_time_ms
+    }
+
+    /// The partition that the task reads.
+    pub fn partition(&self) -> i32 {
+        self.cx.site.partition
+    }
+
+    /// The topic of the record; empty outside a record.
+    pub fn topic(&self) -> &str {
+        &self.cx.site.topic
+    }
+
+    /// The offset of the record; -1 outside a record.
+    pub fn offset(&self) -> i64 {
+        self.cx.site.offset
+    }
+
+    /// Counts a record that had to be dropped.
+    pub fn count_dropped(&mut self) {
+        self.cx.counters.dropped += 1;
+    }
+}
+
+macro_rules! handle {
+    ($(#[$doc:meta])* $name:ident, $store:ident) => {
+        $(#[$doc])*
+        pub struct $name<K: 'static, V: 'static> {
+            index: usize,
+            store: $store<K, V>,
+        }
+        impl<K, V> Clone for $name<K, V> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+        impl<K, V> Copy for $name<K, V> {}
+    };
+}
+handle!(
+    /// A processor's key to one of its key-value stores.
+    KvHandle,
+    KvStore
+);
+handle!(
+    /// A processor's key to one of its window stores.
+    WindowHandle,
+    WindowStore
+);
+
+/// The stores of a processor: one descriptor, or a tuple of up to six, or `()` for none.
+///
+/// A window store comes with its retention: `(STORE, Duration)`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no set of stores",
+    note = "name the processor's stores: one `KvStore` constant, a tuple of them, or `()`"
+)]
+pub trait Stores: Copy + Send + Sync + 'static {
+    /// What the processor gets for them.
+    type Handles;
+
+    #[doc(hidden)]
+    fn connect(self, draft: &mut Draft, node: NodeId);
+    #[doc(hidden)]
+    fn handles(self, draft: &dyn Fn(&str) -> usize) -> Self::Handles;
+}
+
+impl Stores for () {
+    type Handles = ();
+    fn connect(self, _draft: &mut Draft, _node: NodeId) {}
+    fn handles(self, _index: &dyn Fn(&str) -> usize) {}
+}
+
+impl<K: 'static, V: Clone + 'static> Stores for KvStore<K, V> {
+    type Handles = KvHandle<K, V>;
+    fn connect(self, draft: &mut Draft, node: NodeId) {
+        draft.share_store(node, Arc::new(KvDefinition(self)) as Arc<dyn StoreDefinition>);
+    }
+    fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
+        KvHandle { index: index(self.name()), store: self }
+    }
+}
+
+impl<K: 'static, V: Clone + 'static> Stores for (WindowStore<K, V>, Duration) {
+    type Handles = WindowHandle<K, V>;
+    fn connect(self, draft: &mut Draft, node: NodeId) {
+        let retention_ms = self.1.as_millis() as i64;
+        let definition = WindowDefinition { store: self.0, retention_ms, duplicates: false };
+        draft.share_store(node, Arc::new(definition) as Arc<dyn StoreDefinition>);
+    }
+    fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
+        WindowHandle { index: index(self.0.name()), store: self.0 }
+    }
+}
+
+macro_rules! stores_of_a_tuple {
+    ($($name:ident $at:tt),+) => {
+        impl<$($name: Stores),+> Stores for ($($name,)+) {
+            type Handles = ($($name::Handles,)+);
+            fn connect(self, draft: &mut Draft, node: NodeId) {
+                $(self.$at.connect(draft, node);)+
+            }
+            fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
+                ($(self.$at.handles(index),)+)
+            }
+        }
+    };
+}
+stores_of_a_tuple!(A 0, B 1);
+stores_of_a_tuple!(A 0, B 1, C 2);
+stores_of_a_tuple!(A 0, B 1, C 2, D 3);
+stores_of_a_tuple!(A 0, B 1, C 2, D 3, E 4);
+stores_of_a_tuple!(A 0, B 1, C 2, D 3, E 4, F 5);
+
+/// A processor as its task calls it outside records.
+pub(crate) trait Live {
+    fn init(&mut self, cx: &mut Cx<'_>) -> Result<Vec<(i64, Clock)>>;
+    fn punctuate(&mut self, cx: &mut Cx<'_>, tick: Punctuation) -> Result<()>;
+}
+
+/// A processor with the nodes behind it.
+pub(crate) struct Instance<P: Processor> {
+    processor: P,
+    next: Next<P::OutKey, P::OutValue>,
+}
+
+impl<P: Processor> Instance<P> {
+    pub(crate) fn new(processor: P, next: Next<P::OutKey, P::OutValue>) -> Self {
+        Self { processor, next }
+    }
+
+    pub(crate) fn process(
+        &mut self,
+        cx: &mut Cx<'_>,
+        record: Record<P::Key, P::Value>,
+    ) -> Result<()> {
+        let mut late = Vec::new();
+        let mut context = Context { cx, next: &self.next, schedules: &mut late };
+        self.processor.process(&mut context, record)?;
+        debug_assert!(late.is_empty(), "schedules are made in init");
+        Ok(())
+    }
+}
+
+impl<P: Processor> Live for Instance<P> {
+    fn init(&mut self, cx: &mut Cx<'_>) -> Result<Vec<(i64, Clock)>> {
+        let mut schedules = Vec::new();
+        let mut context = Context { cx, next: &self.next, schedules: &mut schedules };
+        self.processor.init(&mut context)?;
+        Ok(schedules)
+    }
+
+    fn punctuate(&mut self, cx: &mut Cx<'_>, tick: Punctuation) -> Result<()> {
+        let mut late = Vec::new();
+        let mut context = Context { cx, next: &self.next, schedules: &mut late };
+        self.processor.punctuate(&mut context, tick)
+    }
+}
+
+/// The task's index of each store that a processor named.
+pub(crate) fn handles_of<S: Stores>(stores: S, build: &TaskBuild<'_>, ids: &[StoreId]) -> S::Handles {
+    let index = |name: &str| {
+        let named = |id: &&StoreId| build.store_name(**id) == name;
+        let id = ids.iter().find(named).expect("the processor is connected to its stores");
+        build.store(*id)
+    };
+    stores.handles(&index)
+}
+
+/// What a node shares with its task.
+pub(crate) type Shared<T> = Rc<std::cell::RefCell<T>>;

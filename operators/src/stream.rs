@@ -1,0 +1,359 @@
+//! `KStream`: a stream of records, and the operators on it.
+
+use std::sync::Arc;
+
+use millstream_topology::{
+    BoxError, Error, ErrorKind, NodeId, NodeKind, Record, Result, Topic, TopicRole,
+};
+
+use crate::{
+    build::TaskBuild,
+    builder::{add_node, SharedDraft},
+    edge::{Next, Port},
+    join::Within,
+    ops, Cx, Grouped, JoinWith, LeftJoinWith, Processor, Stores,
+};
+
+/// A stream of records. Methods take it by value; `clone` it to use it twice.
+pub struct KStream<K: 'static, V: 'static> {
+    pub(crate) draft: SharedDraft,
+    pub(crate) id: NodeId,
+    pub(crate) port: Port<K, V>,
+    /// True when keys may no longer be those by which the records are partitioned.
+    pub(crate) rekeyed: bool,
+}
+
+impl<K, V> Clone for KStream<K, V> {
+    fn clone(&self) -> Self {
+        Self {
+            draft: self.draft.clone(),
+            id: self.id,
+            port: self.port.clone(),
+            rekeyed: self.rekeyed,
+        }
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
+    pub(crate) fn new(draft: &SharedDraft, id: NodeId, rekeyed: bool) -> Self {
+        Self { draft: draft.clone(), id, port: Port::new(), rekeyed }
+    }
+
+    /// Adds a node behind this stream; `make` gives its body, once for each task.
+    pub(crate) fn unary<K2, V2, F>(
+        self,
+        kind: NodeKind,
+        make: impl Fn(&mut TaskBuild<'_>, Next<K2, V2>) -> F + Send + Sync + 'static,
+    ) -> KStream<K2, V2>
+    where
+        K2: Clone + 'static,
+        V2: Clone + 'static,
+        F: FnMut(&mut Cx<'_>, Record<K, V>) -> Result<()> + 'static,
+    {
+        let id = add_node(&self.draft, kind, &[self.id]);
+        let out = KStream::new(&self.draft, id, self.rekeyed);
+        let port = out.port.clone();
+        self.port.subscribe(Arc::new(move |build| {
+            let next = port.connect(build);
+            let body = make(build, next);
+            build.node(id, body)
+        }));
+        out
+    }
+
+    /// Adds a node behind this stream that nothing follows.
+    pub(crate) fn terminal<F>(
+        self,
+        id: NodeId,
+        make: impl Fn(&mut TaskBuild<'_>) -> F + Send + Sync + 'static,
+    ) where
+        F: FnMut(&mut Cx<'_>, Record<K, V>) -> Result<()> + 'static,
+    {
+        self.port.subscribe(Arc::new(move |build| {
+            let body = make(build);
+            build.node(id, body)
+        }));
+    }
+
+    fn marked_rekeyed(mut self) -> Self {
+        self.rekeyed = true;
+        self
+    }
+
+    /// Names the node, for `describe()` and metrics.
+    pub fn named(self, name: &str) -> Self {
+        let mut draft = self.draft.lock();
+        let renamed = draft.plan.rename(self.id, name);
+        draft.check(renamed);
+        drop(draft);
+        self
+    }
+
+    /// Keeps the records that `keep` accepts.
+    pub fn filter(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
+        ops::filter::filter(self, Arc::new(keep))
+    }
+
+    /// Changes the value.
+    pub fn map_values<V2: Clone + 'static>(
+        self,
+        map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
+    ) -> KStream<K, V2> {
+        ops::map_values::map_values(self, Arc::new(move |k, v| Ok(map(k, v))))
+    }
+
+    /// Changes the value with a function that may fail; the application's policy for processing errors
+    /// decides what becomes of the record then.
+    pub fn try_map_values<V2: Clone + 'static, E: Into<BoxError>>(
+        self,
+        map: impl Fn(&K, V) -> Result<V2, E> + Send + Sync + 'static,
+    ) -> KStream<K, V2> {
+        ops::map_values::map_values(self, Arc::new(move |k, v| map(k, v).map_err(user_error)))
+    }
+
+    /// Changes key and value.
+    pub fn map<K2: Clone + 'static, V2: Clone + 'static>(
+        self,
+        map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
+    ) -> KStream<K2, V2> {
+        ops::map::map(self, Arc::new(move |k, v| Ok(map(k, v)))).marked_rekeyed()
+    }
+
+    /// Changes key and value with a function that may fail.
+    pub fn try_map<K2: Clone + 'static, V2: Clone + 'static, E: Into<BoxError>>(
+        self,
+        map: impl Fn(K, V) -> Result<(K2, V2), E> + Send + Sync + 'static,
+    ) -> KStream<K2, V2> {
+        ops::map::map(self, Arc::new(move |k, v| map(k, v).map_err(user_error))).marked_rekeyed()
+    }
+
+    /// Makes none, one or several records of each, in order.
+    pub fn flat_map<K2, V2, I>(
+        self,
+        map: impl Fn(K, V) -> I + Send + Sync + 'static,
+    ) -> KStream<K2, V2>
+    where
+        K2: Clone + 'static,
+        V2: Clone + 'static,
+        I: IntoIterator<Item = (K2, V2)> + 'static,
+    {
+        ops::flat_map::flat_map(self, Arc::new(move |k, v| Ok(map(k, v)))).marked_rekeyed()
+    }
+
+    /// As [`flat_map`](Self::flat_map), with a function that may fail.
+    pub fn try_flat_map<K2, V2, I, E>(
+        self,
+        map: impl Fn(K, V) -> Result<I, E> + Send + Sync + 'static,
+    ) -> KStream<K2, V2>
+    where
+        K2: Clone + 'static,
+        V2: Clone + 'static,
+        I: IntoIterator<Item = (K2, V2)> + 'static,
+        E: Into<BoxError>,
+    {
+        ops::flat_map::flat_map(self, Arc::new(move |k, v| map(k, v).map_err(user_error)))
+            .marked_rekeyed()
+    }
+
+    /// Makes none, one or several values of each record, in order; the key stays.
+    pub fn flat_map_values<V2, I>(
+        self,
+        map: impl Fn(&K, V) -> I + Send + Sync + 'static,
+    ) -> KStream<K, V2>
+    where
+        V2: Clone + 'static,
+        I: IntoIterator<Item = V2> + 'static,
+    {
+        ops::flat_map::flat_map_values(self, Arc::new(map))
+    }
+
+    /// Looks at each record and passes it on.
+    pub fn peek(self, look: impl Fn(&K, &V) + Send + Sync + 'static) -> Self {
+        ops::peek::peek(self, Arc::new(look))
+    }
+
+    /// Looks at each record; nothing follows.
+    pub fn for_each(self, act: impl Fn(K, V) + Send + Sync + 'static) {
+        ops::peek::for_each(self, Arc::new(act));
+    }
+
+    /// The records of both streams; between the two there is no order.
+    pub fn merge(self, other: Self) -> Self {
+        ops::merge::merge(self, other)
+    }
+
+    /// Sends each record to the first branch that takes it.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, Topic};
+    /// # const CENTS: Topic<String, u64> = Topic::new("cents", text(), u64_be());
+    /// # const REVIEW: Topic<String, u64> = Topic::new("review", text(), u64_be());
+    /// # const ACCEPTED: Topic<String, u64> = Topic::new("accepted", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let mut split = b.stream(CENTS).split();
+    /// split.when(|_, cents| *cents > 10_000).to(REVIEW);
+    /// split.otherwise().to(ACCEPTED);
+    /// ```
+    pub fn split(self) -> Split<K, V> {
+        let rekeyed = self.rekeyed;
+        let draft = self.draft.clone();
+        let (id, branches) = ops::split::split(self);
+        Split { draft, id, branches, rekeyed }
+    }
+
+    /// Gives each record a new key and sends it through a topic of the application
+    /// (`<application>-<name>-repartition`), so that equal keys meet in one task.
+    ///
+    /// The descriptor names the topic and says how the new key and the value are written.
+    pub fn rekey<K2: Clone + 'static>(
+        self,
+        through: Topic<K2, V>,
+        key: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
+    ) -> KStream<K2, V> {
+        ops::repartition::repartition(ops::map::rekey(self, Arc::new(key)), through, None)
+    }
+
+    /// Sends the stream through a topic of the application, so that equal keys meet in one task.
+    pub fn repartition(self, through: Topic<K, V>) -> Self {
+        ops::repartition::repartition(self, through, None)
+    }
+
+    /// As [`repartition`](Self::repartition), with a number of partitions.
+    pub fn repartition_to(self, through: Topic<K, V>, partitions: u32) -> Self {
+        ops::repartition::repartition(self, through, Some(partitions))
+    }
+
+    /// Says that the keys are still those by which the records are partitioned, although a `map` or
+    /// `process` might have changed them. If they are not, equal keys end up in different tasks.
+    pub fn with_unchanged_key(mut self) -> Self {
+        self.rekeyed = false;
+        self
+    }
+
+    /// Writes the stream to a topic; the partition is murmur2 of the key.
+    pub fn to(self, topic: Topic<K, V>) {
+        ops::sink::sink(self, topic, TopicRole::External);
+    }
+
+    /// Groups by the key.
+    pub fn group_by_key(self) -> Grouped<K, V> {
+        self.require_partitioned("group_by_key");
+        Grouped::new(self)
+    }
+
+    /// Groups by a new key, through a topic of the application as [`rekey`](Self::rekey).
+    pub fn group_by<K2: Clone + 'static>(
+        self,
+        through: Topic<K2, V>,
+        key: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
+    ) -> Grouped<K2, V> {
+        Grouped::new(self.rekey(through, key))
+    }
+
+    /// Joins with a table, or with a stream within a window; records without partner are dropped.
+    pub fn join<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&V, &J::Value) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: JoinWith<K, V>,
+        VO: Clone + 'static,
+    {
+        self.require_partitioned("join");
+        other.join_from(self, Arc::new(joiner))
+    }
+
+    /// Joins with a table, or with a stream within a window; the joiner gets `None` for records of this
+    /// side that find no partner.
+    pub fn left_join<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&V, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: LeftJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
+        self.require_partitioned("left_join");
+        other.left_join_from(self, Arc::new(joiner))
+    }
+
+    /// This stream as the right-hand side of a join: records whose times differ by no more than
+    /// `difference` meet. The two stores buffer the left and the right side.
+    pub fn within<L: Clone + 'static>(
+        self,
+        difference: std::time::Duration,
+        left: millstream_topology::WindowStore<K, L>,
+        right: millstream_topology::WindowStore<K, V>,
+    ) -> Within<K, L, V> {
+        self.require_partitioned("within");
+        Within::new(self, difference, left, right)
+    }
+
+    /// Runs a processor of the user's on each record. `make` is called once for each task with handles
+    /// on the stores named.
+    pub fn process<S, P>(
+        self,
+        stores: S,
+        make: impl Fn(S::Handles) -> P + Send + Sync + 'static,
+    ) -> KStream<P::OutKey, P::OutValue>
+    where
+        S: Stores,
+        P: Processor<Key = K, Value = V>,
+    {
+        ops::process::process(self, stores, make).marked_rekeyed()
+    }
+
+    fn require_partitioned(&self, operator: &str) {
+        if self.rekeyed {
+            let mut draft = self.draft.lock();
+            let node = draft.plan.nodes()[self.id.0].name.clone();
+            draft.fail(
+                Error::new(
+                    ErrorKind::Topology,
+                    format!(
+                        "{operator} needs equal keys in one task, but the key may have changed; put \
+                         `.repartition(TOPIC)` in between, or `.with_unchanged_key()` if it has not"
+                    ),
+                )
+                .in_node(&node),
+            );
+        }
+    }
+}
+
+fn user_error(source: impl Into<BoxError>) -> Error {
+    Error::caused(ErrorKind::User, "a function failed on a record", source)
+}
+
+/// The branches of a stream; the first that takes a record gets it, the others do not see it.
+pub struct Split<K: 'static, V: 'static> {
+    draft: SharedDraft,
+    id: NodeId,
+    branches: ops::split::Branches<K, V>,
+    rekeyed: bool,
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> Split<K, V> {
+    /// The records that no branch before takes and `take` accepts.
+    pub fn when(
+        &mut self,
+        take: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
+    ) -> KStream<K, V> {
+        self.branch(Arc::new(take))
+    }
+
+    /// The records that no branch takes. Without it they are dropped.
+    pub fn otherwise(mut self) -> KStream<K, V> {
+        self.branch(Arc::new(|_, _| true))
+    }
+
+    fn branch(&mut self, take: ops::filter::Predicate<K, V>) -> KStream<K, V> {
+        let id = add_node(&self.draft, NodeKind::Branch, &[self.id]);
+        let out = KStream::new(&self.draft, id, self.rekeyed);
+        self.branches.add(take, id, out.port.clone());
+        out
+    }
+}

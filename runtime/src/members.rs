@@ -1,0 +1,212 @@
+//! `Members`: the instances of an application, where they answer queries, and which tasks they run.
+//!
+//! The group protocol of librdkafka has no room for such data, so each instance writes it to the compacted topic
+//! `<application>-members` and reads what the others wrote. It is a hint for routing queries, nothing else:
+//! who may commit is decided by the group alone.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, RwLock,
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use millstream_broker::{
+    Admin, Appender, Broker, Cleanup, Fetched, NewTopic, OwnedRecord, Reader, Start, TopicPartition,
+};
+use millstream_topology::{Error, ErrorKind, Headers, Result, TaskId};
+use serde::{Deserialize, Serialize};
+use tracing::{debug, warn};
+
+use crate::{clock::WallClock, config::Config};
+
+/// How often an instance says that it is there.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// A member that was silent for this long is not asked any more.
+const STALE_AFTER_MS: i64 = 15_000;
+/// The longest wait for news, and so for noticing a change of the own tasks.
+const NEWS_WAIT: Duration = Duration::from_millis(100);
+/// Changes read in one go.
+const NEWS_MAX: usize = 1000;
+
+/// An instance, as it described itself last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its name.
+    pub instance_id: String,
+    /// Where it answers queries, if it does.
+    pub endpoint: Option<String>,
+    /// The tasks it runs, as `<sub-topology>_<partition>`.
+    pub tasks: Vec<String>,
+    /// When it said so, in milliseconds since the Unix epoch.
+    pub at_ms: i64,
+}
+
+struct Inner {
+    instance_id: String,
+    endpoint: Option<String>,
+    clock: Arc<dyn WallClock>,
+    /// The tasks of each stream thread of this instance.
+    own: Mutex<BTreeMap<usize, Vec<TaskId>>>,
+    changed: AtomicBool,
+    stop: AtomicBool,
+    others: RwLock<BTreeMap<String, Member>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The instances of an application. Clones see the same.
+#[derive(Clone)]
+pub struct Members(Arc<Inner>);
+
+impl Members {
+    pub(crate) fn start(
+        broker: &dyn Broker,
+        admin: &dyn Admin,
+        config: &Config,
+        clock: Arc<dyn WallClock>,
+    ) -> Result<Self> {
+        let topic: Arc<str> = format!("{}-members", config.application_id).into();
+        let cleanup = Cleanup::Compact;
+        admin.create_topics(&[NewTopic { name: topic.clone(), partitions: 1, cleanup }])?;
+        let news = TopicPartition::new(topic, 0);
+        let mut reader = broker.reader()?;
+        reader.assign(&[(news.clone(), Start::Earliest)])?;
+        let appender = broker.appender()?;
+        let members = Self(Arc::new(Inner {
+            instance_id: config.instance_id.clone(),
+            endpoint: config.endpoint.clone(),
+            clock,
+            own: Mutex::default(),
+            changed: AtomicBool::new(true),
+            stop: AtomicBool::new(false),
+            others: RwLock::default(),
+            thread: Mutex::default(),
+        }));
+        let inner = members.0.clone();
+        let run = move || inner.run(&mut *reader, &*appender, &news);
+        let spawned = std::thread::Builder::new().name("millstream-members".into()).spawn(run);
+        let thread = spawned
+            .map_err(|e| Error::caused(ErrorKind::Config, "a thread could not be started", e))?;
+        *members.0.thread.lock().expect("nothing panics with this lock") = Some(thread);
+        Ok(members)
+    }
+
+    /// All instances that were heard of lately, this one included, by name.
+    pub fn list(&self) -> Vec<Member> {
+        let now = self.0.clock.now_ms();
+        let mut members: Vec<Member> = self
+            .0
+            .others
+            .read()
+            .expect("nothing panics with this lock")
+            .values()
+            .filter(|m| now - m.at_ms < STALE_AFTER_MS)
+            .cloned()
+            .collect();
+        members.push(self.0.own_member());
+        members.sort_by(|a, b| a.instance_id.cmp(&b.instance_id));
+        members
+    }
+
+    /// Where another instance answers queries on this task's stores, if one does.
+    pub(crate) fn owner(&self, task: TaskId) -> Option<String> {
+        let now = self.0.clock.now_ms();
+        let name = task.to_string();
+        let others = self.0.others.read().expect("nothing panics with this lock");
+        others
+            .values()
+            .filter(|m| now - m.at_ms < STALE_AFTER_MS && m.tasks.contains(&name))
+            .max_by_key(|m| m.at_ms)
+            .and_then(|m| m.endpoint.clone())
+    }
+
+    /// Says which tasks a stream thread of this instance runs from now on.
+    pub(crate) fn announce(&self, thread: usize, tasks: Vec<TaskId>) {
+        self.0.own.lock().expect("nothing panics with this lock").insert(thread, tasks);
+        self.0.changed.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn close(&self) {
+        self.0.own.lock().expect("nothing panics with this lock").clear();
+        self.0.stop.store(true, Ordering::Release);
+        let thread = self.0.thread.lock().expect("nothing panics with this lock").take();
+        if let Some(thread) = thread {
+            // A panic in there has been reported by its own thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Inner {
+    fn own_member(&self) -> Member {
+        let own = self.own.lock().expect("nothing panics with this lock");
+        Member {
+            instance_id: self.instance_id.clone(),
+            endpoint: self.endpoint.clone(),
+            tasks: own.values().flatten().map(TaskId::to_string).collect(),
+            at_ms: self.clock.now_ms(),
+        }
+    }
+
+    fn run(&self, reader: &mut dyn Reader, appender: &dyn Appender, news: &TopicPartition) {
+        let mut said: Option<Instant> = None;
+        let mut fetched = Vec::new();
+        loop {
+            let stopping = self.stop.load(Ordering::Acquire);
+            let due = said.is_none_or(|at| at.elapsed() >= HEARTBEAT);
+            if due || stopping || self.changed.swap(false, Ordering::AcqRel) {
+                said = Some(Instant::now());
+                self.say(appender, news);
+            }
+            if stopping {
+                return;
+            }
+            fetched.clear();
+            match reader.poll(NEWS_WAIT, NEWS_MAX, &mut fetched) {
+                Ok(()) => fetched.iter().for_each(|record| self.hear(record)),
+                Err(error) => {
+                    debug!(%error, "news of the members cannot be read");
+                    std::thread::park_timeout(NEWS_WAIT);
+                }
+            }
+        }
+    }
+
+    fn say(&self, appender: &dyn Appender, news: &TopicPartition) {
+        let member = self.own_member();
+        let value = serde_json::to_vec(&member).expect("a member has a JSON form");
+        let record = OwnedRecord {
+            to: news.clone(),
+            timestamp: member.at_ms,
+            key: Some(Bytes::from(self.instance_id.clone())),
+            value: Some(Bytes::from(value)),
+            headers: Headers::default(),
+        };
+        let done = Box::new(|result: millstream_broker::Result<i64>| {
+            if let Err(error) = result {
+                warn!(%error, "the other members could not be told of this one");
+            }
+        });
+        if let Err(error) = appender.append(record, done) {
+            debug!(%error, "the other members could not be told of this one");
+        }
+    }
+
+    fn hear(&self, record: &Fetched) {
+        let (Some(key), Some(value)) = (&record.key, &record.value) else { return };
+        if **key == *self.instance_id.as_bytes() {
+            return;
+        }
+        match serde_json::from_slice::<Member>(value) {
+            Ok(member) => {
+                let mut others = self.others.write().expect("nothing panics with this lock");
+                others.insert(member.instance_id.clone(), member);
+            }
+            Err(error) => debug!(%error, "a member's news cannot be read"),
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Restoring: bringing the stores of newly given tasks up to their changelogs before the first record.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use millstream_broker::{Admin, Fetched, PartitionIx, Reader, Start, TopicPartition};
+use millstream_topology::{Error, ErrorKind, Result, TaskId};
+use tracing::{info, warn};
+
+use crate::{internal_topics::changelog_name, task::Task};
+
+/// Records read in one go.
+const BATCH_RECORDS: usize = 20_000;
+/// How long one step waits for records.
+const POLL_WAIT: Duration = Duration::from_millis(20);
+/// A restore that reads nothing for this long, with records left, says so.
+const STALLED_AFTER: Duration = Duration::from_secs(30);
+
+struct Item {
+    task: TaskId,
+    store: usize,
+    name: String,
+    partition: TopicPartition,
+    position: i64,
+    target: i64,
+    replayed: u64,
+    done: bool,
+}
+
+/// The restore of one or more tasks, all their changelogs read at once.
+pub(crate) struct Restoration {
+    reader: Box<dyn Reader>,
+    items: Vec<Item>,
+    started: Instant,
+    progress: Instant,
+    fetched: Vec<Fetched>,
+}
+
+impl Restoration {
+    /// Starts to restore these tasks from where each store stands.
+    ///
+    /// The target is the changelog's end, open transactions included, and it is met by position, not by
+    /// record: aborted records and markers take offsets too, and a reader that stopped at the last stable
+    /// offset would miss what a dead owner had committed.
+    pub(crate) fn begin(
+        mut reader: Box<dyn Reader>,
+        admin: &dyn Admin,
+        application_id: &str,
+        tasks: &BTreeMap<TaskId, Task>,
+        ids: &BTreeSet<TaskId>,
+    ) -> Result<Self> {
+        let mut items = Vec::new();
+        for task in ids.iter().filter_map(|id| tasks.get(id)) {
+            for (store, name) in task.logged_stores().enumerate() {
+                let Some(name) = name else { continue };
+                let topic = changelog_name(application_id, name);
+                let partition = TopicPartition::new(topic, task.id.partition);
+                let ends = admin.watermarks(&partition)?;
+                let stored = task.state.position(store);
+                if stored.is_some_and(|at| at > ends.high) {
+                    return Err(ahead(task.id, name, stored, ends.high));
+                }
+                // What lies before the oldest record has expired, so nothing is missed.
+                let position = stored.unwrap_or(0).max(ends.low);
+                items.push(Item {
+                    task: task.id,
+                    store,
+                    name: name.to_owned(),
+                    partition,
+                    position,
+                    target: ends.high,
+                    replayed: 0,
+                    done: false,
+                });
+            }
+        }
+        let starts: Vec<(TopicPartition, Start)> =
+            items.iter().map(|i| (i.partition.clone(), Start::Offset(i.position))).collect();
+        reader.assign(&starts)?;
+        let now = Instant::now();
+        Ok(Self { reader, items, started: now, progress: now, fetched: Vec::new() })
+    }
+
+    /// Reads and applies a batch.
+    pub(crate) fn step(&mut self, tasks: &mut BTreeMap<TaskId, Task>) -> Result<()> {
+        if self.items.iter().any(|i| !i.done && i.position < i.target) {
+            self.fetched.clear();
+            self.reader.poll(POLL_WAIT, BATCH_RECORDS, &mut self.fetched)?;
+            self.apply(tasks)?;
+        }
+        for (at, item) in self.items.iter_mut().enumerate().filter(|(_, i)| !i.done) {
+            let position = match item.position < item.target {
+                true => self.reader.position(PartitionIx(at as u32))?,
+                false => item.position,
+            };
+            if position > item.position {
+                self.progress = Instant::now();
+            }
+            item.position = position.max(item.position);
+            if item.position >= item.target {
+                item.done = true;
+                let task = tasks.get_mut(&item.task).expect("a restoring task is open");
+                task.state.restore(item.store, &mut std::iter::empty(), item.position)?;
+                task.replayed.insert(item.name.clone(), item.replayed);
+                info!(
+                    task = %item.task, store = item.name, replayed = item.replayed,
+                    position = item.position, took_ms = self.started.elapsed().as_millis() as u64,
+                    "store is up to date"
+                );
+            }
+        }
+        if self.progress.elapsed() > STALLED_AFTER && !self.is_done() {
+            self.progress = Instant::now();
+            let stuck: Vec<String> = self
+                .items
+                .iter()
+                .filter(|i| !i.done)
+                .map(|i| format!("{} at {} of {}", i.partition, i.position, i.target))
+                .collect();
+            warn!(
+                changelogs = stuck.join(", "),
+                "restore makes no progress; is a transaction open on these changelogs?"
+            );
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, tasks: &mut BTreeMap<TaskId, Task>) -> Result<()> {
+        self.fetched.sort_by_key(|f| (f.partition, f.offset));
+        for batch in self.fetched.chunk_by(|a, b| a.partition == b.partition) {
+            let item = &mut self.items[batch[0].partition.0 as usize];
+            let task = tasks.get_mut(&item.task).expect("a restoring task is open");
+            let next = batch[batch.len() - 1].offset + 1;
+            let mut records = batch
+                .iter()
+                .filter_map(|f| Some((f.key.as_deref()?, f.value.as_deref(), f.timestamp)));
+            task.state.restore(item.store, &mut records, next)?;
+            item.replayed += batch.len() as u64;
+            item.position = item.position.max(next);
+            self.progress = Instant::now();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        self.items.iter().all(|i| i.done)
+    }
+
+    /// Changelog records that a task still has to read.
+    pub(crate) fn remaining(&self, task: TaskId) -> i64 {
+        let of_task = self.items.iter().filter(|i| i.task == task);
+        of_task.map(|i| (i.target - i.position).max(0)).sum()
+    }
+}
+
+fn ahead(task: TaskId, store: &str, stored: Option<i64>, high: i64) -> Error {
+    Error::new(
+        ErrorKind::State,
+        format!(
+            "a store is ahead of its changelog, which must have been deleted or cut; the task's state \
+             is rebuilt. task={task}, store=`{store}`, position={stored:?}, changelog_end={high}"
+        ),
+    )
+}

@@ -1,0 +1,149 @@
+//! What an application tells about itself: threads, tasks, stores, commits.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+
+/// An application at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// Its stream threads.
+    pub threads: Vec<ThreadStatus>,
+    /// How many records each node has taken since the start, by node name.
+    pub nodes: BTreeMap<String, u64>,
+}
+
+/// A stream thread at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ThreadStatus {
+    /// Its index.
+    pub index: usize,
+    /// True once it has joined the group and runs, or restores, what it was given.
+    pub joined: bool,
+    /// Its tasks.
+    pub tasks: Vec<TaskStatus>,
+    /// Its commits.
+    pub commits: CommitStats,
+}
+
+/// What a task is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskPhase {
+    /// Its stores are being brought up to date.
+    #[default]
+    Restoring,
+    /// It processes records.
+    Running,
+}
+
+/// A task at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TaskStatus {
+    /// `<sub-topology>_<partition>`.
+    pub id: String,
+    /// What it is doing.
+    pub phase: TaskPhase,
+    /// Changelog records that are still to be read before it can run.
+    pub restore_remaining: i64,
+    /// Records processed since it was opened.
+    pub records: u64,
+    /// Records that operators had to drop.
+    pub dropped: u64,
+    /// Records that wait in memory.
+    pub buffered: usize,
+    /// Greatest event time seen, in milliseconds; -1 before the first record.
+    pub stream_time_ms: i64,
+    /// Input partitions with the offset of the next record to process.
+    pub positions: BTreeMap<String, i64>,
+    /// Its stores.
+    pub stores: Vec<StoreStatus>,
+}
+
+/// A store of a task at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StoreStatus {
+    /// Its name.
+    pub name: String,
+    /// Changelog offset that its committed content reflects.
+    pub position: Option<i64>,
+    /// Changelog records that were replayed when the task was opened.
+    pub replayed: u64,
+}
+
+/// The commits of a thread since it started.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct CommitStats {
+    /// How many.
+    pub count: u64,
+    /// How many transactions were aborted.
+    pub aborts: u64,
+    /// How often the thread had to join anew.
+    pub rejoins: u64,
+    /// Records that were set aside or skipped by policy.
+    pub failed_records: u64,
+    /// Median time of a commit, in microseconds.
+    pub p50_us: u64,
+    /// 99th percentile, in microseconds.
+    pub p99_us: u64,
+    /// Sum of all, in microseconds.
+    pub sum_us: u64,
+}
+
+/// Longest commit that is told apart: ten minutes.
+const COMMIT_US_MAX: u64 = 600_000_000;
+
+/// Where a thread counts its commits.
+pub(crate) struct CommitTimes {
+    histogram: Histogram<u64>,
+    pub(crate) stats: CommitStats,
+}
+
+impl CommitTimes {
+    pub(crate) fn new() -> Self {
+        let histogram = Histogram::new_with_max(COMMIT_US_MAX, 2).expect("bounds are legal");
+        Self { histogram, stats: CommitStats::default() }
+    }
+
+    pub(crate) fn record(&mut self, took: std::time::Duration) {
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.histogram.saturating_record(us);
+        self.stats.count += 1;
+        self.stats.sum_us += us;
+    }
+
+    pub(crate) fn snapshot(&self) -> CommitStats {
+        CommitStats {
+            p50_us: self.histogram.value_at_quantile(0.5),
+            p99_us: self.histogram.value_at_quantile(0.99),
+            ..self.stats.clone()
+        }
+    }
+}
+
+/// Where threads publish and others read.
+#[derive(Clone, Default)]
+pub(crate) struct Board(Arc<Mutex<BTreeMap<usize, (ThreadStatus, BTreeMap<String, u64>)>>>);
+
+impl Board {
+    pub(crate) fn publish(&self, status: ThreadStatus, nodes: BTreeMap<String, u64>) {
+        let mut board = self.0.lock().expect("publishing does not panic");
+        board.insert(status.index, (status, nodes));
+    }
+
+    pub(crate) fn read(&self) -> Status {
+        let board = self.0.lock().expect("publishing does not panic");
+        let mut status = Status::default();
+        for (thread, nodes) in board.values() {
+            status.threads.push(thread.clone());
+            for (node, records) in nodes {
+                *status.nodes.entry(node.clone()).or_default() += records;
+            }
+        }
+        status
+    }
+}

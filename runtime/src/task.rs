@@ -1,0 +1,255 @@
+//! `Task`: one sub-topology on one partition: its nodes, its stores, its buffered records, its timers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{atomic::Ordering, Arc},
+};
+
+use millstream_operators::{
+    Clock, Counters, Cx, Outbox, Punctuator, RawRecord, RecordSite, Scratch,
+    TaskGraph, Topology,
+};
+use millstream_broker::TopicPartition;
+use millstream_state::{ByteStore, StoreDefinition, TaskState};
+use millstream_topology::{Error, Result, TaskId, TopicRole};
+
+use crate::partition_group::{Buffered, PartitionGroup, RecordQueue};
+
+/// A record that failed, with what a policy needs to deal with it.
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    pub(crate) site: RecordSite,
+    /// `None` when a timer failed, which no policy can skip.
+    pub(crate) raw: Option<RawRecord>,
+}
+
+pub(crate) struct Task {
+    pub(crate) id: TaskId,
+    topology: Topology,
+    graph: TaskGraph,
+    pub(crate) state: TaskState,
+    pub(crate) group: PartitionGroup,
+    punctuators: Vec<Punctuator>,
+    pub(crate) counters: Counters,
+    scratch: Scratch,
+    nowhere: RecordSite,
+    /// The record that is being processed, for the report if its processing panics.
+    pub(crate) in_progress: Option<(usize, i64)>,
+    pub(crate) records: u64,
+    /// Changelog records that were replayed when the task was opened, by store.
+    pub(crate) replayed: BTreeMap<String, u64>,
+    started: bool,
+}
+
+/// What a call into the task's nodes needs from outside.
+pub(crate) struct Surroundings<'a> {
+    pub(crate) out: &'a mut dyn Outbox,
+    pub(crate) wall_clock_ms: i64,
+}
+
+impl Task {
+    /// Builds the task over `base`. `topic_name` gives the full name of each topic.
+    pub(crate) fn open(
+        topology: &Topology,
+        id: TaskId,
+        base: Arc<dyn ByteStore>,
+        topic_name: impl Fn(&str, TopicRole) -> Arc<str>,
+    ) -> Result<Self> {
+        let graph = topology.instantiate(id.subtopology);
+        let sub = &topology.subtopologies()[id.subtopology as usize];
+        let definitions: Vec<Arc<dyn StoreDefinition>> =
+            sub.stores.iter().map(|s| topology.definition(*s).clone()).collect();
+        let state = TaskState::open(base, &definitions)?;
+        let queues = graph.sources().iter().enumerate().map(|(at, source)| {
+            let topic = topic_name(&source.topic, source.role);
+            RecordQueue::new(topic, id.partition, at, source.source.clone())
+        });
+        let group = PartitionGroup::new(queues.collect());
+        Ok(Self {
+            id,
+            topology: topology.clone(),
+            graph,
+            state,
+            group,
+            punctuators: Vec::new(),
+            counters: Counters::default(),
+            scratch: Scratch::default(),
+            nowhere: RecordSite { topic: "".into(), partition: id.partition, offset: -1 },
+            in_progress: None,
+            records: 0,
+            replayed: BTreeMap::new(),
+            started: false,
+        })
+    }
+
+    /// Starts the processors; the stores are restored by now.
+    pub(crate) fn start(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
+        let Self { graph, state, counters, scratch, nowhere, group, .. } = self;
+        let mut cx = Cx {
+            state,
+            out: around.out,
+            site: nowhere,
+            stream_time_ms: group.stream_time(),
+            wall_clock_ms: around.wall_clock_ms,
+            counters,
+            scratch,
+        };
+        self.punctuators = graph.init(&mut cx)?;
+        self.started = true;
+        Ok(())
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        self.started
+    }
+
+    /// The report of a timer that failed.
+    pub(crate) fn failed(&self, error: Error) -> Box<Failed> {
+        Box::new(Failed { error, site: self.nowhere.clone(), raw: None })
+    }
+
+    pub(crate) fn add(&mut self, queue: usize, record: Buffered) {
+        self.group.add(queue, record);
+    }
+
+    /// Processes the waiting record with the lowest timestamp; `false` when none waits.
+    pub(crate) fn process_one(
+        &mut self,
+        around: &mut Surroundings<'_>,
+    ) -> Result<bool, Box<Failed>> {
+        let Some(turn) = self.group.next() else { return Ok(false) };
+        self.records += 1;
+        let queue = &self.group.queues()[turn.queue];
+        let offset = turn.record.offset;
+        let site = queue.site(offset);
+        let event_time = match turn.event_time {
+            Ok(time) if time < 0 => {
+                self.counters.dropped += 1;
+                return Ok(true);
+            }
+            Ok(time) => time,
+            Err(error) => return Err(Box::new(Failed { error, site, raw: Some(turn.record.raw) })),
+        };
+        let source = queue.source().clone();
+        // A copy of the handle, not of the bytes: a failed record goes to the dead letters whole.
+        let raw = turn.record.raw.clone();
+        self.in_progress = Some((turn.queue, offset));
+        let Self { state, counters, scratch, group, .. } = self;
+        let mut cx = Cx {
+            state,
+            out: around.out,
+            site: &site,
+            stream_time_ms: group.stream_time(),
+            wall_clock_ms: around.wall_clock_ms,
+            counters,
+            scratch,
+        };
+        let pushed = source.borrow_mut().push(&mut cx, raw, event_time);
+        self.in_progress = None;
+        match pushed {
+            Ok(()) => Ok(true),
+            Err(error) => Err(Box::new(Failed { error, site, raw: Some(turn.record.raw) })),
+        }
+    }
+
+    /// Calls the timers of one clock that are due; returns whether any was.
+    pub(crate) fn punctuate(
+        &mut self,
+        clock: Clock,
+        around: &mut Surroundings<'_>,
+    ) -> Result<bool> {
+        let Self { state, counters, scratch, nowhere, group, punctuators, .. } = self;
+        let now = match clock {
+            Clock::Stream => group.stream_time(),
+            Clock::Wall => around.wall_clock_ms,
+        };
+        if clock == Clock::Stream && now < 0 {
+            return Ok(false);
+        }
+        let mut any = false;
+        for punctuator in punctuators.iter_mut().filter(|p| p.clock() == clock) {
+            let mut cx = Cx {
+                state: &mut *state,
+                out: &mut *around.out,
+                site: nowhere,
+                stream_time_ms: group.stream_time(),
+                wall_clock_ms: around.wall_clock_ms,
+                counters: &mut *counters,
+                scratch: &mut *scratch,
+            };
+            any |= punctuator.fire(&mut cx, now)?;
+        }
+        Ok(any)
+    }
+
+    /// When the next wall-clock timer is due, if there is one.
+    pub(crate) fn next_wall_clock_ms(&self) -> Option<i64> {
+        let wall = self.punctuators.iter().filter(|p| p.clock() == Clock::Wall);
+        wall.map(Punctuator::due_ms).min()
+    }
+
+    /// Lets operators emit what they held back.
+    pub(crate) fn flush(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
+        let Self { graph, state, counters, scratch, nowhere, group, .. } = self;
+        let mut cx = Cx {
+            state,
+            out: around.out,
+            site: nowhere,
+            stream_time_ms: group.stream_time(),
+            wall_clock_ms: around.wall_clock_ms,
+            counters,
+            scratch,
+        };
+        graph.flush(&mut cx)
+    }
+
+    /// Throws away everything since the last commit: uncommitted state, what the nodes remember, what waits.
+    /// The caller rewinds the input and calls [`start`](Self::start) again.
+    pub(crate) fn rewind(&mut self) {
+        self.state.abort();
+        self.group.rewind();
+        self.graph = self.topology.instantiate(self.id.subtopology);
+        self.group.replace_sources(self.graph.sources());
+        self.punctuators.clear();
+        self.in_progress = None;
+        self.started = false;
+    }
+
+    /// For each store its name if it has a changelog.
+    pub(crate) fn logged_stores(&self) -> impl Iterator<Item = Option<&str>> {
+        let plan = self.topology.plan();
+        let sub = &self.topology.subtopologies()[self.id.subtopology as usize];
+        sub.stores.iter().map(|store| {
+            let spec = &plan.stores()[store.0];
+            spec.logged.then_some(&*spec.name)
+        })
+    }
+
+    /// The offsets that a commit must record, by partition: those that moved since the last one.
+    pub(crate) fn uncommitted_offsets(&self) -> impl Iterator<Item = (TopicPartition, i64)> {
+        self.group.queues().iter().filter_map(|queue| {
+            let next = queue.next_offset()?;
+            let moved = queue.committed_offset() != Some(next);
+            moved.then(|| (TopicPartition::new(queue.topic.clone(), queue.partition), next))
+        })
+    }
+
+    /// The offsets handed out so far are committed.
+    pub(crate) fn mark_committed(&mut self) {
+        self.group.mark_committed();
+    }
+
+    /// The names of the stores, in the order of their indices.
+    pub(crate) fn store_names(&self) -> impl Iterator<Item = &str> {
+        let sub = &self.topology.subtopologies()[self.id.subtopology as usize];
+        sub.stores.iter().map(|store| &*self.topology.plan().stores()[store.0].name)
+    }
+
+    /// How many records each node has taken, by name.
+    pub(crate) fn node_records(&self) -> impl Iterator<Item = (String, u64)> {
+        self.graph.counters().iter().map(|(id, records)| {
+            let name = self.topology.plan().nodes()[id.0].name.to_string();
+            (name, records.load(Ordering::Relaxed))
+        })
+    }
+}

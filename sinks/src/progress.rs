@@ -1,0 +1,193 @@
+//! `sink_progress`: how far each partition is written, and by whom.
+
+use millstream_broker::TopicPartition;
+
+use crate::{Database, Error, Migration, Result, Value, database::Transaction};
+
+/// The component name of the sink's own migrations.
+pub(crate) const COMPONENT: &str = "millstream-sinks";
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+    version: 1,
+    name: "sink progress",
+    statements: &["CREATE TABLE IF NOT EXISTS `sink_progress` (\
+        `sink` {id} NOT NULL, `cluster_id` {id} NOT NULL, `topic` {id} NOT NULL, \
+        `topic_id` {id} NOT NULL, `partition` {int} NOT NULL, `epoch` {int} NOT NULL, \
+        `next_offset` {int} NOT NULL, PRIMARY KEY (`sink`, `topic`, `partition`)){options}"],
+}];
+
+/// How far a sink has written one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// How often the partition was taken over.
+    pub epoch: i64,
+    /// The offset of the next record to write; everything before is in the tables.
+    pub next_offset: i64,
+}
+
+/// How far a sink has written each partition that it ever claimed.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn read_progress(database: &Database, sink: &str) -> Result<Vec<Progress>> {
+    const ALL: &str = "SELECT `topic`, `partition`, `epoch`, `next_offset` FROM `sink_progress` \
+        WHERE `sink` = ? ORDER BY `topic`, `partition`";
+    database.migrate(COMPONENT, MIGRATIONS).await?;
+    database
+        .rows(ALL, &[sink.into()], |row| {
+            let partition = i32::try_from(row.int(1)?).expect("partitions are written from i32");
+            Ok(Progress {
+                partition: TopicPartition::new(row.text(0)?, partition),
+                epoch: row.int(2)?,
+                next_offset: row.int(3)?,
+            })
+        })
+        .await
+}
+
+/// Which log and topic the offsets count in.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Identity {
+    pub(crate) cluster_id: String,
+    /// Empty where the log has no topic ids.
+    pub(crate) topic_id: String,
+}
+
+/// One partition's progress as its present writer knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    pub(crate) partition: TopicPartition,
+    pub(crate) epoch: i64,
+    pub(crate) next_offset: i64,
+}
+
+/// A partition's step within a batch.
+#[derive(Clone, Debug)]
+pub(crate) struct Step {
+    pub(crate) partition: TopicPartition,
+    pub(crate) epoch: i64,
+    pub(crate) from: i64,
+    pub(crate) to: i64,
+}
+
+fn key(sink: &str, partition: &TopicPartition) -> [Value; 3] {
+    [
+        sink.into(),
+        partition.topic.clone().into(),
+        partition.partition.into(),
+    ]
+}
+
+/// Takes a partition over: from now on every older writer's batch fails.
+pub(crate) async fn claim(
+    tx: &mut Transaction<'_>,
+    sink: &str,
+    partition: &TopicPartition,
+    identity: &Identity,
+) -> Result<Claim> {
+    const BUMP: &str = "UPDATE `sink_progress` SET `epoch` = `epoch` + 1 \
+        WHERE `sink` = ? AND `topic` = ? AND `partition` = ?";
+    const FIRST: &str = "INSERT INTO `sink_progress` (`sink`, `topic`, `partition`, `cluster_id`, \
+        `topic_id`, `epoch`, `next_offset`) VALUES (?, ?, ?, ?, ?, 1, 0)";
+    const READ: &str = "SELECT `cluster_id`, `topic_id`, `epoch`, `next_offset` \
+        FROM `sink_progress` WHERE `sink` = ? AND `topic` = ? AND `partition` = ?";
+    let failed = || Error::database("claiming a partition");
+    let key = key(sink, partition);
+    if tx.execute(BUMP, &key).await.map_err(failed())? == 0 {
+        // Two first claims at once: the second one's insert fails, and it tries again.
+        let mut row = key.to_vec();
+        row.extend([
+            identity.cluster_id.as_str().into(),
+            identity.topic_id.as_str().into(),
+        ]);
+        tx.execute(FIRST, &row).await.map_err(failed())?;
+        return Ok(Claim {
+            partition: partition.clone(),
+            epoch: 1,
+            next_offset: 0,
+        });
+    }
+    let rows = tx
+        .rows(READ, &key, |row| {
+            Ok((row.text(0)?, row.text(1)?, row.int(2)?, row.int(3)?))
+        })
+        .await?;
+    let (cluster_id, topic_id, epoch, next_offset) = rows
+        .into_iter()
+        .next()
+        .expect("the row was updated in this transaction");
+    let other_topic = topic_id != identity.topic_id && !topic_id.is_empty();
+    if cluster_id != identity.cluster_id || (other_topic && !identity.topic_id.is_empty()) {
+        return Err(Error::OtherLog {
+            sink: sink.to_owned(),
+            partition: partition.to_string(),
+            database: format!("{cluster_id}/{topic_id}"),
+            log: format!("{}/{}", identity.cluster_id, identity.topic_id),
+        });
+    }
+    Ok(Claim {
+        partition: partition.clone(),
+        epoch,
+        next_offset,
+    })
+}
+
+/// Moves a partition on, if it still is where its writer left it; `false` means that it is not.
+///
+/// The row stays locked until the end of the transaction, so a writer that lost the partition and its
+/// successor go one after the other.
+pub(crate) async fn advance(
+    tx: &mut Transaction<'_>,
+    sink: &str,
+    step: &Step,
+) -> Result<bool, sqlx::Error> {
+    const ADVANCE: &str = "UPDATE `sink_progress` SET `next_offset` = ? WHERE `sink` = ? \
+        AND `topic` = ? AND `partition` = ? AND `epoch` = ? AND `next_offset` = ?";
+    let [sink, topic, partition] = key(sink, &step.partition);
+    let arguments = [
+        step.to.into(),
+        sink,
+        topic,
+        partition,
+        step.epoch.into(),
+        step.from.into(),
+    ];
+    let matched = tx.execute(ADVANCE, &arguments).await?;
+    assert!(matched <= 1, "the key is unique");
+    Ok(matched == 1)
+}
+
+/// What became of a batch whose fate is unknown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Committed,
+    NotCommitted,
+    /// Another writer has this partition.
+    Fenced(TopicPartition),
+}
+
+/// Looks a batch's fate up.
+pub(crate) async fn fate(tx: &mut Transaction<'_>, sink: &str, steps: &[Step]) -> Result<Fate> {
+    const READ: &str = "SELECT `epoch`, `next_offset` FROM `sink_progress` \
+        WHERE `sink` = ? AND `topic` = ? AND `partition` = ?";
+    let mut committed = 0;
+    for step in steps {
+        let rows = tx
+            .rows(READ, &key(sink, &step.partition), |row| {
+                Ok((row.int(0)?, row.int(1)?))
+            })
+            .await?;
+        match rows[..] {
+            [(epoch, next)] if epoch == step.epoch && next == step.to => committed += 1,
+            [(epoch, next)] if epoch == step.epoch && next == step.from => {}
+            _ => return Ok(Fate::Fenced(step.partition.clone())),
+        }
+    }
+    match committed {
+        0 => Ok(Fate::NotCommitted),
+        all if all == steps.len() => Ok(Fate::Committed),
+        // The steps are made in one transaction, so somebody else has changed the rows.
+        _ => Ok(Fate::Fenced(steps[0].partition.clone())),
+    }
+}

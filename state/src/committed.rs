@@ -1,0 +1,247 @@
+//! `Committed`: what the log has committed: bytes over the base, shared with queries and flushes.
+
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    vec,
+};
+
+use millstream_topology::StoreSpec;
+
+use crate::{
+    ByteStore, Result,
+    blob::Blob,
+    layout::{FirstLiveStarts, Meta, reserved_entries},
+    merge::Layered,
+};
+
+/// Changed entries by key; `None` hides what lies below.
+pub(crate) type Overlay = BTreeMap<Blob, Option<Blob>>;
+/// One changed entry.
+pub(crate) type Change = (Blob, Option<Blob>);
+
+/// What an entry of an overlay costs beside its bytes beyond those in the [`Blob`]s: its share of a node.
+const OVERLAY_ENTRY_BYTES: usize = 80;
+/// Entries that a walk over a store reads under one lock.
+const WALK_PAGE: usize = 512;
+
+/// Invariant: nothing that the log has not committed is in here or below.
+pub(crate) struct Committed {
+    base: Arc<dyn ByteStore>,
+    stores: Vec<(StoreSpec, u16)>,
+    first_live: Arc<FirstLiveStarts>,
+    layers: RwLock<Layers>,
+}
+
+/// Invariant: `active` hides `flushing`, which hides the base. An ingest of `flushing` therefore changes
+/// nothing that a reader sees, at whatever moment it becomes visible in the base.
+pub(crate) struct Layers {
+    active: Overlay,
+    active_bytes: usize,
+    flushing: Option<Flushing>,
+    metas: Vec<Meta>,
+    metas_changed: bool,
+}
+
+/// An overlay on its way to the base, with what belongs to it.
+pub(crate) struct Flushing {
+    pub(crate) entries: Arc<Overlay>,
+    pub(crate) reserved: Arc<Vec<(Vec<u8>, Vec<u8>)>>,
+    pub(crate) bytes: usize,
+    pub(crate) running: bool,
+}
+
+impl Committed {
+    pub(crate) fn new(
+        base: Arc<dyn ByteStore>,
+        stores: Vec<(StoreSpec, u16)>,
+        first_live: Arc<FirstLiveStarts>,
+        metas: Vec<Meta>,
+    ) -> Self {
+        let layers = Layers {
+            active: Overlay::new(),
+            active_bytes: 0,
+            flushing: None,
+            metas,
+            metas_changed: false,
+        };
+        Self { base, stores, first_live, layers: RwLock::new(layers) }
+    }
+
+    pub(crate) fn base(&self) -> &dyn ByteStore {
+        &*self.base
+    }
+
+    pub(crate) fn first_live(&self) -> &FirstLiveStarts {
+        &self.first_live
+    }
+
+    pub(crate) fn meta(&self, index: usize) -> Meta {
+        self.read().metas[index]
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        let layers = self.read();
+        layers.active_bytes + layers.flushing.as_ref().map_or(0, |flushing| flushing.bytes)
+    }
+
+    pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Blob>> {
+        if let Some(value) = self.read().overlaid(key) {
+            return Ok(value.clone());
+        }
+        Ok(self.base.get(key)?.map(|value| Blob::from(&value[..])))
+    }
+
+    /// The first `limit` entries with `from <= key < to`, as they were at one moment.
+    pub(crate) fn page(&self, from: &[u8], to: &[u8], limit: usize) -> Result<Vec<(Blob, Blob)>> {
+        if from >= to || limit == 0 {
+            return Ok(Vec::new());
+        }
+        // The scan is opened under the lock, so that no flush lies between it and the overlay.
+        let (overlay, base) = {
+            let layers = self.read();
+            (layers.page(from, to, limit), self.base.scan(from, Some(to))?)
+        };
+        let mut failure = None;
+        let base = base.map_while(|entry| match entry {
+            Ok((key, value)) => Some((Blob::from(&key[..]), Some(Blob::from(&value[..])))),
+            Err(error) => {
+                failure = Some(error);
+                None
+            }
+        });
+        let page = Layered::new(overlay.into_iter(), base)
+            .filter_map(|(key, value)| Some((key, value?)))
+            .take(limit)
+            .collect();
+        match failure {
+            None => Ok(page),
+            Some(error) => Err(error),
+        }
+    }
+
+    /// All entries with `from <= key < to`, page by page: commits in between are seen from the next page on.
+    pub(crate) fn walk(&self, from: &[u8], to: &[u8]) -> Walk<'_> {
+        let page = Vec::new().into_iter();
+        Walk { committed: self, from: Some(from.to_vec()), to: to.to_vec(), page }
+    }
+
+    /// Takes over changes with strictly ascending keys, and the metas with them.
+    pub(crate) fn fold(&self, changes: impl Iterator<Item = Change>, metas: &[(usize, Meta)]) {
+        let layers = &mut *self.write();
+        for (key, value) in changes {
+            layers.active_bytes += entry_bytes(&key, value.as_ref());
+            let key_bytes = key.len();
+            if let Some(old) = layers.active.insert(key, value) {
+                let old_bytes = OVERLAY_ENTRY_BYTES + key_bytes + old.map_or(0, |old| old.len());
+                layers.active_bytes -= old_bytes;
+            }
+        }
+        for (index, meta) in metas {
+            layers.metas_changed |= layers.metas[*index] != *meta;
+            layers.metas[*index] = *meta;
+        }
+    }
+
+    /// Makes the active overlay the one to flush; a failed one first. `None` when there is nothing to do or
+    /// one is on its way.
+    pub(crate) fn begin_flush(&self) -> Option<(Arc<Overlay>, Arc<Vec<(Vec<u8>, Vec<u8>)>>)> {
+        let layers = &mut *self.write();
+        if layers.flushing.is_none() {
+            if layers.active.is_empty() && !layers.metas_changed {
+                return None;
+            }
+            let metas = self.stores.iter().zip(&layers.metas);
+            let metas: Vec<_> =
+                metas.map(|((spec, id), meta)| (spec.clone(), *id, *meta)).collect();
+            layers.metas_changed = false;
+            layers.flushing = Some(Flushing {
+                entries: Arc::new(std::mem::take(&mut layers.active)),
+                reserved: Arc::new(reserved_entries(&metas)),
+                bytes: std::mem::take(&mut layers.active_bytes),
+                running: false,
+            });
+        }
+        let flushing = layers.flushing.as_mut().filter(|flushing| !flushing.running)?;
+        flushing.running = true;
+        Some((flushing.entries.clone(), flushing.reserved.clone()))
+    }
+
+    /// Ends the flush that is running. After a failure the overlay stays where it is, for the next one.
+    pub(crate) fn end_flush(&self, done: bool) {
+        let mut layers = self.write();
+        let finished = if done { layers.flushing.take() } else { None };
+        if let Some(flushing) = &mut layers.flushing {
+            flushing.running = false;
+        }
+        drop(layers);
+        // Freeing a large overlay takes long, and readers need not wait for it.
+        drop(finished);
+    }
+
+    // Nothing that runs under the lock panics half-way through a change.
+    fn read(&self) -> RwLockReadGuard<'_, Layers> {
+        self.layers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Layers> {
+        self.layers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn entry_bytes(key: &Blob, value: Option<&Blob>) -> usize {
+    OVERLAY_ENTRY_BYTES + key.len() + value.map_or(0, |value| value.len())
+}
+
+impl Layers {
+    fn overlaid(&self, key: &[u8]) -> Option<&Option<Blob>> {
+        self.active.get(key).or_else(|| self.flushing.as_ref()?.entries.get(key))
+    }
+
+    /// Changes from `from` on: enough of them that `limit` entries of a merge with the base lie among them.
+    fn page(&self, from: &[u8], to: &[u8], limit: usize) -> Vec<Change> {
+        let range = (Bound::Included(from), Bound::Excluded(to));
+        let active = self.active.range::<[u8], _>(range);
+        let flushing = self.flushing.iter().flat_map(|f| f.entries.range::<[u8], _>(range));
+        let mut page = Vec::new();
+        let mut present = 0;
+        for (key, value) in Layered::new(active, flushing) {
+            page.push((key.clone(), value.clone()));
+            present += usize::from(value.is_some());
+            if present == limit {
+                break;
+            }
+        }
+        page
+    }
+}
+
+/// See [`Committed::walk`].
+pub(crate) struct Walk<'a> {
+    committed: &'a Committed,
+    /// Where the next page begins; `None` behind the last.
+    from: Option<Vec<u8>>,
+    to: Vec<u8>,
+    page: vec::IntoIter<(Blob, Blob)>,
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Result<(Blob, Blob)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(entry) = self.page.next() {
+            return Some(Ok(entry));
+        }
+        let from = self.from.take()?;
+        let page = match self.committed.page(&from, &self.to, WALK_PAGE) {
+            Ok(page) => page,
+            Err(error) => return Some(Err(error)),
+        };
+        if page.len() == WALK_PAGE {
+            self.from = page.last().map(|(key, _)| [key, &[0][..]].concat());
+        }
+        self.page = page.into_iter();
+        self.page.next().map(Ok)
+    }
+}

@@ -1,0 +1,118 @@
+//! `StoreDefinition`: makes one store of a task, and shows its bytes to people.
+
+use millstream_topology::{Error, ErrorKind, KvStore, Serde, StoreKind, StoreSpec, WindowStore};
+use serde_json::Value as JsonValue;
+
+use crate::{
+    error::{Fault, Result, unwritable},
+    kv::KvLive,
+    live::AnyStore,
+    window_live::WindowLive,
+};
+
+/// Makes one store of a task, and shows its bytes to people.
+pub trait StoreDefinition: Send + Sync {
+    /// Name, layout, changelog or not.
+    fn spec(&self) -> StoreSpec;
+
+    /// An empty live layer, for [`TaskState::open`](crate::TaskState::open).
+    fn open(&self) -> Box<dyn AnyStore>;
+
+    /// The bytes of a key that is given as text, as in a URL; of a window store, the key without the window.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Data`] for text that is no key.
+    fn parse_key(&self, text: &str) -> Result<Vec<u8>>;
+
+    /// A key as JSON; of a window store, the key without the window.
+    ///
+    /// # Errors
+    /// Bytes that are no key.
+    fn key_json(&self, key: &[u8]) -> Result<JsonValue>;
+
+    /// A value, without its timestamp, as JSON.
+    ///
+    /// # Errors
+    /// Bytes that are no value.
+    fn value_json(&self, value: &[u8]) -> Result<JsonValue>;
+}
+
+/// Defines a key-value store.
+pub struct KvDefinition<K: 'static, V: 'static>(pub KvStore<K, V>);
+
+/// Defines a window store.
+pub struct WindowDefinition<K: 'static, V: 'static> {
+    /// The descriptor.
+    pub store: WindowStore<K, V>,
+    /// How long after its start a window is kept, measured by the greatest start put into the store.
+    pub retention_ms: i64,
+    /// True when a key may hold several values with one start.
+    pub duplicates: bool,
+}
+
+impl<K: 'static, V: Clone + 'static> StoreDefinition for KvDefinition<K, V> {
+    fn spec(&self) -> StoreSpec {
+        StoreSpec {
+            name: self.0.name().into(),
+            kind: StoreKind::KeyValue,
+            logged: self.0.is_logged(),
+        }
+    }
+
+    fn open(&self) -> Box<dyn AnyStore> {
+        Box::new(KvLive::new(self.0))
+    }
+
+    fn parse_key(&self, text: &str) -> Result<Vec<u8>> {
+        parse_key(self.0.name(), &self.0.key(), text)
+    }
+
+    fn key_json(&self, key: &[u8]) -> Result<JsonValue> {
+        json(self.0.name(), &self.0.key(), key)
+    }
+
+    fn value_json(&self, value: &[u8]) -> Result<JsonValue> {
+        json(self.0.name(), &self.0.value(), value)
+    }
+}
+
+impl<K: 'static, V: Clone + 'static> StoreDefinition for WindowDefinition<K, V> {
+    fn spec(&self) -> StoreSpec {
+        let kind =
+            StoreKind::Window { retention_ms: self.retention_ms, duplicates: self.duplicates };
+        StoreSpec { name: self.store.name().into(), kind, logged: self.store.is_logged() }
+    }
+
+    fn open(&self) -> Box<dyn AnyStore> {
+        Box::new(WindowLive::new(self.store, self.retention_ms, self.duplicates))
+    }
+
+    fn parse_key(&self, text: &str) -> Result<Vec<u8>> {
+        parse_key(self.store.name(), &self.store.key(), text)
+    }
+
+    fn key_json(&self, key: &[u8]) -> Result<JsonValue> {
+        json(self.store.name(), &self.store.key(), key)
+    }
+
+    fn value_json(&self, value: &[u8]) -> Result<JsonValue> {
+        json(self.store.name(), &self.store.value(), value)
+    }
+}
+
+fn parse_key<T>(store: &str, serde: &Serde<T>, text: &str) -> Result<Vec<u8>> {
+    let key = serde.parse(text).map_err(|source| {
+        let message = format!("text is no key of the store. store=`{store}`, text=`{text}`");
+        Error::caused(ErrorKind::Data, message, source)
+    })?;
+    let mut bytes = Vec::new();
+    serde.encode(&key, &mut bytes).map_err(|source| unwritable(store, "key", source))?;
+    Ok(bytes)
+}
+
+fn json<T>(store: &str, serde: &Serde<T>, bytes: &[u8]) -> Result<JsonValue> {
+    match serde.decode(Some(bytes)) {
+        Ok(value) => Ok(serde.to_json(&value)),
+        Err(source) => Err(Fault::undecodable(store, source)),
+    }
+}

@@ -1,0 +1,279 @@
+//! `TaskState`: the stores of one task, and the steps of a commit.
+
+use std::{any::type_name, sync::Arc};
+
+use millstream_topology::{KvStore, StoreKind, StoreSpec, WindowStore};
+
+use crate::{
+    ByteStore, FlushJob, Kv, StoreDefinition, StoreView, Window,
+    changelog,
+    committed::{Change, Committed},
+    error::Result,
+    kv::KvLive,
+    layout::{FirstLiveStarts, Meta, assign_ids, bounds_of, first_live_start, read_meta},
+    live::AnyStore,
+    window_live::WindowLive,
+};
+
+/// The stores of one task: of one sub-topology on one partition.
+///
+/// Owned by the thread that runs the task. A commit is [`write_changelog`](Self::write_changelog), the
+/// transaction of the log, [`commit`](Self::commit); or [`abort`](Self::abort) if the transaction fails.
+pub struct TaskState {
+    committed: Arc<Committed>,
+    stores: Vec<Store>,
+    /// What the changelog has been told and the transaction has not confirmed.
+    in_flight: Vec<Change>,
+}
+
+struct Store {
+    definition: Arc<dyn StoreDefinition>,
+    spec: StoreSpec,
+    id: u16,
+    live: Box<dyn AnyStore>,
+    time: i64,
+    /// Times that become committed with what is in flight.
+    written: Option<Times>,
+}
+
+#[derive(Clone, Copy)]
+struct Times {
+    time: i64,
+    observed: i64,
+}
+
+impl TaskState {
+    /// Opens the stores over `base`. A store is found again by its name.
+    ///
+    /// # Errors
+    /// When the base cannot be read, is of another format, or has a store of another kind under a name.
+    pub fn open(
+        base: Arc<dyn ByteStore>,
+        definitions: &[Arc<dyn StoreDefinition>],
+    ) -> Result<Self> {
+        let specs: Vec<StoreSpec> = definitions.iter().map(|store| store.spec()).collect();
+        let ids = assign_ids(&*base, &specs)?;
+        let windows = ids.iter().zip(&specs).filter(|(_, spec)| retention_of(spec).is_some());
+        let first_live = Arc::new(FirstLiveStarts::of(windows.map(|(id, _)| *id)));
+        let mut stores = Vec::new();
+        let mut metas = Vec::new();
+        for ((definition, spec), id) in definitions.iter().zip(specs).zip(ids) {
+            let meta = read_meta(&*base, id)?;
+            if let Some(retention_ms) = retention_of(&spec) {
+                first_live.advance(id, first_live_start(meta.observed, retention_ms));
+            }
+            let (first, end) = bounds_of(id);
+            let empty = base.scan(&first, Some(&end))?.next().transpose()?.is_none();
+            let mut live = definition.open();
+            live.attach(id, empty, meta.observed);
+            let (definition, time) = (definition.clone(), meta.time);
+            stores.push(Store { definition, spec, id, live, time, written: None });
+            metas.push(meta);
+        }
+        let rule = first_live.clone();
+        base.set_droppable(Arc::new(move |key| rule.is_expired(key)));
+        let names = stores.iter().map(|store| (store.spec.clone(), store.id)).collect();
+        let committed = Arc::new(Committed::new(base, names, first_live, metas));
+        Ok(Self { committed, stores, in_flight: Vec::new() })
+    }
+
+    /// A key-value store; `index` is its position in the definitions.
+    ///
+    /// # Panics
+    /// When the store at `index` was not defined by `store`.
+    pub fn kv<K: 'static, V: Clone + 'static>(
+        &mut self,
+        index: usize,
+        store: &KvStore<K, V>,
+    ) -> Kv<'_, K, V> {
+        let live = self.stores[index].live.as_any_mut().downcast_mut::<KvLive<K, V>>();
+        Kv::new(live.unwrap_or_else(|| wrong_store::<KvStore<K, V>>(store.name())), &self.committed)
+    }
+
+    /// A window store; `index` is its position in the definitions.
+    ///
+    /// # Panics
+    /// When the store at `index` was not defined by `store`.
+    pub fn window<K: 'static, V: Clone + 'static>(
+        &mut self,
+        index: usize,
+        store: &WindowStore<K, V>,
+    ) -> Window<'_, K, V> {
+        let live = self.stores[index].live.as_any_mut().downcast_mut::<WindowLive<K, V>>();
+        let live = live.unwrap_or_else(|| wrong_store::<WindowStore<K, V>>(store.name()));
+        Window::new(live, &self.committed)
+    }
+
+    /// The time that an operator keeps with that store; -1 at first. It is committed and aborted with the
+    /// store's entries. After a restore it is at least the greatest timestamp restored.
+    pub fn time(&self, index: usize) -> i64 {
+        self.stores[index].time
+    }
+
+    /// Sets the time that an operator keeps with that store.
+    pub fn set_time(&mut self, index: usize, time: i64) {
+        self.stores[index].time = time;
+    }
+
+    /// Hands the last value of every changed key to `log`, for stores that have a changelog: store index, key,
+    /// value without timestamp, timestamp. The key of a window is `key ‖ start ‖ sequence number`.
+    ///
+    /// # Errors
+    /// What `log` fails with, and values that do not encode. [`abort`](Self::abort) must follow.
+    pub fn write_changelog(
+        &mut self,
+        log: &mut dyn FnMut(usize, &[u8], Option<&[u8]>, i64) -> Result<()>,
+    ) -> Result<()> {
+        for (index, store) in self.stores.iter_mut().enumerate() {
+            let logged = store.spec.logged;
+            let mut log = |key: &[u8], value: Option<&[u8]>, timestamp| match logged {
+                true => log(index, key, value, timestamp),
+                false => Ok(()),
+            };
+            store.live.write_dirty(&mut log, &mut self.in_flight)?;
+            let observed = store.live.observed();
+            store.written = Some(Times { time: store.time, observed });
+        }
+        Ok(())
+    }
+
+    /// Takes what was written to the changelog for committed, after the log's transaction has committed.
+    /// `positions` are store indices and the changelog offsets behind their last records.
+    ///
+    /// # Errors
+    /// None at present.
+    pub fn commit(&mut self, positions: &[(usize, i64)]) -> Result<()> {
+        let mut metas: Vec<(usize, Meta)> = Vec::with_capacity(self.stores.len());
+        for (index, store) in self.stores.iter_mut().enumerate() {
+            let mut meta = self.committed.meta(index);
+            if let Some(Times { time, observed }) = store.written.take() {
+                meta = Meta { time, observed, ..meta };
+            }
+            metas.push((index, meta));
+        }
+        for (index, position) in positions {
+            metas[*index].1.position = Some(*position);
+        }
+        // Stable, so that of two versions of a key the later one stays the later one. Neighbours in the
+        // overlay are then filled one after the other, which is several times faster than at random.
+        self.in_flight.sort_by(|(a, _), (b, _)| a.cmp(b));
+        self.committed.fold(self.in_flight.drain(..), &metas);
+        for ((_, meta), store) in metas.into_iter().zip(&mut self.stores) {
+            store.advance(&self.committed, meta.observed);
+            store.live.settle(meta.observed);
+        }
+        Ok(())
+    }
+
+    /// Drops everything that is not committed.
+    pub fn abort(&mut self) {
+        self.in_flight.clear();
+        for (index, store) in self.stores.iter_mut().enumerate() {
+            let meta = self.committed.meta(index);
+            store.written = None;
+            store.time = meta.time;
+            store.live.abort(&self.committed, meta.observed);
+        }
+    }
+
+    /// True when something is not committed.
+    pub fn is_dirty(&self) -> bool {
+        let mut stores = self.stores.iter().enumerate();
+        !self.in_flight.is_empty()
+            || stores.any(|(index, store)| {
+                store.live.is_dirty() || store.time != self.committed.meta(index).time
+            })
+    }
+
+    /// The changelog offset behind the last record that the store reflects; `None` when nothing is known and
+    /// the changelog must be read from its start.
+    pub fn position(&self, index: usize) -> Option<i64> {
+        self.committed.meta(index).position
+    }
+
+    /// Applies changelog records, in order, and moves the position. The caller flushes when
+    /// [`committed_bytes`](Self::committed_bytes) grows large.
+    ///
+    /// # Errors
+    /// None at present.
+    ///
+    /// # Panics
+    /// When the store has uncommitted changes of its own.
+    pub fn restore<'a>(
+        &mut self,
+        index: usize,
+        records: &mut (dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>, i64)> + 'a),
+        next_offset: i64,
+    ) -> Result<()> {
+        let store = &mut self.stores[index];
+        let windowed = retention_of(&store.spec).is_some();
+        let folded = changelog::fold(store.id, windowed, records);
+        let before = self.committed.meta(index);
+        let meta = Meta {
+            position: Some(next_offset),
+            time: before.time.max(folded.time),
+            observed: before.observed.max(folded.observed),
+        };
+        self.committed.fold(folded.changes.into_iter(), &[(index, meta)]);
+        store.time = meta.time;
+        store.advance(&self.committed, meta.observed);
+        store.live.forget(meta.observed);
+        Ok(())
+    }
+
+    /// Approximate memory of what is committed and not in the base yet.
+    pub fn committed_bytes(&self) -> usize {
+        self.committed.bytes()
+    }
+
+    /// Begins to write the committed layer to the base. `None` when there is nothing to write, or another
+    /// flush has not ended.
+    pub fn start_flush(&mut self) -> Option<FlushJob> {
+        FlushJob::begin(&self.committed)
+    }
+
+    /// Approximate memory of the live layers.
+    pub fn live_bytes(&self) -> usize {
+        self.stores.iter().map(|store| store.live.bytes()).sum()
+    }
+
+    /// Drops entries that are only a cache, the least recently used first, until the live layers have about
+    /// `target_bytes`. To be called between a commit and the next record: stores with uncommitted changes
+    /// stay as they are.
+    pub fn shed(&mut self, target_bytes: usize) {
+        let total = self.live_bytes();
+        if total <= target_bytes {
+            return;
+        }
+        for store in &mut self.stores {
+            let share = store.live.bytes() as u128 * target_bytes as u128 / total as u128;
+            store.live.shed(share as usize);
+        }
+    }
+
+    /// A view of a store for queries. It holds the base open.
+    pub fn view(&self, index: usize) -> StoreView {
+        let store = &self.stores[index];
+        StoreView::new(store.definition.clone(), index, store.id, self.committed.clone())
+    }
+}
+
+impl Store {
+    /// Lets the base and queries forget the windows that expire by committed time.
+    fn advance(&self, committed: &Committed, observed: i64) {
+        if let Some(retention_ms) = retention_of(&self.spec) {
+            committed.first_live().advance(self.id, first_live_start(observed, retention_ms));
+        }
+    }
+}
+
+fn retention_of(spec: &StoreSpec) -> Option<i64> {
+    match spec.kind {
+        StoreKind::KeyValue => None,
+        StoreKind::Window { retention_ms, .. } => Some(retention_ms),
+    }
+}
+
+fn wrong_store<S>(name: &str) -> ! {
+    panic!("store is not at the index it is asked for at. store=`{name}`, type={}", type_name::<S>())
+}

@@ -1,0 +1,188 @@
+//! `StoreView`: what queries see of a store.
+
+use std::{fmt, sync::Arc};
+
+use bytes::Bytes;
+use millstream_topology::{KvStore, StoreKind};
+
+use crate::{
+    StoreDefinition,
+    blob::Blob,
+    committed::Committed,
+    error::{Fault, Result, unwritable},
+    layout::{
+        ID_BYTES, TIMESTAMP_BYTES, WINDOW_BYTES, bounds_of, push_window, split_timestamp,
+        split_window_key,
+    },
+};
+
+/// Upper bound of the entries that one call returns, whatever limit it is given.
+pub const VIEW_PAGE_MAX: usize = 10_000;
+/// Entries up to which they are counted one by one.
+const COUNT_MAX: usize = 100_000;
+
+/// What queries see of one store of one task: committed data only. Cheap to clone, usable from any thread.
+///
+/// It keeps the task's base open, so a task's directory can be opened again only when its views are gone.
+#[derive(Clone)]
+pub struct StoreView {
+    definition: Arc<dyn StoreDefinition>,
+    name: Arc<str>,
+    kind: StoreKind,
+    index: usize,
+    id: u16,
+    committed: Arc<Committed>,
+}
+
+impl fmt::Debug for StoreView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreView").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl StoreView {
+    pub(crate) fn new(
+        definition: Arc<dyn StoreDefinition>,
+        index: usize,
+        id: u16,
+        committed: Arc<Committed>,
+    ) -> Self {
+        let spec = definition.spec();
+        Self { definition, name: spec.name, kind: spec.kind, index, id, committed }
+    }
+
+    /// The store's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its layout.
+    pub fn kind(&self) -> StoreKind {
+        self.kind
+    }
+
+    /// What reads its bytes.
+    pub fn definition(&self) -> &Arc<dyn StoreDefinition> {
+        &self.definition
+    }
+
+    /// The changelog offset behind the last record that the view reflects.
+    pub fn position(&self) -> Option<i64> {
+        self.committed.meta(self.index).position
+    }
+
+    /// About how many entries the store has: exact up to 100,000, and beyond that the number of entries in
+    /// all stores of the task, as the base estimates it.
+    pub fn approximate_entries(&self) -> u64 {
+        let (first, end) = bounds_of(self.id);
+        let counted = self.committed.walk(&first, &end).take(COUNT_MAX).count() as u64;
+        if counted < COUNT_MAX as u64 {
+            return counted;
+        }
+        counted.max(self.committed.base().approximate_entries())
+    }
+
+    /// The value of an encoded key, without its timestamp, and the timestamp.
+    ///
+    /// # Errors
+    /// When the base cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<(Bytes, i64)>> {
+        let key = self.stored_key(key);
+        match self.committed.get(&key)? {
+            Some(stored) if !self.is_expired(&key) => self.split(&stored).map(Some),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// The first `limit` entries with `from <= key < to`, as encoded; without bounds from the first, to the
+    /// last. All of one moment.
+    ///
+    /// # Errors
+    /// When the base cannot be read.
+    pub fn range(
+        &self,
+        from: Option<&[u8]>,
+        to: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Bytes, Bytes, i64)>> {
+        let (first, end) = bounds_of(self.id);
+        let lower = from.map_or(first.to_vec(), |key| self.stored_key(key));
+        let upper = to.map_or(end.to_vec(), |key| self.stored_key(key));
+        let page = self.committed.page(&lower, &upper, limit.min(VIEW_PAGE_MAX))?;
+        let live = page.into_iter().filter(|(key, _)| !self.is_expired(key));
+        live.map(|(key, stored)| {
+            let (value, timestamp) = self.split(&stored)?;
+            Ok((Bytes::copy_from_slice(&key[ID_BYTES..]), value, timestamp))
+        })
+        .collect()
+    }
+
+    /// The first `limit` windows of an encoded key with `from <= start <= to`: start, value, timestamp.
+    ///
+    /// # Errors
+    /// When the base cannot be read.
+    pub fn windows(
+        &self,
+        key: &[u8],
+        from: i64,
+        to: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, Bytes, i64)>> {
+        let from = from.max(self.committed.first_live().of_store(self.id));
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let prefix = self.stored_key(key);
+        let (mut lower, mut upper) = (prefix.clone(), prefix.clone());
+        push_window(&mut lower, from, 0);
+        push_window(&mut upper, to, u32::MAX);
+        upper.push(0);
+        let mut windows = Vec::new();
+        for entry in self.committed.walk(&lower, &upper) {
+            let (key, stored) = entry?;
+            if windows.len() == limit.min(VIEW_PAGE_MAX) {
+                break;
+            }
+            // A longer key may lie between the windows of this one.
+            if key.len() == prefix.len() + WINDOW_BYTES
+                && let Some((_, start, _)) = split_window_key(&key)
+            {
+                let (value, timestamp) = self.split(&stored)?;
+                windows.push((start, value, timestamp));
+            }
+        }
+        Ok(windows)
+    }
+
+    /// The value of a key of a key-value store, and its timestamp.
+    ///
+    /// # Errors
+    /// When the base cannot be read, or key or value do not fit the descriptor.
+    pub fn get_typed<K, V>(&self, store: &KvStore<K, V>, key: &K) -> Result<Option<(V, i64)>> {
+        let mut bytes = Vec::new();
+        let encoded = store.key().encode(key, &mut bytes);
+        encoded.map_err(|source| unwritable(&self.name, "key", source))?;
+        let Some((value, timestamp)) = self.get(&bytes)? else { return Ok(None) };
+        let value = store.value().decode(Some(&value));
+        Ok(Some((value.map_err(|source| Fault::undecodable(&self.name, source))?, timestamp)))
+    }
+
+    fn stored_key(&self, key: &[u8]) -> Vec<u8> {
+        [&self.id.to_be_bytes(), key].concat()
+    }
+
+    fn is_expired(&self, key: &[u8]) -> bool {
+        self.committed.first_live().is_expired(key)
+    }
+
+    fn split(&self, stored: &Blob) -> Result<(Bytes, i64)> {
+        match split_timestamp(stored) {
+            Some((timestamp, _)) => {
+                Ok((Bytes::copy_from_slice(&stored[TIMESTAMP_BYTES..]), timestamp))
+            }
+            None => {
+                Err(Fault::undecodable(&self.name, "value is shorter than its timestamp"))
+            }
+        }
+    }
+}

@@ -1,0 +1,506 @@
+//! `WindowLive`: the live layer of a window store. It holds all live windows, unless memory is short.
+
+use std::{any::Any, mem};
+
+use foldhash::fast::RandomState;
+use indexmap::IndexMap;
+use millstream_topology::{Error, ErrorKind, WindowStore};
+
+use crate::{
+    blob::Blob,
+    committed::{Change, Committed},
+    error::{Fault, Result, unwritable},
+    expiry::ExpiryQueue,
+    layout::{
+        ID_BYTES, TIMESTAMP_BYTES, WINDOW_BYTES, bounds_of, first_live_start, push_timestamp,
+        push_window, split_timestamp, split_window_key,
+    },
+    live::{AnyStore, Log},
+};
+
+/// A store of up to so many windows is loaded as a whole at its first use: a key that is new, as most are in
+/// a join, then costs no look-up in the base.
+const LOAD_ENTRIES_MAX: usize = 1 << 18;
+
+/// Where an entry is: position of its key, start, sequence number.
+type Place = (u32, i64, u32);
+
+/// Invariant: `dirty` and `in_flight` hold positions in `keys`, so while one of them has any, no key is
+/// taken out.
+pub(crate) struct WindowLive<K: 'static, V: 'static> {
+    store: WindowStore<K, V>,
+    retention_ms: i64,
+    pub(crate) duplicates: bool,
+    id: u16,
+    /// By store id and encoded key.
+    keys: IndexMap<Blob, KeyWindows<V>, RandomState>,
+    /// True when a key that is not in `keys` has no live window anywhere.
+    complete: bool,
+    /// True until the first use, and for ever when the store was too large to be loaded as a whole then.
+    untouched: bool,
+    /// Greatest start that a window which is only in the layers below can have.
+    below_until: i64,
+    pub(crate) observed: i64,
+    expiry: ExpiryQueue,
+    dirty: Vec<Place>,
+    in_flight: Vec<Place>,
+    bytes: usize,
+    key_bytes: Vec<u8>,
+    value_bytes: Vec<u8>,
+}
+
+/// The windows of a key, by start, then sequence number.
+struct KeyWindows<V> {
+    entries: Vec<Entry<V>>,
+    /// False while the layers below may have more.
+    loaded: bool,
+    used: bool,
+}
+
+impl<V> KeyWindows<V> {
+    /// Memory of a key in the map, beside its bytes on the heap.
+    const BYTES: usize = size_of::<Self>() + size_of::<Blob>() + 2 * size_of::<usize>();
+
+    fn new(entries: Vec<Entry<V>>, loaded: bool) -> Self {
+        Self { entries, loaded, used: true }
+    }
+
+    fn bytes(&self, key: &Blob) -> usize {
+        Self::BYTES + key.len() + self.entries.iter().map(Entry::bytes).sum::<usize>()
+    }
+}
+
+/// One window of a key, or one of its values where there are several.
+pub(crate) struct Entry<V> {
+    pub(crate) start: i64,
+    pub(crate) sequence: u32,
+    dirty: bool,
+    stored_bytes: u32,
+    pub(crate) value: Option<(V, i64)>,
+    /// Timestamp of the changelog's tombstone while `value` is `None`.
+    pub(crate) deleted_at: i64,
+}
+
+impl<V> Entry<V> {
+    pub(crate) fn new(start: i64, sequence: u32) -> Self {
+        Self { start, sequence, dirty: false, stored_bytes: 0, value: None, deleted_at: start }
+    }
+
+    /// What entries of a key are ordered by.
+    pub(crate) fn place(&self) -> (i64, u32) {
+        (self.start, self.sequence)
+    }
+
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + self.stored_bytes as usize
+    }
+}
+
+impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
+    pub(crate) fn new(store: WindowStore<K, V>, retention_ms: i64, duplicates: bool) -> Self {
+        Self {
+            store,
+            retention_ms,
+            duplicates,
+            id: 0,
+            keys: IndexMap::default(),
+            complete: false,
+            untouched: true,
+            below_until: -1,
+            observed: -1,
+            expiry: ExpiryQueue::new(retention_ms),
+            dirty: Vec::new(),
+            in_flight: Vec::new(),
+            bytes: 0,
+            key_bytes: Vec::new(),
+            value_bytes: Vec::new(),
+        }
+    }
+
+    /// The first start that reads show.
+    pub(crate) fn first_live(&self) -> i64 {
+        first_live_start(self.observed, self.retention_ms)
+    }
+
+    /// Moves the store's time to `start`, if that is later.
+    pub(crate) fn observe(&mut self, start: i64) -> Result<()> {
+        if start < 0 {
+            let store = self.store.name();
+            let message = format!("window starts before 1970. store=`{store}`, start={start}");
+            return Err(Error::new(ErrorKind::Data, message));
+        }
+        self.observed = self.observed.max(start);
+        Ok(())
+    }
+
+    /// The entries of a key.
+    pub(crate) fn entries_of(&mut self, key: &K, committed: &Committed) -> Result<&[Entry<V>]> {
+        self.find(key, committed)?;
+        let at = match self.keys.get_index_of(&self.key_bytes[..]) {
+            Some(at) => at,
+            None if self.complete => return Ok(&[]),
+            None => {
+                let entries = self.read_below(&self.key_bytes, committed)?;
+                if entries.is_empty() {
+                    return Ok(&[]);
+                }
+                self.add_key(entries)
+            }
+        };
+        Ok(self.entries_at(at))
+    }
+
+    /// The position of a key, which is added if it has no windows.
+    pub(crate) fn locate(&mut self, key: &K, committed: &Committed) -> Result<usize> {
+        self.find(key, committed)?;
+        if let Some(at) = self.keys.get_index_of(&self.key_bytes[..]) {
+            return Ok(at);
+        }
+        let entries = match self.complete {
+            true => Vec::new(),
+            false => self.read_below(&self.key_bytes, committed)?,
+        };
+        Ok(self.add_key(entries))
+    }
+
+    pub(crate) fn entries_at(&self, key_at: usize) -> &[Entry<V>] {
+        &self.keys[key_at].entries
+    }
+
+    pub(crate) fn entries_at_mut(&mut self, key_at: usize) -> &mut [Entry<V>] {
+        &mut self.keys[key_at].entries
+    }
+
+    /// Puts an entry where it belongs among those of its key.
+    pub(crate) fn insert(&mut self, key_at: usize, at: usize, entry: Entry<V>) -> &mut Entry<V> {
+        let (key, windows) =
+            self.keys.get_index_mut(key_at).expect("the position was looked up just now");
+        let start = entry.start;
+        let near = [at.checked_sub(1), Some(at)].into_iter().flatten();
+        let mut near = near.filter_map(|at| windows.entries.get(at));
+        if !near.any(|other| self.expiry.same_slice(other.start, start)) {
+            self.expiry.push(start, key.clone());
+        }
+        self.bytes += entry.bytes();
+        windows.entries.insert(at, entry);
+        &mut windows.entries[at]
+    }
+
+    pub(crate) fn mark_dirty(&mut self, key_at: usize, at: usize) {
+        let entry = &mut self.keys[key_at].entries[at];
+        if !entry.dirty {
+            entry.dirty = true;
+            let key_at = u32::try_from(key_at).expect("a live layer has fewer than 2^32 keys");
+            self.dirty.push((key_at, entry.start, entry.sequence));
+        }
+    }
+
+    pub(crate) fn decode_key(&self, key: &[u8]) -> Result<K> {
+        let decoded = self.store.key().decode(Some(&key[ID_BYTES..]));
+        decoded.map_err(|source| Fault::undecodable(self.store.name(), source))
+    }
+
+    /// Visits all live windows, of each key in order.
+    pub(crate) fn visit_all(
+        &mut self,
+        committed: &Committed,
+        visit: &mut dyn FnMut(&Blob, &Entry<V>),
+    ) -> Result<()> {
+        self.load_if_untouched(committed)?;
+        for (key, windows) in self.keys.iter().filter(|(_, windows)| windows.loaded) {
+            windows.entries.iter().for_each(|entry| visit(key, entry));
+        }
+        if self.complete && self.keys.values().all(|windows| windows.loaded) {
+            return Ok(());
+        }
+        let (first, end) = bounds_of(self.id);
+        for stored in committed.walk(&first, &end) {
+            let (key, stored) = stored?;
+            let (key, entry) = self.read_entry(&key, &stored)?;
+            if !self.keys.get(key).is_some_and(|windows| windows.loaded) {
+                visit(&Blob::from(key), &entry);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the encoded key in `key_bytes`, and its windows loaded if it is known.
+    fn find(&mut self, key: &K, committed: &Committed) -> Result<()> {
+        self.load_if_untouched(committed)?;
+        self.key_bytes.clear();
+        self.key_bytes.extend_from_slice(&self.id.to_be_bytes());
+        let encoded = self.store.key().encode(key, &mut self.key_bytes);
+        encoded.map_err(|source| unwritable(self.store.name(), "key", source))?;
+        let Some((at, _, windows)) = self.keys.get_full_mut(&self.key_bytes[..]) else {
+            return Ok(());
+        };
+        windows.used = true;
+        if !windows.loaded {
+            let entries = self.read_below(&self.key_bytes, committed)?;
+            self.set_entries(at, entries);
+        }
+        Ok(())
+    }
+
+    /// The live windows that the layers below have of a key.
+    fn read_below(&self, key: &[u8], committed: &Committed) -> Result<Vec<Entry<V>>> {
+        let mut lower = key.to_vec();
+        push_window(&mut lower, self.first_live(), 0);
+        // No start has the highest bit set.
+        let upper = [key, &[0x80]].concat();
+        let mut entries = Vec::new();
+        for stored in committed.walk(&lower, &upper) {
+            let (stored_key, stored) = stored?;
+            // A longer key may lie between the windows of this one.
+            if stored_key.len() == key.len() + WINDOW_BYTES {
+                entries.push(self.read_entry(&stored_key, &stored)?.1);
+            }
+        }
+        Ok(entries)
+    }
+
+    fn read_entry<'k>(&self, key: &'k [u8], stored: &[u8]) -> Result<(&'k [u8], Entry<V>)> {
+        let fault = |source| Fault::undecodable(self.store.name(), source);
+        let (key, start, sequence) =
+            split_window_key(key).ok_or_else(|| fault("key has no window".into()))?;
+        let (timestamp, value) = split_timestamp(stored)
+            .ok_or_else(|| fault("value is shorter than its timestamp".into()))?;
+        let value = self.store.value().decode(Some(value)).map_err(fault)?;
+        let mut entry = Entry::new(start, sequence);
+        entry.stored_bytes = stored.len() as u32;
+        entry.value = Some((value, timestamp));
+        Ok((key, entry))
+    }
+
+    fn load_if_untouched(&mut self, committed: &Committed) -> Result<()> {
+        if !self.untouched {
+            return Ok(());
+        }
+        self.untouched = false;
+        if self.complete {
+            return Ok(());
+        }
+        let (first, end) = bounds_of(self.id);
+        let first_live = self.first_live();
+        let mut loaded: IndexMap<Blob, Vec<Entry<V>>, RandomState> = IndexMap::default();
+        for (n, stored) in committed.walk(&first, &end).enumerate() {
+            if n == LOAD_ENTRIES_MAX {
+                return Ok(());
+            }
+            let (key, stored) = stored?;
+            let (key, entry) = self.read_entry(&key, &stored)?;
+            if entry.start < first_live {
+                continue;
+            }
+            match loaded.get_mut(key) {
+                Some(entries) => entries.push(entry),
+                None => drop(loaded.insert(Blob::from(key), vec![entry])),
+            }
+        }
+        for (key, entries) in loaded {
+            self.key_bytes.clear();
+            self.key_bytes.extend_from_slice(&key);
+            self.add_key(entries);
+        }
+        self.complete = true;
+        Ok(())
+    }
+
+    /// Adds the key that is in `key_bytes`.
+    fn add_key(&mut self, entries: Vec<Entry<V>>) -> usize {
+        let key = Blob::from(&self.key_bytes[..]);
+        let windows = KeyWindows::new(Vec::new(), true);
+        self.bytes += windows.bytes(&key);
+        let (at, _) = self.keys.insert_full(key, windows);
+        self.set_entries(at, entries);
+        at
+    }
+
+    /// Gives a key without entries those that the layers below have.
+    fn set_entries(&mut self, at: usize, entries: Vec<Entry<V>>) {
+        let (key, windows) = self.keys.get_index_mut(at).expect("the position was looked up");
+        assert!(windows.entries.is_empty(), "entries are loaded once");
+        let mut last = None;
+        for entry in &entries {
+            if !last.is_some_and(|last| self.expiry.same_slice(last, entry.start)) {
+                self.expiry.push(entry.start, key.clone());
+            }
+            last = Some(entry.start);
+            self.bytes += entry.bytes();
+        }
+        windows.entries = entries;
+        windows.loaded = true;
+    }
+
+    /// Drops a key, where no position is held.
+    fn take_out(&mut self, key: &[u8]) {
+        if let Some((key, windows)) = self.keys.swap_remove_entry(key) {
+            self.bytes -= windows.bytes(&key);
+        }
+    }
+
+    fn entry_mut(&mut self, (key_at, start, sequence): Place) -> Option<&mut Entry<V>> {
+        let (_, windows) = self.keys.get_index_mut(key_at as usize)?;
+        let at = windows.entries.binary_search_by_key(&(start, sequence), Entry::place).ok()?;
+        Some(&mut windows.entries[at])
+    }
+
+    /// Drops what has expired by committed time from memory; the base drops it for itself.
+    fn expire(&mut self, first_live: i64) {
+        for key in self.expiry.pop_before(first_live) {
+            let Some(windows) = self.keys.get_mut(&key[..]) else { continue };
+            let expired = windows.entries.partition_point(|entry| entry.start < first_live);
+            let freed: usize = windows.entries.drain(..expired).map(|entry| entry.bytes()).sum();
+            self.bytes -= freed;
+            if !windows.entries.is_empty() || !windows.loaded {
+                continue;
+            }
+            match self.dirty.is_empty() {
+                true => self.take_out(&key),
+                // Asked again at the next commit.
+                false => self.expiry.push(first_live, key),
+            }
+        }
+        if first_live > self.below_until {
+            self.complete = true;
+        }
+    }
+}
+
+#[expect(private_interfaces, reason = "nobody outside calls these")]
+impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn attach(&mut self, id: u16, empty: bool, observed: i64) {
+        self.id = id;
+        self.complete = empty;
+        self.observed = observed;
+        self.below_until = observed;
+    }
+
+    fn write_dirty(&mut self, log: &mut Log<'_>, changes: &mut Vec<Change>) -> Result<()> {
+        changes.reserve(self.dirty.len());
+        let first = self.in_flight.len();
+        self.in_flight.append(&mut self.dirty);
+        for at in first..self.in_flight.len() {
+            let place = self.in_flight[at];
+            let (mut key_bytes, mut value_bytes) =
+                (mem::take(&mut self.key_bytes), mem::take(&mut self.value_bytes));
+            let (store, key_at) = (self.store, place.0 as usize);
+            let (key, _) = self.keys.get_index(key_at).expect("dirty keys are in the map");
+            key_bytes.clear();
+            key_bytes.extend_from_slice(key);
+            push_window(&mut key_bytes, place.1, place.2);
+            // A dirty window that has expired meanwhile is gone.
+            let Some(entry) = self.entry_mut(place) else { continue };
+            entry.dirty = false;
+            value_bytes.clear();
+            let stored = match &entry.value {
+                Some((value, timestamp)) => {
+                    push_timestamp(&mut value_bytes, *timestamp);
+                    let present = store
+                        .value()
+                        .encode(value, &mut value_bytes)
+                        .map_err(|source| unwritable(store.name(), "value", source))?;
+                    present.then_some((&value_bytes[..], *timestamp))
+                }
+                None => None,
+            };
+            let timestamp = stored.map_or(entry.deleted_at, |(_, timestamp)| timestamp);
+            let value = stored.map(|(stored, _)| &stored[TIMESTAMP_BYTES..]);
+            log(&key_bytes[ID_BYTES..], value, timestamp)?;
+            let stored = stored.map(|(stored, _)| stored);
+            let (before, now) = (entry.stored_bytes as usize, stored.map_or(0, <[u8]>::len));
+            entry.stored_bytes = now as u32;
+            changes.push((Blob::from(&key_bytes[..]), stored.map(Blob::from)));
+            self.bytes = self.bytes + now - before;
+            (self.key_bytes, self.value_bytes) = (key_bytes, value_bytes);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, observed: i64) {
+        for place in mem::take(&mut self.in_flight) {
+            let deleted = |entry: &Entry<V>| entry.value.is_none() && !entry.dirty;
+            if self.entry_mut(place).is_some_and(|entry| deleted(entry)) {
+                let entries = &mut self.keys[place.0 as usize].entries;
+                let at = entries.partition_point(|entry| entry.place() < (place.1, place.2));
+                let entry = entries.remove(at);
+                self.bytes -= entry.bytes();
+            }
+        }
+        self.expire(first_live_start(observed, self.retention_ms));
+    }
+
+    fn abort(&mut self, committed: &Committed, observed: i64) {
+        self.observed = observed;
+        let places = mem::take(&mut self.dirty).into_iter().chain(mem::take(&mut self.in_flight));
+        let mut touched: Vec<usize> = places.map(|place| place.0 as usize).collect();
+        touched.sort_unstable();
+        touched.dedup();
+        let mut emptied = Vec::new();
+        for at in touched {
+            let (key, windows) = self.keys.get_index_mut(at).expect("dirty keys are in the map");
+            let key = key.clone();
+            windows.loaded = false;
+            let freed: usize = windows.entries.drain(..).map(|entry| entry.bytes()).sum();
+            self.bytes -= freed;
+            // After an error the key stays unloaded, and the next use of it can report the error.
+            if let Ok(entries) = self.read_below(&key, committed) {
+                if entries.is_empty() {
+                    emptied.push(key);
+                }
+                self.set_entries(at, entries);
+            }
+        }
+        for key in emptied {
+            self.take_out(&key);
+        }
+    }
+
+    fn forget(&mut self, observed: i64) {
+        assert!(!self.is_dirty(), "a store is not restored while it has changes of its own");
+        self.keys.clear();
+        self.expiry.clear();
+        self.complete = false;
+        self.untouched = true;
+        self.bytes = 0;
+        self.observed = observed;
+        self.below_until = observed;
+    }
+
+    fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty() || !self.in_flight.is_empty()
+    }
+
+    fn observed(&self) -> i64 {
+        self.observed
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn shed(&mut self, target_bytes: usize) {
+        if self.is_dirty() || self.bytes <= target_bytes {
+            return;
+        }
+        // Second chance: the first pass spares what was used since the last time.
+        for spare_used in [true, false] {
+            let bytes = &mut self.bytes;
+            self.keys.retain(|key, windows| {
+                let keep =
+                    *bytes <= target_bytes || (spare_used && mem::take(&mut windows.used));
+                if !keep {
+                    *bytes -= windows.bytes(key);
+                }
+                keep
+            });
+        }
+        self.complete = false;
+        self.below_until = self.observed;
+        self.keys.shrink_to_fit();
+    }
+}
