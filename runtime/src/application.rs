@@ -92,11 +92,6 @@ impl Bases {
         }
     }
 
-    /// True when the state on disk cannot be used any more.
-    pub(crate) fn is_damaged(&self, error: &Error) -> bool {
-        millstream_state::is_corrupt(error)
-    }
-
     /// Deletes the state of a task; it is rebuilt from the changelogs.
     pub(crate) fn wipe(&self, id: TaskId) -> Result<()> {
         let StateKind::Disk(root) = &self.kind else { return Ok(()) };

@@ -239,7 +239,8 @@ mod tests {
         let mut g = group(&["b", "a"]);
         fill(&mut g, 1, &[7]);
         fill(&mut g, 0, &[7]);
-        assert_eq!(&*g.queues()[g.next().expect("one").queue].topic, "a");
+        let first = g.next().expect("one").queue;
+        assert_eq!(&*g.queues()[first].topic, "a");
     }
 
     #[test]

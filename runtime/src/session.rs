@@ -10,6 +10,7 @@ use millstream_broker::{
     Consumer, ConsumerConfig, Event, Fetched, PartitionIx, ProducerError, Start, TopicPartition,
 };
 use millstream_operators::{Clock, RawRecord};
+use millstream_state::Fault;
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{info, warn};
 
@@ -313,16 +314,20 @@ impl<'a> Session<'a> {
     fn open_task(&mut self, id: TaskId) -> Result<Task> {
         let deadline = Instant::now() + OPEN_WAIT;
         loop {
-            match self.shared.open_task(id) {
+            let error = match self.shared.open_task(id) {
+                Ok(task) => return Ok(task),
+                Err(error) => error,
+            };
+            match Fault::of(&error) {
                 // Another thread of this process still closes it; it has been told to.
-                Err(error) if error.kind() == ErrorKind::State && Instant::now() < deadline => {
-                    if self.shared.bases.is_damaged(&error) {
-                        warn!(task = %id, error = %error.chain(), "state is damaged and is rebuilt");
-                        self.shared.bases.wipe(id)?;
-                    }
+                Some(Fault::Locked { .. }) if Instant::now() < deadline => {
                     std::thread::park_timeout(Duration::from_millis(50));
                 }
-                opened => return opened,
+                Some(fault) if fault.means_rebuild() => {
+                    warn!(task = %id, error = %error.chain(), "state is damaged and is rebuilt");
+                    self.shared.bases.wipe(id)?;
+                }
+                _ => return Err(error),
             }
         }
     }

@@ -69,7 +69,8 @@ const MARIADB_SESSION: &str = "SET SESSION tx_isolation='READ-COMMITTED', \
 /// let database = Database::connect(&url).await?;
 /// let ones = database.rows("SELECT 1", &[], |row| row.int(0)).await?;
 /// assert_eq!(ones, [1]);
-/// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
 pub struct Database(Arc<Inner>);

@@ -91,7 +91,7 @@ fn of_sqlite(code: i32) -> Fault {
         // NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL.
         7 | 8 | 9 | 10 | 13 | 14 | 15 => Fault::Unavailable,
         // TOOBIG, CONSTRAINT, MISMATCH.
-        18 | 19 | 20 => Fault::Data,
+        18..=20 => Fault::Data,
         _ => Fault::Defect,
     }
 }

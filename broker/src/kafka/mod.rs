@@ -21,6 +21,8 @@ mod appender;
 mod config;
 mod consumer;
 mod context;
+#[cfg(test)]
+mod faults;
 mod joint_queue;
 mod ledger;
 mod producer;

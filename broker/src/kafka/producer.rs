@@ -185,6 +185,13 @@ impl KafkaProducer {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn is_suspicious(&mut self) -> bool {
+        let (client, ledger) = self.parts();
+        client.serve(Duration::ZERO, ledger);
+        client.is_suspicious()
+    }
+
     fn wait_for_markers(&mut self) {
         if let Some(at) = self.markers_at.take() {
             std::thread::sleep(MARKERS_PAUSE.saturating_sub(at.elapsed()));

@@ -1,0 +1,145 @@
+//! What the producer makes of a cluster that misbehaves, played by librdkafka's mock brokers.
+//!
+//! The mock knows neither fencing nor aborted records; those are tested on a real broker.
+
+use std::time::Duration;
+
+use millstream_topology::Headers;
+use rdkafka::{
+    mocking::MockCluster,
+    producer::DefaultProducerContext,
+    types::{RDKafkaApiKey as Api, RDKafkaRespErr as Told},
+};
+
+use super::{config::KafkaConfig, producer::KafkaProducer};
+use crate::{Outgoing, Producer, ProducerError};
+
+type Mock = MockCluster<'static, DefaultProducerContext>;
+
+struct Bed {
+    mock: Mock,
+    producer: KafkaProducer,
+}
+
+impl Bed {
+    /// A producer with a transaction behind it, and one open with a record in it.
+    fn new() -> Self {
+        let mock = MockCluster::new(1).expect("mock cluster");
+        mock.create_topic("t", 1, 1).expect("topic");
+        let mut config = KafkaConfig::new(mock.bootstrap_servers());
+        config.transaction_timeout = Duration::from_secs(4);
+        let mut producer = KafkaProducer::new(&config, "id").expect("producer");
+        producer.init().expect("init");
+        let mut bed = Self { mock, producer };
+        bed.begin();
+        bed.producer.commit().expect("commit");
+        assert!(!bed.producer.is_suspicious(), "nothing has happened yet");
+        bed.begin();
+        bed
+    }
+
+    fn begin(&mut self) {
+        self.producer.begin().expect("begin");
+        self.send().expect("send");
+        self.producer.drain().expect("drain");
+    }
+
+    fn send(&mut self) -> Result<(), ProducerError> {
+        let topic = self.producer.topic("t");
+        self.producer.send(Outgoing {
+            topic,
+            partition: 0,
+            timestamp: 1,
+            key: None,
+            value: Some(b"v"),
+            headers: &Headers::default(),
+        })
+    }
+}
+
+#[test]
+fn a_lost_answer_to_a_commit_makes_the_producer_new() {
+    let mut bed = Bed::new();
+    bed.mock.request_errors(Api::EndTxn, &[Told::RD_KAFKA_RESP_ERR__TRANSPORT]);
+    bed.producer.commit().expect("librdkafka repeats the request and says nothing");
+    assert!(bed.producer.is_suspicious(), "the guard has seen it");
+    bed.begin();
+    assert!(!bed.producer.is_suspicious(), "the client is a new one");
+    bed.producer.commit().expect("and it works");
+}
+
+#[test]
+fn a_commit_that_the_brokers_put_off_is_repeated_without_suspicion() {
+    let mut bed = Bed::new();
+    let busy = Told::RD_KAFKA_RESP_ERR_CONCURRENT_TRANSACTIONS;
+    let loading = Told::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+    bed.mock.request_errors(Api::EndTxn, &[busy, loading]);
+    bed.producer.commit().expect("commit");
+    assert!(!bed.producer.is_suspicious());
+}
+
+#[test]
+fn a_fenced_commit_is_told_apart() {
+    let mut bed = Bed::new();
+    bed.mock.request_errors(Api::EndTxn, &[Told::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH]);
+    let error = bed.producer.commit().expect_err("fenced");
+    assert!(matches!(error, ProducerError::Fenced(_)), "{error:?}");
+    let error = bed.producer.abort().expect_err("nothing is left to abort");
+    assert!(matches!(error, ProducerError::Fenced(_)), "{error:?}");
+}
+
+#[test]
+fn a_commit_in_an_impossible_state_is_fatal() {
+    let mut bed = Bed::new();
+    bed.mock.request_errors(Api::EndTxn, &[Told::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE]);
+    let error = bed.producer.commit().expect_err("fatal");
+    assert!(matches!(error, ProducerError::Fatal(_)), "{error:?}");
+}
+
+#[test]
+fn a_refused_record_costs_its_transaction_only() {
+    let mut bed = Bed::new();
+    bed.mock.request_errors(Api::Produce, &[Told::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    bed.send().expect("queued");
+    let error = bed.producer.drain().expect_err("refused");
+    assert!(matches!(error, ProducerError::Abort(_)), "{error:?}");
+    let error = bed.producer.commit().expect_err("a failed transaction does not commit");
+    assert!(matches!(error, ProducerError::Abort(_)), "{error:?}");
+    bed.producer.abort().expect("abort");
+    bed.begin();
+    bed.producer.commit().expect("the next transaction is a fresh one");
+}
+
+#[test]
+fn an_abort_does_not_wait_for_records_that_cannot_be_sent() {
+    let mut bed = Bed::new();
+    bed.producer.commit().expect("commit");
+    bed.producer.begin().expect("begin");
+    bed.mock.broker_round_trip_time(1, Duration::from_millis(300)).expect("slow");
+    for _ in 0..10_000 {
+        bed.send().expect("queued");
+    }
+    bed.producer.abort().expect("abort");
+    bed.mock.broker_round_trip_time(1, Duration::ZERO).expect("fast");
+    bed.begin();
+    bed.producer.commit().expect("commit");
+}
+
+#[test]
+fn a_coordinator_that_is_still_loading_is_waited_for() {
+    let mock = MockCluster::new(1).expect("mock cluster");
+    let loading = Told::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS;
+    mock.request_errors(Api::InitProducerId, &[loading, loading]);
+    let config = KafkaConfig::new(mock.bootstrap_servers());
+    let mut producer = KafkaProducer::new(&config, "id").expect("producer");
+    producer.init().expect("init");
+}
+
+#[test]
+fn records_fail_in_time_when_no_broker_answers() {
+    let mut bed = Bed::new();
+    bed.mock.broker_down(1).expect("down");
+    bed.send().expect("queued");
+    let error = bed.producer.drain().expect_err("nobody took it");
+    assert!(!matches!(error, ProducerError::Fenced(_)), "{error:?}");
+}
