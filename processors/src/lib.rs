@@ -5,8 +5,12 @@
 //! [`topology`] joins the stages through topics.
 
 pub mod model;
+pub mod topics;
+pub mod topology;
 pub mod order;
 pub mod inventory;
 pub mod payment;
 pub mod analytics;
 pub mod audit;
+
+mod timers;

@@ -226,4 +226,42 @@ impl Row {
         /// The bytes in a column.
         bytes, Vec<u8>
     );
+
+    /// The text in a column, read as something else.
+    ///
+    /// # Errors
+    /// As [`text`](Self::text), and text that is no such thing.
+    pub fn text_as<T>(&self, column: usize, read: impl FnOnce(&str) -> Option<T>) -> Result<T> {
+        let text = self.text(column)?;
+        read(&text).ok_or_else(|| unreadable(column, &text))
+    }
+
+    /// As [`text_as`](Self::text_as), of a column that may be null.
+    ///
+    /// # Errors
+    /// As [`text_as`](Self::text_as).
+    pub fn optional_text_as<T>(
+        &self,
+        column: usize,
+        read: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>> {
+        let Some(text) = self.optional_text(column)? else {
+            return Ok(None);
+        };
+        read(&text).map(Some).ok_or_else(|| unreadable(column, &text))
+    }
+
+    /// The integer in a column as a smaller or an unsigned one.
+    ///
+    /// # Errors
+    /// As [`int`](Self::int), and an integer that does not fit.
+    pub fn int_as<T: TryFrom<i64>>(&self, column: usize) -> Result<T> {
+        let int = self.int(column)?;
+        T::try_from(int).map_err(|_| unreadable(column, &int.to_string()))
+    }
+}
+
+fn unreadable(column: usize, value: &str) -> Error {
+    let source = sqlx::Error::Decode(format!("unexpected value. value=`{value}`").into());
+    Error::Column { column, source }
 }

@@ -3,6 +3,7 @@
 use std::{
     borrow::Borrow,
     cmp::Ordering,
+    fmt,
     hash::{Hash, Hasher},
     ops::Deref,
     sync::Arc,
@@ -30,7 +31,16 @@ impl From<&[u8]> for Blob {
         }
         let mut bytes = [0; INLINE_BYTES];
         bytes[..slice.len()].copy_from_slice(slice);
-        Self(Repr::Inline { len: slice.len() as u8, bytes })
+        Self(Repr::Inline {
+            len: slice.len() as u8,
+            bytes,
+        })
+    }
+}
+
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
     }
 }
 

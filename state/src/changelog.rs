@@ -50,7 +50,11 @@ pub(crate) fn fold<'a>(
     }
     let mut changes: Vec<_> = last.into_iter().collect();
     changes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-    Folded { changes, time: time.max(observed), observed }
+    Folded {
+        changes,
+        time: time.max(observed),
+        observed,
+    }
 }
 
 #[cfg(test)]
@@ -60,8 +64,12 @@ mod tests {
 
     #[test]
     fn the_last_record_of_a_key_wins_and_keys_ascend() {
-        let records: [(&[u8], Option<&[u8]>, i64); 4] =
-            [(b"b", Some(b"1"), 5), (b"a", Some(b"2"), 9), (b"b", None, 6), (b"a", Some(b"3"), 7)];
+        let records: [(&[u8], Option<&[u8]>, i64); 4] = [
+            (b"b", Some(b"1"), 5),
+            (b"a", Some(b"2"), 9),
+            (b"b", None, 6),
+            (b"a", Some(b"3"), 7),
+        ];
         let folded = fold(1, false, &mut records.into_iter());
         let keys: Vec<&[u8]> = folded.changes.iter().map(|(key, _)| &key[2..]).collect();
         assert_eq!(keys, [b"a", b"b"]);

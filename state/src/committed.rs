@@ -30,7 +30,8 @@ const WALK_PAGE: usize = 512;
 pub(crate) struct Committed {
     base: Arc<dyn ByteStore>,
     stores: Vec<(StoreSpec, u16)>,
-    first_live: Arc<FirstLiveStarts>,
+    /// By the time that is in the base: what the base may drop.
+    first_live_in_base: Arc<FirstLiveStarts>,
     layers: RwLock<Layers>,
 }
 
@@ -45,20 +46,27 @@ pub(crate) struct Layers {
 }
 
 /// An overlay on its way to the base, with what belongs to it.
-pub(crate) struct Flushing {
-    pub(crate) entries: Arc<Overlay>,
-    pub(crate) reserved: Arc<Vec<(Vec<u8>, Vec<u8>)>>,
-    pub(crate) bytes: usize,
-    pub(crate) running: bool,
+struct Flushing {
+    batch: Arc<Batch>,
+    bytes: usize,
+    running: bool,
+}
+
+/// What one ingest carries.
+pub(crate) struct Batch {
+    pub(crate) entries: Overlay,
+    pub(crate) reserved: Vec<(Vec<u8>, Vec<u8>)>,
+    /// By the time that the ingest brings to the base.
+    pub(crate) first_live: FirstLiveStarts,
 }
 
 impl Committed {
-    pub(crate) fn new(
-        base: Arc<dyn ByteStore>,
-        stores: Vec<(StoreSpec, u16)>,
-        first_live: Arc<FirstLiveStarts>,
-        metas: Vec<Meta>,
-    ) -> Self {
+    pub(crate) fn new(base: Arc<dyn ByteStore>, stores: Vec<(StoreSpec, u16, Meta)>) -> Self {
+        let first_live_in_base = Arc::new(FirstLiveStarts::of(stores.iter()));
+        let rule = first_live_in_base.clone();
+        base.set_droppable(Arc::new(move |key| rule.is_expired(key)));
+        let metas = stores.iter().map(|(.., meta)| *meta).collect();
+        let stores = stores.into_iter().map(|(spec, id, _)| (spec, id)).collect();
         let layers = Layers {
             active: Overlay::new(),
             active_bytes: 0,
@@ -66,24 +74,33 @@ impl Committed {
             metas,
             metas_changed: false,
         };
-        Self { base, stores, first_live, layers: RwLock::new(layers) }
+        Self {
+            base,
+            stores,
+            first_live_in_base,
+            layers: RwLock::new(layers),
+        }
     }
 
     pub(crate) fn base(&self) -> &dyn ByteStore {
         &*self.base
     }
 
-    pub(crate) fn first_live(&self) -> &FirstLiveStarts {
-        &self.first_live
-    }
-
     pub(crate) fn meta(&self, index: usize) -> Meta {
         self.read().metas[index]
     }
 
+    pub(crate) fn metas(&self) -> Vec<Meta> {
+        self.read().metas.clone()
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         let layers = self.read();
-        layers.active_bytes + layers.flushing.as_ref().map_or(0, |flushing| flushing.bytes)
+        layers.active_bytes
+            + layers
+                .flushing
+                .as_ref()
+                .map_or(0, |flushing| flushing.bytes)
     }
 
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Blob>> {
@@ -101,7 +118,10 @@ impl Committed {
         // The scan is opened under the lock, so that no flush lies between it and the overlay.
         let (overlay, base) = {
             let layers = self.read();
-            (layers.page(from, to, limit), self.base.scan(from, Some(to))?)
+            (
+                layers.page(from, to, limit),
+                self.base.scan(from, Some(to))?,
+            )
         };
         let mut failure = None;
         let base = base.map_while(|entry| match entry {
@@ -124,11 +144,20 @@ impl Committed {
     /// All entries with `from <= key < to`, page by page: commits in between are seen from the next page on.
     pub(crate) fn walk(&self, from: &[u8], to: &[u8]) -> Walk<'_> {
         let page = Vec::new().into_iter();
-        Walk { committed: self, from: Some(from.to_vec()), to: to.to_vec(), page }
+        Walk {
+            committed: self,
+            from: Some(from.to_vec()),
+            to: to.to_vec(),
+            page,
+        }
     }
 
     /// Takes over changes with strictly ascending keys, and the metas with them.
-    pub(crate) fn fold(&self, changes: impl Iterator<Item = Change>, metas: &[(usize, Meta)]) {
+    pub(crate) fn fold(
+        &self,
+        changes: impl Iterator<Item = Change>,
+        metas: impl Iterator<Item = (usize, Meta)>,
+    ) {
         let layers = &mut *self.write();
         for (key, value) in changes {
             layers.active_bytes += entry_bytes(&key, value.as_ref());
@@ -139,36 +168,45 @@ impl Committed {
             }
         }
         for (index, meta) in metas {
-            layers.metas_changed |= layers.metas[*index] != *meta;
-            layers.metas[*index] = *meta;
+            layers.metas_changed |= layers.metas[index] != meta;
+            layers.metas[index] = meta;
         }
     }
 
     /// Makes the active overlay the one to flush; a failed one first. `None` when there is nothing to do or
     /// one is on its way.
-    pub(crate) fn begin_flush(&self) -> Option<(Arc<Overlay>, Arc<Vec<(Vec<u8>, Vec<u8>)>>)> {
+    pub(crate) fn begin_flush(&self) -> Option<Arc<Batch>> {
         let layers = &mut *self.write();
         if layers.flushing.is_none() {
             if layers.active.is_empty() && !layers.metas_changed {
                 return None;
             }
             let metas = self.stores.iter().zip(&layers.metas);
-            let metas: Vec<_> =
-                metas.map(|((spec, id), meta)| (spec.clone(), *id, *meta)).collect();
+            let metas: Vec<_> = metas
+                .map(|((spec, id), meta)| (spec.clone(), *id, *meta))
+                .collect();
             layers.metas_changed = false;
+            let batch = Batch {
+                entries: std::mem::take(&mut layers.active),
+                reserved: reserved_entries(&metas),
+                first_live: FirstLiveStarts::of(metas.iter()),
+            };
+            let bytes = std::mem::take(&mut layers.active_bytes);
             layers.flushing = Some(Flushing {
-                entries: Arc::new(std::mem::take(&mut layers.active)),
-                reserved: Arc::new(reserved_entries(&metas)),
-                bytes: std::mem::take(&mut layers.active_bytes),
+                batch: Arc::new(batch),
+                bytes,
                 running: false,
             });
         }
-        let flushing = layers.flushing.as_mut().filter(|flushing| !flushing.running)?;
+        let flushing = layers
+            .flushing
+            .as_mut()
+            .filter(|flushing| !flushing.running)?;
         flushing.running = true;
-        Some((flushing.entries.clone(), flushing.reserved.clone()))
+        Some(flushing.batch.clone())
     }
 
-    /// Ends the flush that is running. After a failure the overlay stays where it is, for the next one.
+    /// Ends the flush that is running. After a failure the batch stays where it is, for the next one.
     pub(crate) fn end_flush(&self, done: bool) {
         let mut layers = self.write();
         let finished = if done { layers.flushing.take() } else { None };
@@ -176,8 +214,10 @@ impl Committed {
             flushing.running = false;
         }
         drop(layers);
-        // Freeing a large overlay takes long, and readers need not wait for it.
-        drop(finished);
+        if let Some(flushing) = finished {
+            self.first_live_in_base
+                .advance_to(&flushing.batch.first_live);
+        }
     }
 
     // Nothing that runs under the lock panics half-way through a change.
@@ -196,14 +236,19 @@ fn entry_bytes(key: &Blob, value: Option<&Blob>) -> usize {
 
 impl Layers {
     fn overlaid(&self, key: &[u8]) -> Option<&Option<Blob>> {
-        self.active.get(key).or_else(|| self.flushing.as_ref()?.entries.get(key))
+        self.active
+            .get(key)
+            .or_else(|| self.flushing.as_ref()?.batch.entries.get(key))
     }
 
     /// Changes from `from` on: enough of them that `limit` entries of a merge with the base lie among them.
     fn page(&self, from: &[u8], to: &[u8], limit: usize) -> Vec<Change> {
         let range = (Bound::Included(from), Bound::Excluded(to));
         let active = self.active.range::<[u8], _>(range);
-        let flushing = self.flushing.iter().flat_map(|f| f.entries.range::<[u8], _>(range));
+        let flushing = self
+            .flushing
+            .iter()
+            .flat_map(|f| f.batch.entries.range::<[u8], _>(range));
         let mut page = Vec::new();
         let mut present = 0;
         for (key, value) in Layered::new(active, flushing) {

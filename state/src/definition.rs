@@ -78,13 +78,23 @@ impl<K: 'static, V: Clone + 'static> StoreDefinition for KvDefinition<K, V> {
 
 impl<K: 'static, V: Clone + 'static> StoreDefinition for WindowDefinition<K, V> {
     fn spec(&self) -> StoreSpec {
-        let kind =
-            StoreKind::Window { retention_ms: self.retention_ms, duplicates: self.duplicates };
-        StoreSpec { name: self.store.name().into(), kind, logged: self.store.is_logged() }
+        let kind = StoreKind::Window {
+            retention_ms: self.retention_ms,
+            duplicates: self.duplicates,
+        };
+        StoreSpec {
+            name: self.store.name().into(),
+            kind,
+            logged: self.store.is_logged(),
+        }
     }
 
     fn open(&self) -> Box<dyn AnyStore> {
-        Box::new(WindowLive::new(self.store, self.retention_ms, self.duplicates))
+        Box::new(WindowLive::new(
+            self.store,
+            self.retention_ms,
+            self.duplicates,
+        ))
     }
 
     fn parse_key(&self, text: &str) -> Result<Vec<u8>> {
@@ -106,7 +116,9 @@ fn parse_key<T>(store: &str, serde: &Serde<T>, text: &str) -> Result<Vec<u8>> {
         Error::caused(ErrorKind::Data, message, source)
     })?;
     let mut bytes = Vec::new();
-    serde.encode(&key, &mut bytes).map_err(|source| unwritable(store, "key", source))?;
+    serde
+        .encode(&key, &mut bytes)
+        .map_err(|source| unwritable(store, "key", source))?;
     Ok(bytes)
 }
 

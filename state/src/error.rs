@@ -76,7 +76,11 @@ impl Fault {
     }
 
     pub(crate) fn undecodable(store: &str, source: impl Into<BoxError>) -> Error {
-        Self::Undecodable { store: store.to_owned(), source: source.into() }.into()
+        Self::Undecodable {
+            store: store.to_owned(),
+            source: source.into(),
+        }
+        .into()
     }
 }
 
@@ -88,5 +92,9 @@ impl From<Fault> for Error {
 
 /// A key or value that the user's codec refuses to write.
 pub(crate) fn unwritable(store: &str, what: &str, source: BoxError) -> Error {
-    Error::caused(ErrorKind::Data, format!("{what} does not encode. store=`{store}`"), source)
+    Error::caused(
+        ErrorKind::Data,
+        format!("{what} does not encode. store=`{store}`"),
+        source,
+    )
 }

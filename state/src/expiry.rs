@@ -15,7 +15,10 @@ pub(crate) struct ExpiryQueue {
 
 impl ExpiryQueue {
     pub(crate) fn new(retention_ms: i64) -> Self {
-        Self { slice_ms: (retention_ms / SLICES).max(1), slices: BTreeMap::new() }
+        Self {
+            slice_ms: (retention_ms / SLICES).max(1),
+            slices: BTreeMap::new(),
+        }
     }
 
     /// True when both starts expire together, so that one entry in the queue serves both.
@@ -24,7 +27,10 @@ impl ExpiryQueue {
     }
 
     pub(crate) fn push(&mut self, start: i64, key: Blob) {
-        self.slices.entry(start.div_euclid(self.slice_ms)).or_default().push(key);
+        self.slices
+            .entry(start.div_euclid(self.slice_ms))
+            .or_default()
+            .push(key);
     }
 
     /// Takes out the keys of all slices that lie wholly before `first_live`.
@@ -51,7 +57,10 @@ mod tests {
         queue.push(10, key(b"c"));
         assert!(queue.same_slice(0, 9) && !queue.same_slice(9, 10));
         assert_eq!(queue.pop_before(9).count(), 0);
-        assert_eq!(queue.pop_before(10).collect::<Vec<_>>(), [key(b"a"), key(b"b")]);
+        assert_eq!(
+            queue.pop_before(10).collect::<Vec<_>>(),
+            [key(b"a"), key(b"b")]
+        );
         assert_eq!(queue.pop_before(1000).collect::<Vec<_>>(), [key(b"c")]);
     }
 }

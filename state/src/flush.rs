@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     Result,
-    committed::{Committed, Overlay},
+    committed::{Batch, Committed},
 };
 
 /// What a flush has written.
@@ -23,15 +23,18 @@ pub struct FlushReport {
 #[must_use = "a flush that is not run writes nothing"]
 pub struct FlushJob {
     committed: Arc<Committed>,
-    entries: Arc<Overlay>,
-    reserved: Arc<Vec<(Vec<u8>, Vec<u8>)>>,
+    batch: Arc<Batch>,
     done: bool,
 }
 
 impl FlushJob {
     pub(crate) fn begin(committed: &Arc<Committed>) -> Option<Self> {
-        let (entries, reserved) = committed.begin_flush()?;
-        Some(Self { committed: committed.clone(), entries, reserved, done: false })
+        let batch = committed.begin_flush()?;
+        Some(Self {
+            committed: committed.clone(),
+            batch,
+            done: false,
+        })
     }
 
     /// Writes entries and changelog positions in one atomic ingest.
@@ -40,12 +43,19 @@ impl FlushJob {
     /// When the base cannot be written. Nothing is lost: the next flush tries the same again.
     pub fn run(mut self) -> Result<FlushReport> {
         let mut report = FlushReport::default();
-        let first_live = self.committed.first_live();
-        let reserved =
-            self.reserved.iter().map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
-        // A window that has expired on its way is never written. An older version of it that the base may
-        // have is hidden by its time and dropped with time.
-        let entries = self.entries.iter().filter(|(key, _)| !first_live.is_expired(key));
+        let Batch {
+            entries,
+            reserved,
+            first_live,
+        } = &*self.batch;
+        let reserved = reserved
+            .iter()
+            .map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
+        // A window that expires by the time this very ingest carries is not written. An older version of it
+        // that the base may have is hidden by that time too, and the base drops it sooner or later.
+        let entries = entries
+            .iter()
+            .filter(|(key, _)| !first_live.is_expired(key));
         let entries = entries.map(|(key, value)| {
             let value = value.as_deref();
             report.entries += 1;

@@ -125,8 +125,7 @@ impl<'a, K: 'static, V: Clone + 'static> Kv<'a, K, V> {
 
     fn slot(&mut self, key: &K) -> Result<Option<&(V, i64)>> {
         if self.live.complete {
-            let store = self.live.store;
-            encode(&store, self.live.id, key, &mut self.live.key_bytes)?;
+            self.live.encode_key(key)?;
             let slot = self.live.slots.get_mut(&self.live.key_bytes[..]);
             return Ok(slot.and_then(|slot| {
                 slot.used = true;
@@ -143,7 +142,8 @@ impl<'a, K: 'static, V: Clone + 'static> Kv<'a, K, V> {
         }
         self.live.load(self.committed)?;
         let live = &mut *self.live;
-        live.order.get_or_insert_with(|| live.slots.keys().cloned().collect());
+        live.order
+            .get_or_insert_with(|| live.slots.keys().cloned().collect());
         let live = &*live;
         let order = live.order.as_ref().expect("the order was made above");
         let range = (Bound::Included(lower), Bound::Excluded(upper));
@@ -198,7 +198,13 @@ impl<V> Slot<V> {
     const BYTES: usize = size_of::<Self>() + size_of::<Blob>() + 2 * size_of::<usize>();
 
     fn clean(value: Option<(V, i64)>, value_bytes: usize) -> Self {
-        Self { value, deleted_at: 0, value_bytes: value_bytes as u32, dirty: false, used: true }
+        Self {
+            value,
+            deleted_at: 0,
+            value_bytes: value_bytes as u32,
+            dirty: false,
+            used: true,
+        }
     }
 
     fn bytes(&self, key: &Blob) -> usize {
@@ -237,7 +243,10 @@ impl<K: 'static, V: Clone + 'static> KvLive<K, V> {
         let fault = |source| Fault::undecodable(self.store.name(), source);
         let (timestamp, value) = split_timestamp(stored)
             .ok_or_else(|| fault("value is shorter than its timestamp".into()))?;
-        Ok((self.store.value().decode(Some(value)).map_err(fault)?, timestamp))
+        Ok((
+            self.store.value().decode(Some(value)).map_err(fault)?,
+            timestamp,
+        ))
     }
 
     /// Where the slot of a key is, read from below when there was none.
@@ -324,7 +333,9 @@ impl<K: 'static, V: Clone + 'static> KvLive<K, V> {
         let mut failure = None;
         let below = committed.walk(lower, upper).map_while(|entry| {
             let read = entry.and_then(|(key, stored)| Ok((key, self.decode_value(&stored)?)));
-            read.map(|(key, value)| (key, Some(value))).map_err(|e| failure = Some(e)).ok()
+            read.map(|(key, value)| (key, Some(value)))
+                .map_err(|e| failure = Some(e))
+                .ok()
         });
         let found: Result<Vec<_>> = Layered::new(cached, below)
             .filter_map(|(key, value)| Some((key, value?)))
@@ -356,11 +367,13 @@ impl<K: 'static, V: Clone + 'static> KvLive<K, V> {
 fn encode<K, V>(store: &KvStore<K, V>, id: u16, key: &K, out: &mut Vec<u8>) -> Result<()> {
     out.clear();
     out.extend_from_slice(&id.to_be_bytes());
-    store.key().encode(key, out).map_err(|source| unwritable(store.name(), "key", source))?;
+    store
+        .key()
+        .encode(key, out)
+        .map_err(|source| unwritable(store.name(), "key", source))?;
     Ok(())
 }
 
-#[expect(private_interfaces, reason = "nobody outside calls these")]
 impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
@@ -378,8 +391,10 @@ impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
         let first = self.in_flight.len();
         self.in_flight.extend_from_slice(&dirty);
         for &at in &self.in_flight[first..] {
-            let (key, slot) =
-                self.slots.get_index_mut(at as usize).expect("dirty slots are in the map");
+            let (key, slot) = self
+                .slots
+                .get_index_mut(at as usize)
+                .expect("dirty slots are in the map");
             slot.dirty = false;
             self.value_bytes.clear();
             let stored = match &slot.value {
@@ -412,7 +427,11 @@ impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
     fn settle(&mut self, _observed: i64) {
         // While others hold positions, what was deleted stays as knowledge of absence.
         let deleted: Vec<Blob> = match self.dirty.is_empty() {
-            true => self.in_flight.iter().filter_map(|at| self.deleted_key(*at)).collect(),
+            true => self
+                .in_flight
+                .iter()
+                .filter_map(|at| self.deleted_key(*at))
+                .collect(),
             false => Vec::new(),
         };
         self.in_flight.clear();
@@ -422,7 +441,9 @@ impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
     }
 
     fn abort(&mut self, committed: &Committed, _observed: i64) {
-        let touched = mem::take(&mut self.dirty).into_iter().chain(mem::take(&mut self.in_flight));
+        let touched = mem::take(&mut self.dirty)
+            .into_iter()
+            .chain(mem::take(&mut self.in_flight));
         let keys: Vec<Blob> = touched
             .filter_map(|at| self.slots.get_index(at as usize))
             .map(|(key, _)| key.clone())
@@ -446,7 +467,10 @@ impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
     }
 
     fn forget(&mut self, _observed: i64) {
-        assert!(!self.is_dirty(), "a store is not restored while it has changes of its own");
+        assert!(
+            !self.is_dirty(),
+            "a store is not restored while it has changes of its own"
+        );
         self.slots.clear();
         self.order = None;
         self.complete = false;

@@ -46,7 +46,11 @@ pub(crate) struct Meta {
 }
 
 impl Meta {
-    pub(crate) const NONE: Self = Self { position: None, time: -1, observed: -1 };
+    pub(crate) const NONE: Self = Self {
+        position: None,
+        time: -1,
+        observed: -1,
+    };
 
     fn to_bytes(self) -> Vec<u8> {
         [self.position.unwrap_or(-1), self.time, self.observed]
@@ -60,7 +64,11 @@ impl Meta {
         let (time, rest) = rest.split_first_chunk()?;
         let position = Some(i64::from_be_bytes(*position)).filter(|at| *at >= 0);
         let observed = i64::from_be_bytes(rest.try_into().ok()?);
-        Some(Self { position, time: i64::from_be_bytes(*time), observed })
+        Some(Self {
+            position,
+            time: i64::from_be_bytes(*time),
+            observed,
+        })
     }
 }
 
@@ -73,7 +81,11 @@ pub(crate) fn assign_ids(base: &dyn ByteStore, specs: &[StoreSpec]) -> Result<Ve
         None if base.is_empty()? => {}
         found => {
             let found = found.and_then(|version| version.first().copied());
-            return Err(Fault::Format { found, known: FORMAT_VERSION }.into());
+            return Err(Fault::Format {
+                found,
+                known: FORMAT_VERSION,
+            }
+            .into());
         }
     }
     let mut next = FIRST_ID;
@@ -81,7 +93,10 @@ pub(crate) fn assign_ids(base: &dyn ByteStore, specs: &[StoreSpec]) -> Result<Ve
         let (_, value) = entry?;
         next = next.max(parse_name_entry(&value)?.0 + 1);
     }
-    specs.iter().map(|spec| id_of(base, spec, &mut next)).collect()
+    specs
+        .iter()
+        .map(|spec| id_of(base, spec, &mut next))
+        .collect()
 }
 
 fn id_of(base: &dyn ByteStore, spec: &StoreSpec, next: &mut u16) -> Result<u16> {
@@ -103,7 +118,10 @@ fn id_of(base: &dyn ByteStore, spec: &StoreSpec, next: &mut u16) -> Result<u16> 
 fn parse_name_entry(value: &[u8]) -> Result<(u16, u8)> {
     match *value {
         [high, low, kind] => Ok((u16::from_be_bytes([high, low]), kind)),
-        _ => Err(Fault::Corrupt { source: "name of a store has no id".into() }.into()),
+        _ => Err(Fault::Corrupt {
+            source: "name of a store has no id".into(),
+        }
+        .into()),
     }
 }
 
@@ -114,8 +132,12 @@ fn name_key(spec: &StoreSpec) -> Vec<u8> {
 fn kind_byte(spec: &StoreSpec) -> u8 {
     match spec.kind {
         StoreKind::KeyValue => 0,
-        StoreKind::Window { duplicates: false, .. } => 1,
-        StoreKind::Window { duplicates: true, .. } => 2,
+        StoreKind::Window {
+            duplicates: false, ..
+        } => 1,
+        StoreKind::Window {
+            duplicates: true, ..
+        } => 2,
     }
 }
 
@@ -123,8 +145,12 @@ fn kind_byte(spec: &StoreSpec) -> u8 {
 pub(crate) fn read_meta(base: &dyn ByteStore, id: u16) -> Result<Meta> {
     match base.get(&meta_key(id))? {
         None => Ok(Meta::NONE),
-        Some(bytes) => Meta::of(&bytes)
-            .ok_or_else(|| Fault::Corrupt { source: "position is too short".into() }.into()),
+        Some(bytes) => Meta::of(&bytes).ok_or_else(|| {
+            Fault::Corrupt {
+                source: "position is too short".into(),
+            }
+            .into()
+        }),
     }
 }
 
@@ -141,7 +167,10 @@ pub(crate) fn reserved_entries(stores: &[(StoreSpec, u16, Meta)]) -> Vec<(Vec<u8
         entries.push((meta_key(*id), meta.to_bytes()));
     }
     entries.sort_unstable();
-    assert!(entries.iter().all(|(key, _)| key.starts_with(&RESERVED)), "the prefix is reserved");
+    assert!(
+        entries.iter().all(|(key, _)| key.starts_with(&RESERVED)),
+        "the prefix is reserved"
+    );
     entries
 }
 
@@ -173,7 +202,11 @@ pub(crate) fn push_window(key: &mut Vec<u8>, start: i64, sequence: u32) {
 pub fn split_window_key(key: &[u8]) -> Option<(&[u8], i64, u32)> {
     let (rest, sequence) = key.split_last_chunk()?;
     let (key, start) = rest.split_last_chunk()?;
-    Some((key, i64::from_be_bytes(*start), u32::from_be_bytes(*sequence)))
+    Some((
+        key,
+        i64::from_be_bytes(*start),
+        u32::from_be_bytes(*sequence),
+    ))
 }
 
 /// Appends a value as it is stored: timestamp, then the value that `encode` appends.
@@ -187,20 +220,38 @@ pub(crate) fn split_timestamp(stored: &[u8]) -> Option<(i64, &[u8])> {
     Some((i64::from_be_bytes(*timestamp), value))
 }
 
-/// The first start that is not expired when `observed` is the greatest start put.
-pub(crate) fn first_live_start(observed: i64, retention_ms: i64) -> i64 {
-    observed.saturating_sub(retention_ms).saturating_add(1).max(0)
+/// How long windows are kept; `None` for a store without windows.
+pub(crate) fn retention_of(spec: &StoreSpec) -> Option<i64> {
+    match spec.kind {
+        StoreKind::KeyValue => None,
+        StoreKind::Window { retention_ms, .. } => Some(retention_ms),
+    }
 }
 
-/// The first live start of each window store, by committed time. Shared with the base, which may drop what
-/// lies before, and with queries, which hide it.
+/// The first start that is not expired when `observed` is the greatest start put.
+pub(crate) fn first_live_start(observed: i64, retention_ms: i64) -> i64 {
+    observed
+        .saturating_sub(retention_ms)
+        .saturating_add(1)
+        .max(0)
+}
+
+/// The first live start of each window store.
 pub(crate) struct FirstLiveStarts(Vec<(u16, AtomicI64)>);
 
 impl FirstLiveStarts {
-    pub(crate) fn of(window_stores: impl Iterator<Item = u16>) -> Self {
-        let mut stores: Vec<_> = window_stores.map(|id| (id, AtomicI64::new(0))).collect();
-        stores.sort_unstable_by_key(|(id, _)| *id);
-        Self(stores)
+    pub(crate) fn of<'a>(stores: impl Iterator<Item = &'a (StoreSpec, u16, Meta)>) -> Self {
+        let mut starts: Vec<_> = stores
+            .filter_map(|(spec, id, meta)| {
+                let retention_ms = retention_of(spec)?;
+                Some((
+                    *id,
+                    AtomicI64::new(first_live_start(meta.observed, retention_ms)),
+                ))
+            })
+            .collect();
+        starts.sort_unstable_by_key(|(id, _)| *id);
+        Self(starts)
     }
 
     fn cell(&self, id: u16) -> Option<&AtomicI64> {
@@ -208,21 +259,23 @@ impl FirstLiveStarts {
         Some(&self.0[at].1)
     }
 
-    pub(crate) fn of_store(&self, id: u16) -> i64 {
-        self.cell(id).map_or(0, |start| start.load(Ordering::Relaxed))
-    }
-
-    /// Time of committed data only: an abort must not bring an expired window back.
-    pub(crate) fn advance(&self, id: u16, first: i64) {
-        if let Some(cell) = self.cell(id) {
-            cell.fetch_max(first, Ordering::Relaxed);
+    /// Takes over what is later in `other`.
+    pub(crate) fn advance_to(&self, other: &Self) {
+        for (id, start) in &other.0 {
+            if let Some(cell) = self.cell(*id) {
+                cell.fetch_max(start.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
         }
     }
 
     /// True when the entry belongs to an expired window.
     pub(crate) fn is_expired(&self, key: &[u8]) -> bool {
-        let Some((id, rest)) = key.split_first_chunk() else { return false };
-        let Some(cell) = self.cell(u16::from_be_bytes(*id)) else { return false };
+        let Some((id, rest)) = key.split_first_chunk() else {
+            return false;
+        };
+        let Some(cell) = self.cell(u16::from_be_bytes(*id)) else {
+            return false;
+        };
         split_window_key(rest).is_some_and(|(_, start, _)| start < cell.load(Ordering::Relaxed))
     }
 }
@@ -241,7 +294,11 @@ mod tests {
     #[test]
     fn a_meta_survives_a_round_trip() {
         for position in [None, Some(0), Some(i64::MAX)] {
-            let meta = Meta { position, time: -1, observed: 7 };
+            let meta = Meta {
+                position,
+                time: -1,
+                observed: 7,
+            };
             assert_eq!(Meta::of(&meta.to_bytes()), Some(meta));
         }
         assert_eq!(Meta::of(&[0; 23]), None);
@@ -249,9 +306,29 @@ mod tests {
 
     #[test]
     fn only_windows_of_window_stores_expire() {
-        let starts = FirstLiveStarts::of([3].into_iter());
-        starts.advance(3, 10);
-        starts.advance(3, 5);
+        let spec = |kind| StoreSpec {
+            name: "s".into(),
+            kind,
+            logged: true,
+        };
+        let window = spec(StoreKind::Window {
+            retention_ms: 5,
+            duplicates: false,
+        });
+        let at = |observed| Meta {
+            observed,
+            ..Meta::NONE
+        };
+        let of = |observed| {
+            let stores = [
+                (window.clone(), 3, at(observed)),
+                (spec(StoreKind::KeyValue), 2, at(observed)),
+            ];
+            FirstLiveStarts::of(stores.iter())
+        };
+        let starts = of(-1);
+        starts.advance_to(&of(14));
+        starts.advance_to(&of(9));
         let key = |id: u8, start| {
             let mut key = vec![0, id, b'k'];
             push_window(&mut key, start, 0);

@@ -46,17 +46,17 @@ mod memory;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 
-mod definition;
-mod task_state;
-mod kv;
-mod window;
-mod window_live;
-mod expiry;
-mod live;
 mod changelog;
 mod committed;
+mod definition;
+mod expiry;
 mod flush;
+mod kv;
+mod live;
+mod task_state;
 mod view;
+mod window;
+mod window_live;
 
 mod blob;
 mod error;
@@ -73,6 +73,6 @@ pub use live::AnyStore;
 pub use memory::MemoryBytes;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksBytes, RocksShared};
-pub use task_state::TaskState;
+pub use task_state::{ChangelogSink, TaskState};
 pub use view::{StoreView, VIEW_PAGE_MAX};
 pub use window::Window;

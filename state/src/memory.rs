@@ -34,7 +34,9 @@ impl MemoryBytes {
 
 impl fmt::Debug for MemoryBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MemoryBytes").field("entries", &self.lock().entries.len()).finish()
+        f.debug_struct("MemoryBytes")
+            .field("entries", &self.lock().entries.len())
+            .finish()
     }
 }
 

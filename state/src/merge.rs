@@ -10,7 +10,10 @@ pub(crate) struct Layered<A: Iterator, B: Iterator> {
 
 impl<A: Iterator, B: Iterator> Layered<A, B> {
     pub(crate) fn new(upper: A, lower: B) -> Self {
-        Self { upper: upper.peekable(), lower: lower.peekable() }
+        Self {
+            upper: upper.peekable(),
+            lower: lower.peekable(),
+        }
     }
 }
 

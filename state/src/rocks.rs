@@ -66,7 +66,11 @@ impl RocksShared {
         let mut env = Env::new().map_err(fault)?;
         env.set_background_threads(COMPACTION_THREADS);
         env.set_high_priority_background_threads(1);
-        Ok(Self { cache, write_buffers, env })
+        Ok(Self {
+            cache,
+            write_buffers,
+            env,
+        })
     }
 
     /// Bytes that the block cache holds now.
@@ -132,7 +136,13 @@ impl RocksBytes {
             Err(_) | Ok(()) => {}
         }
         fs::create_dir(&staging).map_err(io_fault)?;
-        Ok(Self { db, options, staging, next_file: AtomicU64::new(0), droppable })
+        Ok(Self {
+            db,
+            options,
+            staging,
+            next_file: AtomicU64::new(0),
+            droppable,
+        })
     }
 
     /// Compacts the whole database; for tests and tools.
@@ -141,7 +151,9 @@ impl RocksBytes {
     }
 
     fn write_file(&self, path: &Path, entries: &mut Entries<'_>) -> Result<bool> {
-        let Some(first) = entries.next() else { return Ok(false) };
+        let Some(first) = entries.next() else {
+            return Ok(false);
+        };
         let mut writer = SstFileWriter::create(&self.options);
         writer.open(path).map_err(fault)?;
         for (key, value) in std::iter::once(first).chain(entries) {
@@ -177,7 +189,10 @@ impl ByteStore for RocksBytes {
         }
         // The iterator sees the database of this moment, although it reads nothing before it is asked.
         let cursor = self.db.raw_iterator_opt(options);
-        Ok(Box::new(RocksScan { cursor, at: At::Start }))
+        Ok(Box::new(RocksScan {
+            cursor,
+            at: At::Start,
+        }))
     }
 
     fn ingest(&self, entries: &mut Entries<'_>) -> Result<()> {
@@ -189,7 +204,9 @@ impl ByteStore for RocksBytes {
             }
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
-            self.db.ingest_external_file_opts(&options, vec![&path]).map_err(fault)
+            self.db
+                .ingest_external_file_opts(&options, vec![&path])
+                .map_err(fault)
         });
         if result.is_err() {
             // Nothing depends on it: the next open clears what is left.
@@ -199,11 +216,19 @@ impl ByteStore for RocksBytes {
     }
 
     fn set_droppable(&self, droppable: Droppable) {
-        *self.droppable.0.write().unwrap_or_else(PoisonError::into_inner) = Some(droppable);
+        *self
+            .droppable
+            .0
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = Some(droppable);
     }
 
     fn approximate_entries(&self) -> u64 {
-        self.db.property_int_value("rocksdb.estimate-num-keys").ok().flatten().unwrap_or(0)
+        self.db
+            .property_int_value("rocksdb.estimate-num-keys")
+            .ok()
+            .flatten()
+            .unwrap_or(0)
     }
 }
 
@@ -229,7 +254,10 @@ impl Iterator for RocksScan<'_> {
         }
         if let Some((key, value)) = self.cursor.item() {
             self.at = At::Entry;
-            return Some(Ok((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value))));
+            return Some(Ok((
+                Bytes::copy_from_slice(key),
+                Bytes::copy_from_slice(value),
+            )));
         }
         self.at = At::End;
         self.cursor.status().err().map(|error| Err(fault(error)))
@@ -249,7 +277,13 @@ impl CompactionFilterFactory for DropFactory {
     type Filter = DropFilter;
 
     fn create(&mut self, _context: CompactionFilterContext) -> DropFilter {
-        DropFilter(self.0.0.read().unwrap_or_else(PoisonError::into_inner).clone())
+        DropFilter(
+            self.0
+                .0
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone(),
+        )
     }
 
     fn name(&self) -> &CStr {
@@ -277,13 +311,22 @@ fn fault(error: rocksdb::Error) -> millstream_topology::Error {
     let text = error.as_ref();
     let locked = text.contains("lock hold by") || text.contains("While lock file");
     match error.kind() {
-        ErrorKind::Corruption => Fault::Corrupt { source: error.into() },
-        ErrorKind::IOError if locked => Fault::Locked { source: error.into() },
-        _ => Fault::Io { source: error.into() },
+        ErrorKind::Corruption => Fault::Corrupt {
+            source: error.into(),
+        },
+        ErrorKind::IOError if locked => Fault::Locked {
+            source: error.into(),
+        },
+        _ => Fault::Io {
+            source: error.into(),
+        },
     }
     .into()
 }
 
 fn io_fault(error: io::Error) -> millstream_topology::Error {
-    Fault::Io { source: error.into() }.into()
+    Fault::Io {
+        source: error.into(),
+    }
+    .into()
 }

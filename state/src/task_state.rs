@@ -2,18 +2,20 @@
 
 use std::{any::type_name, sync::Arc};
 
-use millstream_topology::{KvStore, StoreKind, StoreSpec, WindowStore};
+use millstream_topology::{KvStore, StoreSpec, WindowStore};
 
 use crate::{
-    ByteStore, FlushJob, Kv, StoreDefinition, StoreView, Window,
-    changelog,
+    ByteStore, FlushJob, Kv, StoreDefinition, StoreView, Window, changelog,
     committed::{Change, Committed},
     error::Result,
     kv::KvLive,
-    layout::{FirstLiveStarts, Meta, assign_ids, bounds_of, first_live_start, read_meta},
+    layout::{Meta, assign_ids, bounds_of, read_meta, retention_of},
     live::AnyStore,
     window_live::WindowLive,
 };
+
+/// Takes changelog records: store index, key, value without timestamp or `None` for a tombstone, timestamp.
+pub type ChangelogSink<'a> = dyn FnMut(usize, &[u8], Option<&[u8]>, i64) -> Result<()> + 'a;
 
 /// The stores of one task: of one sub-topology on one partition.
 ///
@@ -53,28 +55,31 @@ impl TaskState {
     ) -> Result<Self> {
         let specs: Vec<StoreSpec> = definitions.iter().map(|store| store.spec()).collect();
         let ids = assign_ids(&*base, &specs)?;
-        let windows = ids.iter().zip(&specs).filter(|(_, spec)| retention_of(spec).is_some());
-        let first_live = Arc::new(FirstLiveStarts::of(windows.map(|(id, _)| *id)));
         let mut stores = Vec::new();
-        let mut metas = Vec::new();
+        let mut places = Vec::new();
         for ((definition, spec), id) in definitions.iter().zip(specs).zip(ids) {
             let meta = read_meta(&*base, id)?;
-            if let Some(retention_ms) = retention_of(&spec) {
-                first_live.advance(id, first_live_start(meta.observed, retention_ms));
-            }
             let (first, end) = bounds_of(id);
             let empty = base.scan(&first, Some(&end))?.next().transpose()?.is_none();
             let mut live = definition.open();
             live.attach(id, empty, meta.observed);
+            places.push((spec.clone(), id, meta));
             let (definition, time) = (definition.clone(), meta.time);
-            stores.push(Store { definition, spec, id, live, time, written: None });
-            metas.push(meta);
+            stores.push(Store {
+                definition,
+                spec,
+                id,
+                live,
+                time,
+                written: None,
+            });
         }
-        let rule = first_live.clone();
-        base.set_droppable(Arc::new(move |key| rule.is_expired(key)));
-        let names = stores.iter().map(|store| (store.spec.clone(), store.id)).collect();
-        let committed = Arc::new(Committed::new(base, names, first_live, metas));
-        Ok(Self { committed, stores, in_flight: Vec::new() })
+        let committed = Arc::new(Committed::new(base, places));
+        Ok(Self {
+            committed,
+            stores,
+            in_flight: Vec::new(),
+        })
     }
 
     /// A key-value store; `index` is its position in the definitions.
@@ -86,8 +91,14 @@ impl TaskState {
         index: usize,
         store: &KvStore<K, V>,
     ) -> Kv<'_, K, V> {
-        let live = self.stores[index].live.as_any_mut().downcast_mut::<KvLive<K, V>>();
-        Kv::new(live.unwrap_or_else(|| wrong_store::<KvStore<K, V>>(store.name())), &self.committed)
+        let live = self.stores[index]
+            .live
+            .as_any_mut()
+            .downcast_mut::<KvLive<K, V>>();
+        Kv::new(
+            live.unwrap_or_else(|| wrong_store::<KvStore<K, V>>(store.name())),
+            &self.committed,
+        )
     }
 
     /// A window store; `index` is its position in the definitions.
@@ -99,7 +110,10 @@ impl TaskState {
         index: usize,
         store: &WindowStore<K, V>,
     ) -> Window<'_, K, V> {
-        let live = self.stores[index].live.as_any_mut().downcast_mut::<WindowLive<K, V>>();
+        let live = self.stores[index]
+            .live
+            .as_any_mut()
+            .downcast_mut::<WindowLive<K, V>>();
         let live = live.unwrap_or_else(|| wrong_store::<WindowStore<K, V>>(store.name()));
         Window::new(live, &self.committed)
     }
@@ -115,15 +129,12 @@ impl TaskState {
         self.stores[index].time = time;
     }
 
-    /// Hands the last value of every changed key to `log`, for stores that have a changelog: store index, key,
-    /// value without timestamp, timestamp. The key of a window is `key ‖ start ‖ sequence number`.
+    /// Hands the last value of every changed key to `log`, for stores that have a changelog. The key of a
+    /// window is `key ‖ start ‖ sequence number`.
     ///
     /// # Errors
     /// What `log` fails with, and values that do not encode. [`abort`](Self::abort) must follow.
-    pub fn write_changelog(
-        &mut self,
-        log: &mut dyn FnMut(usize, &[u8], Option<&[u8]>, i64) -> Result<()>,
-    ) -> Result<()> {
+    pub fn write_changelog(&mut self, log: &mut ChangelogSink<'_>) -> Result<()> {
         for (index, store) in self.stores.iter_mut().enumerate() {
             let logged = store.spec.logged;
             let mut log = |key: &[u8], value: Option<&[u8]>, timestamp| match logged {
@@ -132,7 +143,10 @@ impl TaskState {
             };
             store.live.write_dirty(&mut log, &mut self.in_flight)?;
             let observed = store.live.observed();
-            store.written = Some(Times { time: store.time, observed });
+            store.written = Some(Times {
+                time: store.time,
+                observed,
+            });
         }
         Ok(())
     }
@@ -143,23 +157,25 @@ impl TaskState {
     /// # Errors
     /// None at present.
     pub fn commit(&mut self, positions: &[(usize, i64)]) -> Result<()> {
-        let mut metas: Vec<(usize, Meta)> = Vec::with_capacity(self.stores.len());
+        let mut metas = self.committed.metas();
         for (index, store) in self.stores.iter_mut().enumerate() {
-            let mut meta = self.committed.meta(index);
             if let Some(Times { time, observed }) = store.written.take() {
-                meta = Meta { time, observed, ..meta };
+                metas[index] = Meta {
+                    time,
+                    observed,
+                    ..metas[index]
+                };
             }
-            metas.push((index, meta));
         }
         for (index, position) in positions {
-            metas[*index].1.position = Some(*position);
+            metas[*index].position = Some(*position);
         }
         // Stable, so that of two versions of a key the later one stays the later one. Neighbours in the
         // overlay are then filled one after the other, which is several times faster than at random.
         self.in_flight.sort_by(|(a, _), (b, _)| a.cmp(b));
-        self.committed.fold(self.in_flight.drain(..), &metas);
-        for ((_, meta), store) in metas.into_iter().zip(&mut self.stores) {
-            store.advance(&self.committed, meta.observed);
+        self.committed
+            .fold(self.in_flight.drain(..), metas.iter().copied().enumerate());
+        for (meta, store) in metas.iter().zip(&mut self.stores) {
             store.live.settle(meta.observed);
         }
         Ok(())
@@ -168,8 +184,7 @@ impl TaskState {
     /// Drops everything that is not committed.
     pub fn abort(&mut self) {
         self.in_flight.clear();
-        for (index, store) in self.stores.iter_mut().enumerate() {
-            let meta = self.committed.meta(index);
+        for (meta, store) in self.committed.metas().iter().zip(&mut self.stores) {
             store.written = None;
             store.time = meta.time;
             store.live.abort(&self.committed, meta.observed);
@@ -178,11 +193,9 @@ impl TaskState {
 
     /// True when something is not committed.
     pub fn is_dirty(&self) -> bool {
-        let mut stores = self.stores.iter().enumerate();
-        !self.in_flight.is_empty()
-            || stores.any(|(index, store)| {
-                store.live.is_dirty() || store.time != self.committed.meta(index).time
-            })
+        let metas = self.committed.metas();
+        let mut stores = self.stores.iter().zip(&metas);
+        stores.any(|(store, meta)| store.live.is_dirty() || store.time != meta.time)
     }
 
     /// The changelog offset behind the last record that the store reflects; `None` when nothing is known and
@@ -214,9 +227,9 @@ impl TaskState {
             time: before.time.max(folded.time),
             observed: before.observed.max(folded.observed),
         };
-        self.committed.fold(folded.changes.into_iter(), &[(index, meta)]);
+        self.committed
+            .fold(folded.changes.into_iter(), [(index, meta)].into_iter());
         store.time = meta.time;
-        store.advance(&self.committed, meta.observed);
         store.live.forget(meta.observed);
         Ok(())
     }
@@ -254,26 +267,18 @@ impl TaskState {
     /// A view of a store for queries. It holds the base open.
     pub fn view(&self, index: usize) -> StoreView {
         let store = &self.stores[index];
-        StoreView::new(store.definition.clone(), index, store.id, self.committed.clone())
-    }
-}
-
-impl Store {
-    /// Lets the base and queries forget the windows that expire by committed time.
-    fn advance(&self, committed: &Committed, observed: i64) {
-        if let Some(retention_ms) = retention_of(&self.spec) {
-            committed.first_live().advance(self.id, first_live_start(observed, retention_ms));
-        }
-    }
-}
-
-fn retention_of(spec: &StoreSpec) -> Option<i64> {
-    match spec.kind {
-        StoreKind::KeyValue => None,
-        StoreKind::Window { retention_ms, .. } => Some(retention_ms),
+        StoreView::new(
+            store.definition.clone(),
+            index,
+            store.id,
+            self.committed.clone(),
+        )
     }
 }
 
 fn wrong_store<S>(name: &str) -> ! {
-    panic!("store is not at the index it is asked for at. store=`{name}`, type={}", type_name::<S>())
+    panic!(
+        "store is not at the index it is asked for at. store=`{name}`, type={}",
+        type_name::<S>()
+    )
 }

@@ -11,8 +11,8 @@ use crate::{
     committed::Committed,
     error::{Fault, Result, unwritable},
     layout::{
-        ID_BYTES, TIMESTAMP_BYTES, WINDOW_BYTES, bounds_of, push_window, split_timestamp,
-        split_window_key,
+        ID_BYTES, TIMESTAMP_BYTES, WINDOW_BYTES, bounds_of, first_live_start, push_window,
+        split_timestamp, split_window_key,
     },
 };
 
@@ -36,7 +36,9 @@ pub struct StoreView {
 
 impl fmt::Debug for StoreView {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StoreView").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("StoreView")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -48,7 +50,14 @@ impl StoreView {
         committed: Arc<Committed>,
     ) -> Self {
         let spec = definition.spec();
-        Self { definition, name: spec.name, kind: spec.kind, index, id, committed }
+        Self {
+            definition,
+            name: spec.name,
+            kind: spec.kind,
+            index,
+            id,
+            committed,
+        }
     }
 
     /// The store's name.
@@ -89,7 +98,9 @@ impl StoreView {
     pub fn get(&self, key: &[u8]) -> Result<Option<(Bytes, i64)>> {
         let key = self.stored_key(key);
         match self.committed.get(&key)? {
-            Some(stored) if !self.is_expired(&key) => self.split(&stored).map(Some),
+            Some(stored) if !self.is_expired(&key, self.first_live()) => {
+                self.split(&stored).map(Some)
+            }
             Some(_) | None => Ok(None),
         }
     }
@@ -108,8 +119,13 @@ impl StoreView {
         let (first, end) = bounds_of(self.id);
         let lower = from.map_or(first.to_vec(), |key| self.stored_key(key));
         let upper = to.map_or(end.to_vec(), |key| self.stored_key(key));
-        let page = self.committed.page(&lower, &upper, limit.min(VIEW_PAGE_MAX))?;
-        let live = page.into_iter().filter(|(key, _)| !self.is_expired(key));
+        let page = self
+            .committed
+            .page(&lower, &upper, limit.min(VIEW_PAGE_MAX))?;
+        let first_live = self.first_live();
+        let live = page
+            .into_iter()
+            .filter(|(key, _)| !self.is_expired(key, first_live));
         live.map(|(key, stored)| {
             let (value, timestamp) = self.split(&stored)?;
             Ok((Bytes::copy_from_slice(&key[ID_BYTES..]), value, timestamp))
@@ -128,7 +144,7 @@ impl StoreView {
         to: i64,
         limit: usize,
     ) -> Result<Vec<(i64, Bytes, i64)>> {
-        let from = from.max(self.committed.first_live().of_store(self.id));
+        let from = from.max(self.first_live());
         if from > to {
             return Ok(Vec::new());
         }
@@ -162,27 +178,45 @@ impl StoreView {
         let mut bytes = Vec::new();
         let encoded = store.key().encode(key, &mut bytes);
         encoded.map_err(|source| unwritable(&self.name, "key", source))?;
-        let Some((value, timestamp)) = self.get(&bytes)? else { return Ok(None) };
+        let Some((value, timestamp)) = self.get(&bytes)? else {
+            return Ok(None);
+        };
         let value = store.value().decode(Some(&value));
-        Ok(Some((value.map_err(|source| Fault::undecodable(&self.name, source))?, timestamp)))
+        Ok(Some((
+            value.map_err(|source| Fault::undecodable(&self.name, source))?,
+            timestamp,
+        )))
     }
 
     fn stored_key(&self, key: &[u8]) -> Vec<u8> {
         [&self.id.to_be_bytes(), key].concat()
     }
 
-    fn is_expired(&self, key: &[u8]) -> bool {
-        self.committed.first_live().is_expired(key)
+    /// The first window start that is not expired by committed time; 0 for a store without windows.
+    fn first_live(&self) -> i64 {
+        match self.kind {
+            StoreKind::KeyValue => 0,
+            StoreKind::Window { retention_ms, .. } => {
+                first_live_start(self.committed.meta(self.index).observed, retention_ms)
+            }
+        }
+    }
+
+    fn is_expired(&self, key: &[u8], first_live: i64) -> bool {
+        matches!(self.kind, StoreKind::Window { .. })
+            && split_window_key(key).is_some_and(|(_, start, _)| start < first_live)
     }
 
     fn split(&self, stored: &Blob) -> Result<(Bytes, i64)> {
         match split_timestamp(stored) {
-            Some((timestamp, _)) => {
-                Ok((Bytes::copy_from_slice(&stored[TIMESTAMP_BYTES..]), timestamp))
-            }
-            None => {
-                Err(Fault::undecodable(&self.name, "value is shorter than its timestamp"))
-            }
+            Some((timestamp, _)) => Ok((
+                Bytes::copy_from_slice(&stored[TIMESTAMP_BYTES..]),
+                timestamp,
+            )),
+            None => Err(Fault::undecodable(
+                &self.name,
+                "value is shorter than its timestamp",
+            )),
         }
     }
 }

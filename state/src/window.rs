@@ -80,7 +80,10 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
     /// # Panics
     /// On a store without duplicates.
     pub fn add(&mut self, key: &K, start: i64, value: V) -> Result<()> {
-        assert!(self.live.duplicates, "values are added to stores with duplicates only");
+        assert!(
+            self.live.duplicates,
+            "values are added to stores with duplicates only"
+        );
         self.live.observe(start)?;
         if start < self.live.first_live() {
             return Ok(());
@@ -112,7 +115,10 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
         let from = from.max(self.live.first_live());
         let entries = self.live.entries_of(key, self.committed)?;
         let first = entries.partition_point(|entry| entry.start < from);
-        for entry in entries[first..].iter().take_while(|entry| entry.start <= to) {
+        for entry in entries[first..]
+            .iter()
+            .take_while(|entry| entry.start <= to)
+        {
             if let Some((value, timestamp)) = &entry.value {
                 visit(entry.start, value, *timestamp)?;
             }
@@ -132,7 +138,13 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
             if let Some((value, timestamp)) = &entry.value
                 && (from..=to).contains(&entry.start)
             {
-                found.push((entry.start, key.clone(), entry.sequence, value.clone(), *timestamp));
+                found.push((
+                    entry.start,
+                    key.clone(),
+                    entry.sequence,
+                    value.clone(),
+                    *timestamp,
+                ));
             }
         })?;
         found.sort_by(|a, b| (a.0, &a.1, a.2).cmp(&(b.0, &b.1, b.2)));
@@ -153,7 +165,10 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
         start: i64,
         change: impl FnOnce(&mut Entry<V>) -> Result<R>,
     ) -> Result<R> {
-        assert!(!self.live.duplicates, "values are only added to a store with duplicates");
+        assert!(
+            !self.live.duplicates,
+            "values are only added to a store with duplicates"
+        );
         self.live.observe(start)?;
         if start < self.live.first_live() {
             return change(&mut Entry::new(start, 0));

@@ -25,6 +25,9 @@ const LOAD_ENTRIES_MAX: usize = 1 << 18;
 /// Where an entry is: position of its key, start, sequence number.
 type Place = (u32, i64, u32);
 
+type Keys<V> = IndexMap<Blob, KeyWindows<V>, RandomState>;
+type Found<'a, V> = (&'a Blob, &'a mut Entry<V>);
+
 /// Invariant: `dirty` and `in_flight` hold positions in `keys`, so while one of them has any, no key is
 /// taken out.
 pub(crate) struct WindowLive<K: 'static, V: 'static> {
@@ -33,7 +36,7 @@ pub(crate) struct WindowLive<K: 'static, V: 'static> {
     pub(crate) duplicates: bool,
     id: u16,
     /// By store id and encoded key.
-    keys: IndexMap<Blob, KeyWindows<V>, RandomState>,
+    keys: Keys<V>,
     /// True when a key that is not in `keys` has no live window anywhere.
     complete: bool,
     /// True until the first use, and for ever when the store was too large to be loaded as a whole then.
@@ -62,7 +65,11 @@ impl<V> KeyWindows<V> {
     const BYTES: usize = size_of::<Self>() + size_of::<Blob>() + 2 * size_of::<usize>();
 
     fn new(entries: Vec<Entry<V>>, loaded: bool) -> Self {
-        Self { entries, loaded, used: true }
+        Self {
+            entries,
+            loaded,
+            used: true,
+        }
     }
 
     fn bytes(&self, key: &Blob) -> usize {
@@ -83,7 +90,14 @@ pub(crate) struct Entry<V> {
 
 impl<V> Entry<V> {
     pub(crate) fn new(start: i64, sequence: u32) -> Self {
-        Self { start, sequence, dirty: false, stored_bytes: 0, value: None, deleted_at: start }
+        Self {
+            start,
+            sequence,
+            dirty: false,
+            stored_bytes: 0,
+            value: None,
+            deleted_at: start,
+        }
     }
 
     /// What entries of a key are ordered by.
@@ -135,8 +149,7 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
 
     /// The entries of a key.
     pub(crate) fn entries_of(&mut self, key: &K, committed: &Committed) -> Result<&[Entry<V>]> {
-        self.find(key, committed)?;
-        let at = match self.keys.get_index_of(&self.key_bytes[..]) {
+        let at = match self.find(key, committed)? {
             Some(at) => at,
             None if self.complete => return Ok(&[]),
             None => {
@@ -152,8 +165,7 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
 
     /// The position of a key, which is added if it has no windows.
     pub(crate) fn locate(&mut self, key: &K, committed: &Committed) -> Result<usize> {
-        self.find(key, committed)?;
-        if let Some(at) = self.keys.get_index_of(&self.key_bytes[..]) {
+        if let Some(at) = self.find(key, committed)? {
             return Ok(at);
         }
         let entries = match self.complete {
@@ -173,8 +185,10 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
 
     /// Puts an entry where it belongs among those of its key.
     pub(crate) fn insert(&mut self, key_at: usize, at: usize, entry: Entry<V>) -> &mut Entry<V> {
-        let (key, windows) =
-            self.keys.get_index_mut(key_at).expect("the position was looked up just now");
+        let (key, windows) = self
+            .keys
+            .get_index_mut(key_at)
+            .expect("the position was looked up just now");
         let start = entry.start;
         let near = [at.checked_sub(1), Some(at)].into_iter().flatten();
         let mut near = near.filter_map(|at| windows.entries.get(at));
@@ -224,22 +238,22 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         Ok(())
     }
 
-    /// Leaves the encoded key in `key_bytes`, and its windows loaded if it is known.
-    fn find(&mut self, key: &K, committed: &Committed) -> Result<()> {
+    /// Where a key is, if it is known; its windows are loaded then. Leaves the encoded key in `key_bytes`.
+    fn find(&mut self, key: &K, committed: &Committed) -> Result<Option<usize>> {
         self.load_if_untouched(committed)?;
         self.key_bytes.clear();
         self.key_bytes.extend_from_slice(&self.id.to_be_bytes());
         let encoded = self.store.key().encode(key, &mut self.key_bytes);
         encoded.map_err(|source| unwritable(self.store.name(), "key", source))?;
         let Some((at, _, windows)) = self.keys.get_full_mut(&self.key_bytes[..]) else {
-            return Ok(());
+            return Ok(None);
         };
         windows.used = true;
         if !windows.loaded {
             let entries = self.read_below(&self.key_bytes, committed)?;
             self.set_entries(at, entries);
         }
-        Ok(())
+        Ok(Some(at))
     }
 
     /// The live windows that the layers below have of a key.
@@ -318,7 +332,10 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
 
     /// Gives a key without entries those that the layers below have.
     fn set_entries(&mut self, at: usize, entries: Vec<Entry<V>>) {
-        let (key, windows) = self.keys.get_index_mut(at).expect("the position was looked up");
+        let (key, windows) = self
+            .keys
+            .get_index_mut(at)
+            .expect("the position was looked up");
         assert!(windows.entries.is_empty(), "entries are loaded once");
         let mut last = None;
         for entry in &entries {
@@ -339,18 +356,20 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         }
     }
 
-    fn entry_mut(&mut self, (key_at, start, sequence): Place) -> Option<&mut Entry<V>> {
-        let (_, windows) = self.keys.get_index_mut(key_at as usize)?;
-        let at = windows.entries.binary_search_by_key(&(start, sequence), Entry::place).ok()?;
-        Some(&mut windows.entries[at])
-    }
-
     /// Drops what has expired by committed time from memory; the base drops it for itself.
     fn expire(&mut self, first_live: i64) {
         for key in self.expiry.pop_before(first_live) {
-            let Some(windows) = self.keys.get_mut(&key[..]) else { continue };
-            let expired = windows.entries.partition_point(|entry| entry.start < first_live);
-            let freed: usize = windows.entries.drain(..expired).map(|entry| entry.bytes()).sum();
+            let Some(windows) = self.keys.get_mut(&key[..]) else {
+                continue;
+            };
+            let expired = windows
+                .entries
+                .partition_point(|entry| entry.start < first_live);
+            let freed: usize = windows
+                .entries
+                .drain(..expired)
+                .map(|entry| entry.bytes())
+                .sum();
             self.bytes -= freed;
             if !windows.entries.is_empty() || !windows.loaded {
                 continue;
@@ -367,7 +386,16 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
     }
 }
 
-#[expect(private_interfaces, reason = "nobody outside calls these")]
+/// The key and the entry of a place; `None` when the entry has expired since.
+fn entry_at<V>(keys: &mut Keys<V>, (key_at, start, sequence): Place) -> Option<Found<'_, V>> {
+    let (key, windows) = keys.get_index_mut(key_at as usize)?;
+    let at = windows
+        .entries
+        .binary_search_by_key(&(start, sequence), Entry::place)
+        .ok()?;
+    Some((key, &mut windows.entries[at]))
+}
+
 impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
     fn as_any_mut(&mut self) -> &mut dyn Any {
         self
@@ -386,49 +414,47 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
         self.in_flight.append(&mut self.dirty);
         for at in first..self.in_flight.len() {
             let place = self.in_flight[at];
-            let (mut key_bytes, mut value_bytes) =
-                (mem::take(&mut self.key_bytes), mem::take(&mut self.value_bytes));
-            let (store, key_at) = (self.store, place.0 as usize);
-            let (key, _) = self.keys.get_index(key_at).expect("dirty keys are in the map");
-            key_bytes.clear();
-            key_bytes.extend_from_slice(key);
-            push_window(&mut key_bytes, place.1, place.2);
-            // A dirty window that has expired meanwhile is gone.
-            let Some(entry) = self.entry_mut(place) else { continue };
+            let Some((key, entry)) = entry_at(&mut self.keys, place) else {
+                continue;
+            };
+            self.key_bytes.clear();
+            self.key_bytes.extend_from_slice(key);
+            push_window(&mut self.key_bytes, entry.start, entry.sequence);
             entry.dirty = false;
-            value_bytes.clear();
+            self.value_bytes.clear();
             let stored = match &entry.value {
                 Some((value, timestamp)) => {
-                    push_timestamp(&mut value_bytes, *timestamp);
-                    let present = store
+                    push_timestamp(&mut self.value_bytes, *timestamp);
+                    let present = self
+                        .store
                         .value()
-                        .encode(value, &mut value_bytes)
-                        .map_err(|source| unwritable(store.name(), "value", source))?;
-                    present.then_some((&value_bytes[..], *timestamp))
+                        .encode(value, &mut self.value_bytes)
+                        .map_err(|source| unwritable(self.store.name(), "value", source))?;
+                    present.then_some((&self.value_bytes[..], *timestamp))
                 }
                 None => None,
             };
             let timestamp = stored.map_or(entry.deleted_at, |(_, timestamp)| timestamp);
             let value = stored.map(|(stored, _)| &stored[TIMESTAMP_BYTES..]);
-            log(&key_bytes[ID_BYTES..], value, timestamp)?;
+            log(&self.key_bytes[ID_BYTES..], value, timestamp)?;
             let stored = stored.map(|(stored, _)| stored);
-            let (before, now) = (entry.stored_bytes as usize, stored.map_or(0, <[u8]>::len));
+            let now = stored.map_or(0, <[u8]>::len);
+            self.bytes = self.bytes + now - entry.stored_bytes as usize;
             entry.stored_bytes = now as u32;
-            changes.push((Blob::from(&key_bytes[..]), stored.map(Blob::from)));
-            self.bytes = self.bytes + now - before;
-            (self.key_bytes, self.value_bytes) = (key_bytes, value_bytes);
+            changes.push((Blob::from(&self.key_bytes[..]), stored.map(Blob::from)));
         }
         Ok(())
     }
 
     fn settle(&mut self, observed: i64) {
         for place in mem::take(&mut self.in_flight) {
-            let deleted = |entry: &Entry<V>| entry.value.is_none() && !entry.dirty;
-            if self.entry_mut(place).is_some_and(|entry| deleted(entry)) {
-                let entries = &mut self.keys[place.0 as usize].entries;
-                let at = entries.partition_point(|entry| entry.place() < (place.1, place.2));
-                let entry = entries.remove(at);
+            let Some((_, entry)) = entry_at(&mut self.keys, place) else {
+                continue;
+            };
+            if entry.value.is_none() && !entry.dirty {
                 self.bytes -= entry.bytes();
+                let entries = &mut self.keys[place.0 as usize].entries;
+                entries.retain(|entry| entry.place() != (place.1, place.2));
             }
         }
         self.expire(first_live_start(observed, self.retention_ms));
@@ -436,13 +462,18 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
 
     fn abort(&mut self, committed: &Committed, observed: i64) {
         self.observed = observed;
-        let places = mem::take(&mut self.dirty).into_iter().chain(mem::take(&mut self.in_flight));
+        let places = mem::take(&mut self.dirty)
+            .into_iter()
+            .chain(mem::take(&mut self.in_flight));
         let mut touched: Vec<usize> = places.map(|place| place.0 as usize).collect();
         touched.sort_unstable();
         touched.dedup();
         let mut emptied = Vec::new();
         for at in touched {
-            let (key, windows) = self.keys.get_index_mut(at).expect("dirty keys are in the map");
+            let (key, windows) = self
+                .keys
+                .get_index_mut(at)
+                .expect("dirty keys are in the map");
             let key = key.clone();
             windows.loaded = false;
             let freed: usize = windows.entries.drain(..).map(|entry| entry.bytes()).sum();
@@ -461,7 +492,10 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
     }
 
     fn forget(&mut self, observed: i64) {
-        assert!(!self.is_dirty(), "a store is not restored while it has changes of its own");
+        assert!(
+            !self.is_dirty(),
+            "a store is not restored while it has changes of its own"
+        );
         self.keys.clear();
         self.expiry.clear();
         self.complete = false;
@@ -491,8 +525,7 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
         for spare_used in [true, false] {
             let bytes = &mut self.bytes;
             self.keys.retain(|key, windows| {
-                let keep =
-                    *bytes <= target_bytes || (spare_used && mem::take(&mut windows.used));
+                let keep = *bytes <= target_bytes || (spare_used && mem::take(&mut windows.used));
                 if !keep {
                     *bytes -= windows.bytes(key);
                 }

@@ -45,6 +45,9 @@ mod settings;
 mod signal;
 mod writer;
 
+#[cfg(test)]
+mod tests;
+
 use std::{path::Path, sync::Arc};
 
 pub use clock::Clock;
@@ -118,6 +121,8 @@ impl Broker for EmbeddedBroker {
 
     fn appender(&self) -> Result<Arc<dyn Appender>> {
         self.running.log.check()?;
-        Ok(Arc::new(appender::EmbeddedAppender::new(self.running.clone())))
+        Ok(Arc::new(appender::EmbeddedAppender::new(
+            self.running.clone(),
+        )))
     }
 }

@@ -7,7 +7,9 @@ use std::{
     sync::Arc,
 };
 
-use rocksdb::{BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions,
+};
 
 use super::{
     EmbeddedConfig,
@@ -156,11 +158,11 @@ fn groups(db: &DB, config: &EmbeddedConfig) -> Result<HashMap<String, Arc<Group>
 }
 
 fn each_entry(db: &DB, table: u8, mut each: impl FnMut(&[u8], &[u8]) -> Result<()>) -> Result<()> {
-    for entry in db.iterator(IteratorMode::From(&[table], Direction::Forward)) {
-        let (key, value) = entry.map_err(|cause| Error::client("reading the log", cause))?;
-        if key.first() != Some(&table) {
-            break;
-        }
+    let mut options = ReadOptions::default();
+    options.set_iterate_upper_bound([table + 1]);
+    let start = IteratorMode::From(&[table], Direction::Forward);
+    for entry in db.iterator_opt(start, options) {
+        let (key, value) = entry.map_err(|cause| read_failed("reading the log", cause))?;
         each(&key, &value)?;
     }
     Ok(())
@@ -168,5 +170,13 @@ fn each_entry(db: &DB, table: u8, mut each: impl FnMut(&[u8], &[u8]) -> Result<(
 
 fn get(db: &DB, key: &[u8]) -> Result<Option<Vec<u8>>> {
     db.get(key)
-        .map_err(|cause| Error::client("reading the log", cause))
+        .map_err(|cause| read_failed("reading the log", cause))
+}
+
+/// Tells damage from trouble.
+pub(super) fn read_failed(what: &str, cause: rocksdb::Error) -> Error {
+    match cause.kind() {
+        rocksdb::ErrorKind::Corruption => Error::Corrupt(format!("{cause}, {what}")),
+        _ => Error::client(what, cause),
+    }
 }

@@ -14,6 +14,7 @@ use super::{
     block::{Block, Damage},
     layout::{self, Cleaned},
     log::Log,
+    open,
     signal::Signal,
 };
 use crate::{Cleanup, Error, Result, TopicPartition, Watermarks};
@@ -208,12 +209,6 @@ impl Partition {
         })
     }
 
-    /// How many newest blocks are in memory, and their bytes.
-    #[cfg(test)]
-    pub(super) fn tail_len(&self) -> usize {
-        lock(&self.tail).len()
-    }
-
     fn tail_blocks(&self, from: i64, bytes: usize, into: &mut VecDeque<Block>) -> bool {
         let tail = lock(&self.tail);
         if tail.front().is_none_or(|oldest| oldest.base > from) {
@@ -304,15 +299,11 @@ impl Partition {
     }
 
     fn read_failed(&self, cause: rocksdb::Error) -> Error {
-        match cause.kind() {
-            rocksdb::ErrorKind::Corruption => {
-                Error::Corrupt(format!("{cause}. partition=`{}`", self.at))
-            }
-            _ => Error::client(format!("reading `{}`", self.at), cause),
-        }
+        open::read_failed(&format!("reading `{}`", self.at), cause)
     }
 }
 
+/// Locks, also after a panic of another holder: what these locks guard is whole between any two statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -60,8 +60,11 @@ impl Bed {
 #[test]
 fn a_lost_answer_to_a_commit_makes_the_producer_new() {
     let mut bed = Bed::new();
-    bed.mock.request_errors(Api::EndTxn, &[Told::RD_KAFKA_RESP_ERR__TRANSPORT]);
-    bed.producer.commit().expect("librdkafka repeats the request and says nothing");
+    bed.mock
+        .request_errors(Api::EndTxn, &[Told::RD_KAFKA_RESP_ERR__TRANSPORT]);
+    bed.producer
+        .commit()
+        .expect("librdkafka repeats the request and says nothing");
     assert!(bed.producer.is_suspicious(), "the guard has seen it");
     bed.begin();
     assert!(!bed.producer.is_suspicious(), "the client is a new one");
@@ -81,7 +84,10 @@ fn a_commit_that_the_brokers_put_off_is_repeated_without_suspicion() {
 #[test]
 fn a_fenced_commit_is_told_apart() {
     let mut bed = Bed::new();
-    bed.mock.request_errors(Api::EndTxn, &[Told::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH]);
+    bed.mock.request_errors(
+        Api::EndTxn,
+        &[Told::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH],
+    );
     let error = bed.producer.commit().expect_err("fenced");
     assert!(matches!(error, ProducerError::Fenced(_)), "{error:?}");
     let error = bed.producer.abort().expect_err("nothing is left to abort");
@@ -91,7 +97,8 @@ fn a_fenced_commit_is_told_apart() {
 #[test]
 fn a_commit_in_an_impossible_state_is_fatal() {
     let mut bed = Bed::new();
-    bed.mock.request_errors(Api::EndTxn, &[Told::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE]);
+    bed.mock
+        .request_errors(Api::EndTxn, &[Told::RD_KAFKA_RESP_ERR_INVALID_TXN_STATE]);
     let error = bed.producer.commit().expect_err("fatal");
     assert!(matches!(error, ProducerError::Fatal(_)), "{error:?}");
 }
@@ -99,15 +106,21 @@ fn a_commit_in_an_impossible_state_is_fatal() {
 #[test]
 fn a_refused_record_costs_its_transaction_only() {
     let mut bed = Bed::new();
-    bed.mock.request_errors(Api::Produce, &[Told::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
+    bed.mock
+        .request_errors(Api::Produce, &[Told::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE]);
     bed.send().expect("queued");
     let error = bed.producer.drain().expect_err("refused");
     assert!(matches!(error, ProducerError::Abort(_)), "{error:?}");
-    let error = bed.producer.commit().expect_err("a failed transaction does not commit");
+    let error = bed
+        .producer
+        .commit()
+        .expect_err("a failed transaction does not commit");
     assert!(matches!(error, ProducerError::Abort(_)), "{error:?}");
     bed.producer.abort().expect("abort");
     bed.begin();
-    bed.producer.commit().expect("the next transaction is a fresh one");
+    bed.producer
+        .commit()
+        .expect("the next transaction is a fresh one");
 }
 
 #[test]
@@ -115,12 +128,16 @@ fn an_abort_does_not_wait_for_records_that_cannot_be_sent() {
     let mut bed = Bed::new();
     bed.producer.commit().expect("commit");
     bed.producer.begin().expect("begin");
-    bed.mock.broker_round_trip_time(1, Duration::from_millis(300)).expect("slow");
+    bed.mock
+        .broker_round_trip_time(1, Duration::from_millis(300))
+        .expect("slow");
     for _ in 0..10_000 {
         bed.send().expect("queued");
     }
     bed.producer.abort().expect("abort");
-    bed.mock.broker_round_trip_time(1, Duration::ZERO).expect("fast");
+    bed.mock
+        .broker_round_trip_time(1, Duration::ZERO)
+        .expect("fast");
     bed.begin();
     bed.producer.commit().expect("commit");
 }

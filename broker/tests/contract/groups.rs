@@ -9,7 +9,7 @@ pub(crate) fn one_member_owns_all_partitions_and_reads_them(bed: &Bed) {
     for partition in 0..3 {
         bed.write(&topic, partition, &[&format!("r{partition}")]);
     }
-    let mut member = Member::join(bed, "g", "m", &[topic.clone()]);
+    let mut member = Member::join(bed, "g", "m", &[&topic]);
     until(&mut [&mut member], "three records are read", |m| {
         m[0].seen.len() == 3
     });
@@ -23,7 +23,7 @@ pub(crate) fn ranges_are_co_partitioned(bed: &Bed) {
     let orders = bed.topic("orders", 5);
     let payments = bed.topic("payments", 5);
     let small = bed.topic("small", 1);
-    let topics = [orders.clone(), payments.clone(), small.clone()];
+    let topics = [&orders, &payments, &small];
     // Joining in another order than that of the names makes no difference.
     let mut c = Member::join(bed, "g", "c", &topics);
     let mut a = Member::join(bed, "g", "a", &topics);
@@ -42,10 +42,10 @@ pub(crate) fn ranges_are_co_partitioned(bed: &Bed) {
 
 pub(crate) fn joining_and_leaving_revoke_and_assign_again(bed: &Bed) {
     let topic = bed.topic("t", 4);
-    let mut first = Member::join(bed, "g", "m1", &[topic.clone()]).joined();
+    let mut first = Member::join(bed, "g", "m1", &[&topic]).joined();
     assert_eq!(first.partitions_of(&topic), [0, 1, 2, 3]);
 
-    let mut second = Member::join(bed, "g", "m2", &[topic.clone()]);
+    let mut second = Member::join(bed, "g", "m2", &[&topic]);
     until(&mut [&mut first, &mut second], "both own two", |m| {
         m.iter().all(|m| m.owned.len() == 2)
     });
@@ -66,7 +66,7 @@ pub(crate) fn joining_and_leaving_revoke_and_assign_again(bed: &Bed) {
 pub(crate) fn records_go_on_behind_committed_offsets_after_a_rebalance(bed: &Bed) {
     let topic = bed.topic("t", 1);
     bed.write(&topic, 0, &["a", "b", "c", "d"]);
-    let mut first = Member::join(bed, "g", "m1", &[topic.clone()]);
+    let mut first = Member::join(bed, "g", "m1", &[&topic]);
     until(&mut [&mut first], "all are read", |m| m[0].seen.len() == 4);
     let next = first.seen[1].offset + 1;
     let mut producer = bed.producer("p");
@@ -79,7 +79,7 @@ pub(crate) fn records_go_on_behind_committed_offsets_after_a_rebalance(bed: &Bed
     producer.commit().expect("commit");
     first.consumer.close(false);
 
-    let mut second = Member::join(bed, "g", "m2", &[topic.clone()]);
+    let mut second = Member::join(bed, "g", "m2", &[&topic]);
     until(&mut [&mut second], "the rest is read", |m| {
         m[0].texts() == ["c", "d"]
     });
@@ -87,15 +87,15 @@ pub(crate) fn records_go_on_behind_committed_offsets_after_a_rebalance(bed: &Bed
 
 pub(crate) fn a_kept_place_is_taken_again_without_a_rebalance(bed: &Bed) {
     let topic = bed.topic("t", 2);
-    let mut stays = Member::join(bed, "g", "m1", &[topic.clone()]);
-    let mut restarts = Member::join(bed, "g", "m2", &[topic.clone()]);
+    let mut stays = Member::join(bed, "g", "m1", &[&topic]);
+    let mut restarts = Member::join(bed, "g", "m2", &[&topic]);
     until(&mut [&mut stays, &mut restarts], "both own one", |m| {
         m.iter().all(|m| m.owned.len() == 1)
     });
     let revocations = stays.revocations;
     restarts.consumer.close(true);
 
-    let mut again = Member::join(bed, "g", "m2", &[topic.clone()]);
+    let mut again = Member::join(bed, "g", "m2", &[&topic]);
     until(&mut [&mut stays, &mut again], "it is back", |m| {
         m[1].owned.len() == 1
     });
@@ -109,8 +109,8 @@ pub(crate) fn a_kept_place_is_taken_again_without_a_rebalance(bed: &Bed) {
 
 pub(crate) fn a_second_member_of_the_same_name_fences_the_first(bed: &Bed) {
     let topic = bed.topic("t", 1);
-    let mut old = Member::join(bed, "g", "m", &[topic.clone()]).joined();
-    let mut new = Member::join(bed, "g", "m", &[topic.clone()]);
+    let mut old = Member::join(bed, "g", "m", &[&topic]).joined();
+    let mut new = Member::join(bed, "g", "m", &[&topic]);
     let mut ignored = Vec::new();
     let mut fenced = false;
     wait_for("the old one is fenced and the new one owns all", || {
@@ -128,7 +128,7 @@ pub(crate) fn a_second_member_of_the_same_name_fences_the_first(bed: &Bed) {
 
 pub(crate) fn members_are_listed(bed: &Bed) {
     let topic = bed.topic("t", 1);
-    let mut member = Member::join(bed, "g", "m", &[topic.clone()]).joined();
+    let mut member = Member::join(bed, "g", "m", &[&topic]).joined();
     member.step();
     let admin = bed.broker.admin().expect("admin");
     let groups = admin.groups().expect("groups");
@@ -142,7 +142,7 @@ pub(crate) fn members_are_listed(bed: &Bed) {
 pub(crate) fn no_offsets_are_committed_at_first(bed: &Bed) {
     let topic = bed.topic("t", 2);
     let partitions = [0, 1].map(|p| TopicPartition::new(topic.clone(), p));
-    let mut member = Member::join(bed, "g", "m", &[topic.clone()]).joined();
+    let mut member = Member::join(bed, "g", "m", &[&topic]).joined();
     let committed = member.consumer.committed(&partitions, DEADLINE);
     assert_eq!(committed.expect("committed"), [None, None]);
     let admin = bed.broker.admin().expect("admin");

@@ -165,13 +165,13 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn join(bed: &Bed, group: &str, instance: &str, topics: &[Arc<str>]) -> Self {
+    pub(crate) fn join(bed: &Bed, group: &str, instance: &str, topics: &[&Arc<str>]) -> Self {
         let consumer = bed
             .broker
             .consumer(ConsumerConfig {
                 group_id: bed.name(group),
                 instance_id: instance.to_owned(),
-                topics: topics.to_vec(),
+                topics: topics.iter().map(|&topic| topic.clone()).collect(),
                 session_timeout: SESSION,
             })
             .expect("consumer");

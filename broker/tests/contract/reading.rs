@@ -10,7 +10,7 @@ pub(crate) fn a_paused_partition_goes_on_without_a_gap(bed: &Bed) {
     let values: Vec<&str> = numbers.iter().map(String::as_str).collect();
     bed.write(&topic, 0, &values);
     bed.write(&topic, 1, &values);
-    let mut member = Member::join(bed, "g", "m", &[topic.clone()]);
+    let mut member = Member::join(bed, "g", "m", &[&topic]);
     let of = |member: &Member, partition: i32| -> Vec<String> {
         let records = member.seen.iter().filter(|s| s.at.partition == partition);
         records.map(Seen::text).collect()
@@ -46,7 +46,7 @@ pub(crate) fn a_paused_partition_goes_on_without_a_gap(bed: &Bed) {
 pub(crate) fn seek_goes_back_and_forth(bed: &Bed) {
     let topic = bed.topic("t", 1);
     bed.write(&topic, 0, &["a", "b", "c", "d", "e"]);
-    let mut member = Member::join(bed, "g", "m", &[topic.clone()]);
+    let mut member = Member::join(bed, "g", "m", &[&topic]);
     until(&mut [&mut member], "all are read", |m| m[0].seen.len() == 5);
     let offsets: Vec<i64> = member.seen.iter().map(|s| s.offset).collect();
 
@@ -93,13 +93,13 @@ pub(crate) fn a_consumer_starts_at_the_oldest_record_where_its_offset_is_gone(be
     let topic = bed.topic("t", 1);
     bed.write(&topic, 0, &["a", "b", "c"]);
     let at = TopicPartition::new(topic.clone(), 0);
-    let oldest = bed.read(&[at.clone()])[1].offset;
+    let oldest = bed.read(std::slice::from_ref(&at))[1].offset;
     let admin = bed.broker.admin().expect("admin");
     admin
         .delete_records(&[(at, oldest)])
         .expect("delete_records");
 
-    let mut member = Member::join(bed, "g", "m", &[topic.clone()]);
+    let mut member = Member::join(bed, "g", "m", &[&topic]);
     member.start = Some(Start::Offset(0));
     until(&mut [&mut member], "the rest is read", |m| {
         m[0].texts() == ["b", "c"]
@@ -182,7 +182,7 @@ pub(crate) fn a_reader_refuses_an_offset_that_is_gone(bed: &Bed) {
     let topic = bed.topic("t", 1);
     bed.write(&topic, 0, &["a", "b", "c"]);
     let at = TopicPartition::new(topic, 0);
-    let oldest = bed.read(&[at.clone()])[2].offset;
+    let oldest = bed.read(std::slice::from_ref(&at))[2].offset;
     let admin = bed.broker.admin().expect("admin");
     admin
         .delete_records(&[(at.clone(), oldest)])

@@ -8,7 +8,7 @@ pub(crate) fn records_and_offsets_become_visible_together(bed: &Bed) {
     let input = bed.topic("in", 1);
     let output = bed.topic("out", 1);
     bed.write(&input, 0, &["a", "b", "c"]);
-    let mut member = Member::join(bed, "g", "m", &[input.clone()]);
+    let mut member = Member::join(bed, "g", "m", &[&input]);
     until(&mut [&mut member], "three records are read", |m| {
         m[0].seen.len() == 3
     });
@@ -39,7 +39,7 @@ pub(crate) fn records_and_offsets_become_visible_together(bed: &Bed) {
 pub(crate) fn aborted_records_and_offsets_are_never_seen(bed: &Bed) {
     let input = bed.topic("in", 1);
     let output = bed.topic("out", 2);
-    let mut member = Member::join(bed, "g", "m", &[input.clone()]).joined();
+    let mut member = Member::join(bed, "g", "m", &[&input]).joined();
     let mut producer = bed.producer("p");
 
     producer.begin().expect("begin");
@@ -74,7 +74,7 @@ pub(crate) fn aborted_records_and_offsets_are_never_seen(bed: &Bed) {
 
 pub(crate) fn an_open_transaction_is_not_seen(bed: &Bed) {
     let topic = bed.topic("t", 1);
-    let mut member = Member::join(bed, "g", "m", &[topic.clone()]).joined();
+    let mut member = Member::join(bed, "g", "m", &[&topic]).joined();
     let mut producer = bed.producer("p");
     producer.begin().expect("begin");
     send_all(&mut *producer, &topic, 0, &["a"]);
@@ -155,9 +155,9 @@ pub(crate) fn a_new_producer_ends_the_open_transaction_before(bed: &Bed) {
 
 pub(crate) fn offsets_of_a_stale_generation_are_refused(bed: &Bed) {
     let topic = bed.topic("t", 2);
-    let mut first = Member::join(bed, "g", "m1", &[topic.clone()]).joined();
+    let mut first = Member::join(bed, "g", "m1", &[&topic]).joined();
     let stale = first.consumer.group_metadata().expect("metadata");
-    let mut second = Member::join(bed, "g", "m2", &[topic.clone()]);
+    let mut second = Member::join(bed, "g", "m2", &[&topic]);
     until(
         &mut [&mut first, &mut second],
         "both own a partition",
@@ -193,10 +193,10 @@ pub(crate) fn offsets_of_a_stale_generation_are_refused(bed: &Bed) {
 
 pub(crate) fn offsets_of_a_member_that_left_are_refused(bed: &Bed) {
     let topic = bed.topic("t", 1);
-    let leaver = Member::join(bed, "g", "m1", &[topic.clone()]).joined();
+    let leaver = Member::join(bed, "g", "m1", &[&topic]).joined();
     let stale = leaver.consumer.group_metadata().expect("metadata");
     leaver.consumer.close(false);
-    let _heir = Member::join(bed, "g", "m2", &[topic.clone()]).joined();
+    let _heir = Member::join(bed, "g", "m2", &[&topic]).joined();
 
     let mut producer = bed.producer("p");
     producer.begin().expect("begin");
