@@ -114,6 +114,14 @@ impl Queries {
         self.known(store).map(|known| &known.definition)
     }
 
+    /// How many partitions a store has in all.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the topology has no such store.
+    pub fn partitions(&self, store: &str) -> Result<u32> {
+        self.known(store).map(|known| known.partitions)
+    }
+
     fn known(&self, store: &str) -> Result<&Known> {
         self.stores.get(store).ok_or_else(|| {
             Error::new(ErrorKind::Config, format!("no such store. store=`{store}`"))

@@ -106,7 +106,8 @@ impl StoreView {
     }
 
     /// The first `limit` entries with `from <= key < to`, as encoded; without bounds from the first, to the
-    /// last. All of one moment.
+    /// last. Those of a key-value store are all of one moment. Keys of windows have start and sequence number
+    /// behind them: see [`split_window_key`].
     ///
     /// # Errors
     /// When the base cannot be read.
@@ -119,18 +120,25 @@ impl StoreView {
         let (first, end) = bounds_of(self.id);
         let lower = from.map_or(first.to_vec(), |key| self.stored_key(key));
         let upper = to.map_or(end.to_vec(), |key| self.stored_key(key));
-        let page = self
-            .committed
-            .page(&lower, &upper, limit.min(VIEW_PAGE_MAX))?;
-        let first_live = self.first_live();
-        let live = page
-            .into_iter()
-            .filter(|(key, _)| !self.is_expired(key, first_live));
-        live.map(|(key, stored)| {
-            let (value, timestamp) = self.split(&stored)?;
-            Ok((Bytes::copy_from_slice(&key[ID_BYTES..]), value, timestamp))
-        })
-        .collect()
+        let limit = limit.min(VIEW_PAGE_MAX);
+        let page = match self.kind {
+            StoreKind::KeyValue => self.committed.page(&lower, &upper, limit)?,
+            StoreKind::Window { .. } => {
+                let first_live = self.first_live();
+                let all = self.committed.walk(&lower, &upper);
+                let live = all.filter(|entry| match entry {
+                    Ok((key, _)) => !self.is_expired(key, first_live),
+                    Err(_) => true,
+                });
+                live.take(limit).collect::<Result<_>>()?
+            }
+        };
+        page.into_iter()
+            .map(|(key, stored)| {
+                let (value, timestamp) = self.split(&stored)?;
+                Ok((Bytes::copy_from_slice(&key[ID_BYTES..]), value, timestamp))
+            })
+            .collect()
     }
 
     /// The first `limit` windows of an encoded key with `from <= start <= to`: start, value, timestamp.

@@ -59,6 +59,8 @@ pub(super) struct KafkaProducer {
     /// Records sent since the deliveries were last looked at.
     unserved: u32,
     initialised: bool,
+    /// Why the client must be made anew before the next transaction.
+    renew: Option<&'static str>,
     open: bool,
     /// End of the last transaction that left markers.
     markers_at: Option<Instant>,
@@ -145,6 +147,14 @@ fn fatal(producer: &BaseProducer<Context>) -> Option<RDKafkaErrorCode> {
     producer.client().fatal_error().map(|(code, _)| code)
 }
 
+/// The abort itself throws away what was not sent yet.
+fn is_purge(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight
+    )
+}
+
 impl KafkaProducer {
     pub(super) fn new(config: &KafkaConfig, transactional_id: &str) -> Result<Self> {
         Ok(Self {
@@ -156,6 +166,7 @@ impl KafkaProducer {
             ledger: Ledger::default(),
             unserved: 0,
             initialised: false,
+            renew: None,
             open: false,
             markers_at: None,
         })
@@ -228,6 +239,7 @@ impl Producer for KafkaProducer {
         })
         .map_err(Self::given_up)?;
         self.initialised = true;
+        self.renew = None;
         self.open = false;
         self.markers_at = None;
         Ok(())
@@ -254,7 +266,10 @@ impl Producer for KafkaProducer {
         client.serve(Duration::ZERO, ledger);
         if client.is_suspicious() {
             // The new epoch makes every request of the old client void, also one still on its way.
-            warn!(id = %self.transactional_id, "an answer may be lost: producer is initialised anew");
+            self.renew = Some("an answer may have been lost");
+        }
+        if let Some(why) = self.renew {
+            warn!(id = %self.transactional_id, why, "producer is initialised anew");
             self.init()?;
         }
         self.wait_for_markers();
@@ -378,6 +393,7 @@ impl Producer for KafkaProducer {
         }
         let within = self.config.transaction_timeout;
         let (client, ledger) = self.parts();
+        let refused = ledger.failed().is_some();
         let abort = |producer: &BaseProducer<Context>| {
             run(producer, within, |p| p.abort_transaction(Timeout::Never))
         };
@@ -400,7 +416,11 @@ impl Producer for KafkaProducer {
         })?;
         let (client, ledger) = self.parts();
         client.serve(Duration::ZERO, ledger);
-        ledger.abort();
+        if refused || ledger.failed().is_some_and(|code| !is_purge(code)) {
+            // A refused record leaves a hole in the sequence, on which the next transaction would fail.
+            self.renew = Some("a record was refused");
+        }
+        self.ledger.abort();
         self.ended();
         Ok(())
     }

@@ -127,7 +127,7 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
         "CREATE TABLE `inventory` (`sku` {id} NOT NULL PRIMARY KEY, `on_hand` {int} NOT NULL, \
          `reserved` {int} NOT NULL, `sold` {int} NOT NULL, `version` {int} NOT NULL){options}",
         "CREATE TABLE `products` (`sku` {id} NOT NULL PRIMARY KEY, `name` {text} NOT NULL, \
-         `category` {id}, `description` {text}, `price` {int} NOT NULL, `currency` {id} NOT NULL, \
+         `category` {text}, `description` {text}, `price` {int} NOT NULL, `currency` {id} NOT NULL, \
          `version` {int} NOT NULL){options}",
         "CREATE TABLE `orders_per_day` (`day` {id} NOT NULL PRIMARY KEY, `placed` {int} NOT NULL, \
          `confirmed` {int} NOT NULL, `cancelled` {int} NOT NULL){options}",

@@ -1,0 +1,46 @@
+//! `/live` and `/ready`.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use millstream_runtime::Health;
+use serde_json::json;
+
+use super::{AdminState, state::RETRY_AFTER};
+use crate::{Problem, ProblemKind};
+
+const NOT_READY: ProblemKind = ProblemKind::new(
+    "not-ready",
+    StatusCode::SERVICE_UNAVAILABLE,
+    "The program is not ready to serve.",
+);
+
+pub(super) async fn live() -> Response {
+    Json(json!({ "status": "live" })).into_response()
+}
+
+pub(super) async fn ready(State(state): State<Arc<AdminState>>) -> Result<Response, Problem> {
+    let not_ready = |why: String| Problem::of(NOT_READY).detail(why).retry_after(RETRY_AFTER);
+    match state.health() {
+        Health::Running => {}
+        Health::Starting => {
+            let status = state.status();
+            let tasks = status.threads.iter().flat_map(|t| &t.tasks);
+            let remaining: i64 = tasks.map(|t| t.restore_remaining).sum();
+            let why = format!("stores are being restored. changelog_records_remaining={remaining}");
+            return Err(not_ready(why));
+        }
+        Health::Stopping => return Err(not_ready("the application stops".to_owned())),
+        // Why it failed is in the program's log.
+        Health::Failed(_) => return Err(not_ready("the application failed".to_owned())),
+    }
+    for check in &state.checks {
+        (check.run)().map_err(|why| not_ready(format!("{}: {why}", check.name)))?;
+    }
+    Ok(Json(json!({ "status": "ready" })).into_response())
+}
