@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, header},
 };
 use bytes::Bytes;
-use serde::{de::DeserializeOwned, de::IgnoredAny};
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_path_to_error::{Path, Segment};
 
 use crate::{Problem, ProblemKind};
@@ -68,7 +68,10 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
         Err(error) => error,
     };
     // A wrong field is met before the end of the text was seen: the text may be broken further on.
-    if let Err(error) = serde_json::from_slice::<IgnoredAny>(body) {
+    let Ok(text) = std::str::from_utf8(body) else {
+        return Err(Problem::of(ProblemKind::MALFORMED).at("", "the body is not UTF-8"));
+    };
+    if let Err(error) = serde_json::from_str::<IgnoredAny>(text) {
         return Err(malformed(&error));
     }
     let what = error.inner().to_string();

@@ -1,4 +1,5 @@
-//! How fast the embedded log is on this machine: `cargo run --release -p millstream-broker --example embedded_rate`.
+//! How fast the embedded log is on this machine: `cargo run --release -p millstream-broker
+//! --example embedded_rate`.
 
 use std::{
     error::Error,
@@ -129,7 +130,8 @@ fn transactions(log: &Arc<EmbeddedBroker>, threads: usize, records: u64) -> Outc
     let rate = commits.load(Ordering::Relaxed) as f64 / seconds;
     let cpu = (cpu_seconds() - cpu) / seconds * 100.0;
     println!(
-        "transactions of {records} records, {threads} thread(s): {rate:.0} commits/s, {cpu:.0} % of a core"
+        "transactions of {records} records, {threads} thread(s): \
+         {rate:.0} commits/s, {cpu:.0} % of a core"
     );
     Ok(())
 }
@@ -230,7 +232,8 @@ fn through(log: &Arc<EmbeddedBroker>) -> Outcome {
     let cpu = cpu_seconds() - cpu;
     let millions = RECORDS as f64 / 1e6;
     println!(
-        "producer to consumer at the tail: {:.2} M records/s, {:.2} µs of processor time a record, {} syncs",
+        "producer to consumer at the tail: {:.2} M records/s, \
+         {:.2} µs of processor time a record, {} syncs",
         millions / seconds,
         cpu / millions,
         log.figures().syncs - syncs

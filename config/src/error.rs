@@ -112,7 +112,7 @@ pub(crate) fn wrong_value(sources: &Figment, field: &str, allowed: String) -> Er
 /// What reading found.
 pub(crate) fn explain(sources: &Figment, error: &figment::Error) -> Error {
     let mut path = error.path.clone();
-    let mut origin = |path: &[String]| match &error.metadata {
+    let origin = |path: &[String]| match &error.metadata {
         Some(metadata) => Origin::named(metadata, path),
         None => Origin::of(sources, path),
     };
@@ -156,7 +156,7 @@ fn value_of(sources: &Figment, field: &str) -> String {
     };
     let text = match value.as_str() {
         Some(text) => text.to_owned(),
-        None => serde_json_like(&value),
+        None => rendered(&value),
     };
     match (text.split_once("//"), text.rsplit_once('@')) {
         (Some((scheme, _)), Some((_, host))) => format!("{scheme}//***@{host}"),
@@ -164,7 +164,7 @@ fn value_of(sources: &Figment, field: &str) -> String {
     }
 }
 
-fn serde_json_like(value: &figment::value::Value) -> String {
+fn rendered(value: &figment::value::Value) -> String {
     use figment::value::Value;
     match value {
         Value::String(_, text) => text.clone(),
@@ -183,7 +183,7 @@ fn serde_json_like(value: &figment::value::Value) -> String {
             format!("{{{}}}", fields.join(", "))
         }
         Value::Array(_, list) => {
-            let items: Vec<_> = list.iter().map(serde_json_like).collect();
+            let items: Vec<_> = list.iter().map(rendered).collect();
             format!("[{}]", items.join(", "))
         }
     }

@@ -12,5 +12,6 @@ pub mod inventory;
 pub mod payment;
 pub mod analytics;
 pub mod audit;
+pub mod sql;
 
 mod timers;

@@ -149,6 +149,11 @@ impl<'a> Session<'a> {
         self.housekeeping()
     }
 
+    /// False while a rebalance or a restore keeps the tasks from working: they may be others' by now.
+    fn works(&self) -> bool {
+        !self.slots.is_empty() && self.restoring.is_none()
+    }
+
     fn consumer(&mut self) -> &mut dyn Consumer {
         self.consumer.as_deref_mut().expect("the consumer is there until the session closes")
     }
@@ -163,7 +168,8 @@ impl<'a> Session<'a> {
             let since = self.last_commit.elapsed();
             wait = wait.min(self.shared.config.commit_pause.saturating_sub(since));
         }
-        if let Some(due) = self.tasks.values().filter_map(Task::next_wall_clock_ms).min() {
+        let timers = self.tasks.values().filter(|_| self.works());
+        if let Some(due) = timers.filter_map(Task::next_wall_clock_ms).min() {
             let ms = due.saturating_sub(self.shared.clock.now_ms()).max(0);
             wait = wait.min(Duration::from_millis(ms as u64));
         }
@@ -384,7 +390,7 @@ impl<'a> Session<'a> {
     // ---- processing
 
     fn process(&mut self) -> Result<(), Trouble> {
-        if self.restoring.is_some() {
+        if !self.works() {
             return Ok(());
         }
         let turn = self.shared.config.records_per_turn;
@@ -509,7 +515,7 @@ impl<'a> Session<'a> {
     }
 
     fn punctuate(&mut self) -> Result<(), Trouble> {
-        if self.restoring.is_some() {
+        if !self.works() {
             return Ok(());
         }
         let wall_clock_ms = self.shared.clock.now_ms();

@@ -68,7 +68,7 @@ pub use dialect::Dialect;
 pub use error::{Error, Result};
 pub use metrics::Metrics;
 pub use migrate::Migration;
-pub use progress::{Progress, read_progress};
+pub use progress::{Progress, caught_up, read_progress};
 pub use projection::{Message, Output, Projection};
 pub use sink::{RunningSink, Sink, SinkConfig};
 pub use table::{OnConflict, Table};

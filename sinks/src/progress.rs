@@ -1,6 +1,12 @@
 //! `sink_progress`: how far each partition is written, and by whom.
 
-use millstream_broker::TopicPartition;
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use millstream_broker::{Broker, PartitionIx, Start, TopicPartition};
 
 use crate::{Database, Error, Migration, Result, Value, database::Transaction};
 
@@ -44,6 +50,79 @@ pub async fn read_progress(database: &Database, sink: &str) -> Result<Vec<Progre
             })
         })
         .await
+}
+
+/// How long [`caught_up`] looks for records that may not exist.
+const LOOK_MAX: Duration = Duration::from_secs(5);
+/// How long one of its polls waits.
+const LOOK_WAIT: Duration = Duration::from_millis(50);
+
+/// True when the tables hold everything that these topics hold.
+///
+/// Offsets alone cannot tell: behind the last record there may be markers of transactions. So this reads what
+/// comes behind the sink's progress, and answers `false` at the first record, or when it takes too long.
+///
+/// # Errors
+/// When log or database do not answer.
+pub async fn caught_up(
+    broker: Arc<dyn Broker>,
+    database: &Database,
+    sink: &str,
+    topics: &[Arc<str>],
+) -> Result<bool> {
+    let progress = read_progress(database, sink).await?;
+    let next: HashMap<_, _> = progress
+        .into_iter()
+        .map(|p| (p.partition, p.next_offset))
+        .collect();
+    let topics = topics.to_vec();
+    let looked = tokio::task::spawn_blocking(move || nothing_follows(&*broker, &topics, &next));
+    match looked.await {
+        Ok(result) => result,
+        Err(error) => Err(Error::Broken(error.to_string())),
+    }
+}
+
+fn nothing_follows(
+    broker: &dyn Broker,
+    topics: &[Arc<str>],
+    next: &HashMap<TopicPartition, i64>,
+) -> Result<bool> {
+    let admin = broker.admin()?;
+    let mut starts = Vec::new();
+    let mut ends = Vec::new();
+    for topic in admin.topics()?.into_iter().filter(|t| topics.contains(&t.name)) {
+        for partition in 0..topic.partitions.cast_signed() {
+            let partition = TopicPartition::new(topic.name.clone(), partition);
+            let marks = admin.watermarks(&partition)?;
+            let from = next.get(&partition).copied().unwrap_or(0).max(marks.low);
+            if from < marks.high {
+                starts.push((partition, Start::Offset(from)));
+                ends.push(marks.high);
+            }
+        }
+    }
+    if starts.is_empty() {
+        return Ok(true);
+    }
+    let mut reader = broker.reader()?;
+    reader.assign(&starts)?;
+    let until = Instant::now() + LOOK_MAX;
+    let mut found = Vec::new();
+    while Instant::now() < until {
+        reader.poll(LOOK_WAIT, 1, &mut found)?;
+        if !found.is_empty() {
+            return Ok(false);
+        }
+        let mut all = true;
+        for (at, end) in (0..).zip(&ends) {
+            all &= reader.position(PartitionIx(at))? >= *end;
+        }
+        if all {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Which log and topic the offsets count in.

@@ -248,7 +248,9 @@ impl Row {
         let Some(text) = self.optional_text(column)? else {
             return Ok(None);
         };
-        read(&text).map(Some).ok_or_else(|| unreadable(column, &text))
+        read(&text)
+            .map(Some)
+            .ok_or_else(|| unreadable(column, &text))
     }
 
     /// The integer in a column as a smaller or an unsigned one.

@@ -146,11 +146,14 @@ impl Writer {
             if range.is_empty() {
                 continue;
             }
-            let work = self.work(&records, range.clone(), &mut aside).await?;
-            match self.write_work(&work).await? {
+            let refused = match self.work(&records, range.clone(), &mut aside).await? {
+                Ok(work) => self.write_work(&work).await?,
+                Err(panicked) => Some(panicked),
+            };
+            match refused {
                 None => {}
                 Some(error) if range.len() > 1 => {
-                    debug!(sink = %self.sink, records = range.len(), %error, "looking for the row that is refused");
+                    debug!(sink = %self.sink, records = range.len(), %error, "looking for the record that is refused");
                     let middle = range.start + range.len() / 2;
                     todo.push(middle..range.end);
                     todo.push(range.start..middle);
@@ -167,13 +170,14 @@ impl Writer {
         Ok(())
     }
 
-    /// What the records mean. Those that no projection can read are set aside first.
+    /// What the records mean. Those that no projection can read are set aside first. The inner error is a
+    /// projection that panicked over one of them.
     async fn work(
         &mut self,
         records: &Arc<[Message]>,
         range: Range<usize>,
         aside: &mut HashSet<usize>,
-    ) -> Result<Work, Halt> {
+    ) -> Result<Result<Work>, Halt> {
         let projections = self.projections.clone();
         let (batch, among, skip) = (records.clone(), range.clone(), aside.clone());
         // Decoding thousands of records takes milliseconds: not on a thread that serves others.
@@ -183,8 +187,10 @@ impl Writer {
             (out.changes.settle(), out.rejects)
         })
         .await;
-        let (changes, rejects) =
-            projected.map_err(|e| Error::Broken(format!("a projection panicked: {e}")))?;
+        let (changes, rejects) = match projected {
+            Ok(projected) => projected,
+            Err(error) => return Ok(Err(Error::Broken(format!("a projection: {error}")))),
+        };
         for reject in rejects {
             let origin = |m: &Message| {
                 (m.offset, m.partition, &m.topic)
@@ -197,11 +203,11 @@ impl Writer {
                 self.set_aside(&records[at], chain(&*reject.error)).await?;
             }
         }
-        Ok(Work {
+        Ok(Ok(Work {
             steps: self.steps(&records[range.clone()]),
             changes,
             records: range.len(),
-        })
+        }))
     }
 
     fn steps(&self, records: &[Message]) -> Vec<Step> {

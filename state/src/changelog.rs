@@ -62,9 +62,11 @@ mod tests {
     use super::*;
     use crate::layout::push_window;
 
+    type LogRecord = (&'static [u8], Option<&'static [u8]>, i64);
+
     #[test]
     fn the_last_record_of_a_key_wins_and_keys_ascend() {
-        let records: [(&[u8], Option<&[u8]>, i64); 4] = [
+        let records: [LogRecord; 4] = [
             (b"b", Some(b"1"), 5),
             (b"a", Some(b"2"), 9),
             (b"b", None, 6),
@@ -83,8 +85,8 @@ mod tests {
     fn window_starts_move_both_times() {
         let mut key = b"k".to_vec();
         push_window(&mut key, 60, 0);
-        let records: [(&[u8], Option<&[u8]>, i64); 1] = [(&key, Some(b"1"), 12)];
-        let folded = fold(1, true, &mut records.into_iter());
+        let mut records = [(&key[..], Some(&b"1"[..]), 12)].into_iter();
+        let folded = fold(1, true, &mut records);
         assert_eq!((folded.time, folded.observed), (60, 60));
     }
 }

@@ -176,6 +176,8 @@ pub(crate) struct KvLive<K: 'static, V: 'static> {
     order: Option<BTreeSet<Blob>>,
     dirty: Vec<u32>,
     in_flight: Vec<u32>,
+    /// Those in flight that have no value.
+    deleted: Vec<u32>,
     bytes: usize,
     key_bytes: Vec<u8>,
     value_bytes: Vec<u8>,
@@ -223,6 +225,7 @@ impl<K: 'static, V: Clone + 'static> KvLive<K, V> {
             order: None,
             dirty: Vec::new(),
             in_flight: Vec::new(),
+            deleted: Vec::new(),
             bytes: 0,
             key_bytes: Vec::new(),
             value_bytes: Vec::new(),
@@ -348,11 +351,6 @@ impl<K: 'static, V: Clone + 'static> KvLive<K, V> {
         }
     }
 
-    fn deleted_key(&self, at: u32) -> Option<Blob> {
-        let (key, slot) = self.slots.get_index(at as usize)?;
-        slot.value.is_none().then(|| key.clone())
-    }
-
     /// Drops the slot of a key, where no position is held.
     fn take_out(&mut self, key: &[u8]) {
         if let Some((key, slot)) = self.slots.swap_remove_entry(key) {
@@ -413,6 +411,9 @@ impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
             let value = stored.map(|(stored, _)| &stored[TIMESTAMP_BYTES..]);
             log(&key[ID_BYTES..], value, timestamp)?;
             let stored = stored.map(|(stored, _)| stored);
+            if stored.is_none() {
+                self.deleted.push(at);
+            }
             let now = stored.map_or(0, <[u8]>::len);
             self.bytes = self.bytes + now - slot.value_bytes as usize;
             slot.value_bytes = now as u32;
@@ -425,15 +426,15 @@ impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
     }
 
     fn settle(&mut self, _observed: i64) {
-        // While others hold positions, what was deleted stays as knowledge of absence.
-        let deleted: Vec<Blob> = match self.dirty.is_empty() {
-            true => self
-                .in_flight
-                .iter()
-                .filter_map(|at| self.deleted_key(*at))
-                .collect(),
-            false => Vec::new(),
-        };
+        let mut deleted = Vec::new();
+        for at in self.deleted.drain(..) {
+            // While others hold positions, a slot stays, as knowledge of absence.
+            if self.dirty.is_empty()
+                && let Some((key, Slot { value: None, .. })) = self.slots.get_index(at as usize)
+            {
+                deleted.push(key.clone());
+            }
+        }
         self.in_flight.clear();
         for key in deleted {
             self.take_out(&key);
@@ -441,6 +442,7 @@ impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
     }
 
     fn abort(&mut self, committed: &Committed, _observed: i64) {
+        self.deleted.clear();
         let touched = mem::take(&mut self.dirty)
             .into_iter()
             .chain(mem::take(&mut self.in_flight));

@@ -192,6 +192,7 @@ pub(crate) fn behind_prefix(prefix: &[u8]) -> Vec<u8> {
 }
 
 /// Appends start and sequence to a key.
+#[inline]
 pub(crate) fn push_window(key: &mut Vec<u8>, start: i64, sequence: u32) {
     key.extend_from_slice(&start.to_be_bytes());
     key.extend_from_slice(&sequence.to_be_bytes());
@@ -199,6 +200,7 @@ pub(crate) fn push_window(key: &mut Vec<u8>, start: i64, sequence: u32) {
 
 /// Splits a window's key as [`StoreView::range`](crate::StoreView::range) and changelogs hold it into record
 /// key, start and sequence number; `None` when it is too short.
+#[inline]
 pub fn split_window_key(key: &[u8]) -> Option<(&[u8], i64, u32)> {
     let (rest, sequence) = key.split_last_chunk()?;
     let (key, start) = rest.split_last_chunk()?;
@@ -210,11 +212,13 @@ pub fn split_window_key(key: &[u8]) -> Option<(&[u8], i64, u32)> {
 }
 
 /// Appends a value as it is stored: timestamp, then the value that `encode` appends.
+#[inline]
 pub(crate) fn push_timestamp(out: &mut Vec<u8>, timestamp: i64) {
     out.extend_from_slice(&timestamp.to_be_bytes());
 }
 
 /// Splits a stored value into timestamp and value.
+#[inline]
 pub(crate) fn split_timestamp(stored: &[u8]) -> Option<(i64, &[u8])> {
     let (timestamp, value) = stored.split_first_chunk()?;
     Some((i64::from_be_bytes(*timestamp), value))
@@ -229,6 +233,7 @@ pub(crate) fn retention_of(spec: &StoreSpec) -> Option<i64> {
 }
 
 /// The first start that is not expired when `observed` is the greatest start put.
+#[inline]
 pub(crate) fn first_live_start(observed: i64, retention_ms: i64) -> i64 {
     observed
         .saturating_sub(retention_ms)

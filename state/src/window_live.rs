@@ -44,9 +44,13 @@ pub(crate) struct WindowLive<K: 'static, V: 'static> {
     /// Greatest start that a window which is only in the layers below can have.
     below_until: i64,
     pub(crate) observed: i64,
+    /// `observed` without what an abort would take back.
+    observed_committed: i64,
     expiry: ExpiryQueue,
     dirty: Vec<Place>,
     in_flight: Vec<Place>,
+    /// Those in flight that have no value.
+    deleted: Vec<Place>,
     bytes: usize,
     key_bytes: Vec<u8>,
     value_bytes: Vec<u8>,
@@ -122,9 +126,11 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
             untouched: true,
             below_until: -1,
             observed: -1,
+            observed_committed: -1,
             expiry: ExpiryQueue::new(retention_ms),
             dirty: Vec::new(),
             in_flight: Vec::new(),
+            deleted: Vec::new(),
             bytes: 0,
             key_bytes: Vec::new(),
             value_bytes: Vec::new(),
@@ -134,6 +140,17 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
     /// The first start that reads show.
     pub(crate) fn first_live(&self) -> i64 {
         first_live_start(self.observed, self.retention_ms)
+    }
+
+    /// The first start that reads show after an abort: memory holds everything from there on.
+    fn first_kept(&self) -> i64 {
+        first_live_start(self.observed_committed, self.retention_ms)
+    }
+
+    /// Sets the store's time to the committed one.
+    fn reset_time(&mut self, observed: i64) {
+        self.observed = observed;
+        self.observed_committed = observed;
     }
 
     /// Moves the store's time to `start`, if that is later.
@@ -259,7 +276,7 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
     /// The live windows that the layers below have of a key.
     fn read_below(&self, key: &[u8], committed: &Committed) -> Result<Vec<Entry<V>>> {
         let mut lower = key.to_vec();
-        push_window(&mut lower, self.first_live(), 0);
+        push_window(&mut lower, self.first_kept(), 0);
         // No start has the highest bit set.
         let upper = [key, &[0x80]].concat();
         let mut entries = Vec::new();
@@ -295,7 +312,7 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
             return Ok(());
         }
         let (first, end) = bounds_of(self.id);
-        let first_live = self.first_live();
+        let first_kept = self.first_kept();
         let mut loaded: IndexMap<Blob, Vec<Entry<V>>, RandomState> = IndexMap::default();
         for (n, stored) in committed.walk(&first, &end).enumerate() {
             if n == LOAD_ENTRIES_MAX {
@@ -303,7 +320,7 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
             }
             let (key, stored) = stored?;
             let (key, entry) = self.read_entry(&key, &stored)?;
-            if entry.start < first_live {
+            if entry.start < first_kept {
                 continue;
             }
             match loaded.get_mut(key) {
@@ -357,14 +374,15 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
     }
 
     /// Drops what has expired by committed time from memory; the base drops it for itself.
-    fn expire(&mut self, first_live: i64) {
-        for key in self.expiry.pop_before(first_live) {
+    fn expire(&mut self) {
+        let first_kept = self.first_kept();
+        for key in self.expiry.pop_before(first_kept) {
             let Some(windows) = self.keys.get_mut(&key[..]) else {
                 continue;
             };
             let expired = windows
                 .entries
-                .partition_point(|entry| entry.start < first_live);
+                .partition_point(|entry| entry.start < first_kept);
             let freed: usize = windows
                 .entries
                 .drain(..expired)
@@ -377,10 +395,10 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
             match self.dirty.is_empty() {
                 true => self.take_out(&key),
                 // Asked again at the next commit.
-                false => self.expiry.push(first_live, key),
+                false => self.expiry.push(first_kept, key),
             }
         }
-        if first_live > self.below_until {
+        if first_kept > self.below_until {
             self.complete = true;
         }
     }
@@ -404,7 +422,7 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
     fn attach(&mut self, id: u16, empty: bool, observed: i64) {
         self.id = id;
         self.complete = empty;
-        self.observed = observed;
+        self.reset_time(observed);
         self.below_until = observed;
     }
 
@@ -438,6 +456,9 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
             let value = stored.map(|(stored, _)| &stored[TIMESTAMP_BYTES..]);
             log(&self.key_bytes[ID_BYTES..], value, timestamp)?;
             let stored = stored.map(|(stored, _)| stored);
+            if stored.is_none() {
+                self.deleted.push(place);
+            }
             let now = stored.map_or(0, <[u8]>::len);
             self.bytes = self.bytes + now - entry.stored_bytes as usize;
             entry.stored_bytes = now as u32;
@@ -447,7 +468,8 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
     }
 
     fn settle(&mut self, observed: i64) {
-        for place in mem::take(&mut self.in_flight) {
+        self.in_flight.clear();
+        for place in self.deleted.drain(..) {
             let Some((_, entry)) = entry_at(&mut self.keys, place) else {
                 continue;
             };
@@ -457,11 +479,13 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
                 entries.retain(|entry| entry.place() != (place.1, place.2));
             }
         }
-        self.expire(first_live_start(observed, self.retention_ms));
+        self.observed_committed = observed;
+        self.expire();
     }
 
     fn abort(&mut self, committed: &Committed, observed: i64) {
-        self.observed = observed;
+        self.reset_time(observed);
+        self.deleted.clear();
         let places = mem::take(&mut self.dirty)
             .into_iter()
             .chain(mem::take(&mut self.in_flight));
@@ -501,7 +525,7 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
         self.complete = false;
         self.untouched = true;
         self.bytes = 0;
-        self.observed = observed;
+        self.reset_time(observed);
         self.below_until = observed;
     }
 

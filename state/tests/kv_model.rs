@@ -186,7 +186,7 @@ fn check(mut harness: Harness, steps: Vec<Step>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn in_memory_a_store_is_a_map_with_transactions(steps in prop::collection::vec(step(), 0..120)) {
         check(Harness::in_memory(definitions()), steps)?;
@@ -194,7 +194,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn on_disk_a_store_is_a_map_with_transactions(steps in prop::collection::vec(step(), 0..120)) {
         check(Harness::on_disk(definitions()), steps)?;

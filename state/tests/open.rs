@@ -13,6 +13,8 @@ const NAMES: KvStore<u64, String> = KvStore::new("names", u64_be(), json());
 const LOCAL: KvStore<String, u64> = KvStore::new("local", text(), u64_be()).without_changelog();
 const HOURLY: WindowStore<String, u64> = WindowStore::new("hourly", text(), u64_be());
 
+type LogRecord = (&'static [u8], Option<&'static [u8]>, i64);
+
 fn counts() -> Arc<dyn StoreDefinition> {
     Arc::new(KvDefinition(COUNTS))
 }
@@ -96,7 +98,7 @@ fn times_are_committed_with_the_entries() -> Result {
 #[test]
 fn a_restored_store_tells_at_least_the_time_of_its_records() -> Result {
     let mut state = TaskState::open(Arc::new(MemoryBytes::default()), &[counts()])?;
-    let records: [(&[u8], Option<&[u8]>, i64); 2] = [
+    let records: [LogRecord; 2] = [
         (b"a", Some(&[0, 0, 0, 0, 0, 0, 0, 1]), 30),
         (b"b", None, 20),
     ];

@@ -60,7 +60,7 @@ impl StoreEntries {
         }
         let queries = queries.clone();
         let count = move || queries.stores().into_iter().map(|s| (s.name, s.entries)).collect();
-        let counted = tokio::task::spawn_blocking(count).await;
+        let counted: Result<BTreeMap<String, u64>, _> = tokio::task::spawn_blocking(count).await;
         let counted = Arc::new(counted.unwrap_or_default());
         *kept = Some((Instant::now(), counted.clone()));
         counted

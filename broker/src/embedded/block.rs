@@ -15,9 +15,9 @@
 //! | 48 | 4 | CRC-32 of the body |
 //! | 52 | 4 | CRC-32 of the header before this field |
 //!
-//! A record is: offset gap, timestamp delta (zigzag), key length + 1, value length + 1, bytes of headers (all
-//! LEB128, length 0 is null), then key, value and headers. A header is: name length, value length + 1, name,
-//! value. The offset gap is 0 unless compaction removed records in front.
+//! A record is: offset gap, timestamp delta (zigzag), key length + 1, value length + 1, bytes of
+//! headers (all LEB128, length 0 is null), then key, value and headers. A header is: name length,
+//! value length + 1, name, value. The offset gap is 0 unless compaction removed records in front.
 
 use std::{ops::Range, sync::Arc};
 
@@ -196,7 +196,8 @@ impl BlockBuilder {
     }
 }
 
-/// A block that lacks nothing but its offsets, so that giving it some costs the log's writer next to nothing.
+/// A block that lacks nothing but its offsets, so that giving it some costs the log's writer next
+/// to nothing.
 #[derive(Debug)]
 pub(super) struct Draft {
     pub count: u32,

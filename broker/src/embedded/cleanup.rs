@@ -40,6 +40,9 @@ pub(super) fn expire(log: &Log) -> Result<usize> {
         };
         let oldest_ms = log.config.clock.now_ms().saturating_sub(retention_ms);
         for partition in &topic.partitions {
+            if partition.oldest_ms() >= oldest_ms {
+                continue;
+            }
             let keep = first_kept(log, partition, oldest_ms)?;
             if keep > partition.low() && !partition.is_deleted() {
                 log.edit(Edit::DeleteBefore(partition.clone(), keep))?;
@@ -57,6 +60,7 @@ fn first_kept(log: &Log, partition: &Partition, oldest_ms: i64) -> Result<i64> {
     let mut keep = None;
     partition.stored_blocks(log, partition.low(), |block| {
         if block.max_timestamp >= oldest_ms {
+            partition.set_oldest_ms(block.max_timestamp);
             keep = Some(block.base);
         }
         keep.is_none() && block.last + 1 < end
@@ -75,7 +79,7 @@ fn compact_due(log: &Log) -> Result<()> {
                     log.stop.wait(REST);
                     !log.stop.is_set()
                 };
-                let done = compaction::compact(log, partition, go_on)?;
+                let done = compaction::compact(log, partition, false, go_on)?;
                 tracing::debug!(partition = %partition.at, ?done, "compacted");
             }
         }
@@ -88,7 +92,7 @@ pub(super) fn compact_now(log: &Arc<Log>, at: &TopicPartition) -> Result<Compact
     let partition = log.partition(at)?;
     match partition.cleanup {
         Cleanup::Compact | Cleanup::CompactAndDelete { .. } => {
-            compaction::compact(log, &partition, || true)
+            compaction::compact(log, &partition, true, || true)
         }
         Cleanup::Delete { .. } => Err(Error::State("the topic is not compacted")),
     }

@@ -1,8 +1,9 @@
 //! Compaction: of each key only the newest record stays, at its offset.
 //!
-//! A pass first learns the newest offset of each key in the part that is new since the last pass, then walks
-//! over everything up to the end of that part and writes blocks anew without the records that are superseded.
-//! It goes in steps, each of them one write, so a crash between two leaves a log that is merely less compact.
+//! A pass first learns the newest offset of each key in the part that is new since the last pass,
+//! then walks over everything up to the end of that part and writes blocks anew without the records
+//! that are superseded. It goes in steps, each of them one write, so a crash between two leaves a
+//! log that is merely less compact.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -48,26 +49,27 @@ pub(super) fn is_due(log: &Log, partition: &Partition) -> bool {
     dirty >= log.config.compaction_dirty_records && dirty as f64 > ratio * all as f64
 }
 
-/// Compacts everything but the newest blocks. `pause` is called between steps and says whether to go on.
+/// Compacts everything but the newest blocks. With `force` also where nothing is new: that drops
+/// tombstones whose time has come. `pause` is called between steps and says whether to go on.
 pub(super) fn compact(
     log: &Log,
     partition: &Arc<Partition>,
+    force: bool,
     mut pause: impl FnMut() -> bool,
 ) -> Result<Compacted> {
     let _alone = lock(&partition.compacting);
     let mut total = Compacted::default();
     let mut attempts = 0;
-    let mut first = true;
+    let mut force = force;
     loop {
         let bound = partition.newest_blocks(log, log.config.compaction_spared_blocks)?;
-        // The first pass also drops tombstones of the part that was compacted before.
-        if partition.cleaned().offset >= bound && !first {
+        if partition.cleaned().offset >= bound && !force {
             total.offset = partition.cleaned().offset;
             total.kept = partition.cleaned().kept;
             return Ok(total);
         }
         let mut pass = Pass::new(log, partition);
-        first = false;
+        force = false;
         match pass.run(bound, &mut pause) {
             Ok(true) => total.removed += pass.removed,
             Ok(false) => return Ok(total),
@@ -141,7 +143,8 @@ impl<'a> Pass<'a> {
         Ok(true)
     }
 
-    /// Learns the newest offset of each key until the memory is full, and tells up to where that was.
+    /// Learns the newest offset of each key until the memory is full, and tells up to where that
+    /// was.
     fn learn(&mut self, from: i64, bound: i64) -> Result<i64> {
         let mut room = self.log.config.compaction_memory_bytes;
         let mut at = from;

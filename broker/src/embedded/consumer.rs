@@ -171,7 +171,8 @@ impl Consumer for EmbeddedConsumer {
     }
 }
 
-/// A consumer that is dropped keeps its place until its session times out, as if its process had died.
+/// A consumer that is dropped keeps its place until its session times out, as if its process had
+/// died.
 impl Drop for EmbeddedConsumer {
     fn drop(&mut self) {
         self.group.leave(&self.seat, true);

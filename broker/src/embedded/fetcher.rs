@@ -107,8 +107,8 @@ impl Fetcher {
             .ok_or(Error::State("the partition is not assigned"))
     }
 
-    /// Adds at most `limit` of the records that are there: first an equal share of each partition, then
-    /// what is left of the limit from whoever has more.
+    /// Adds at most `limit` of the records that are there: first an equal share of each partition,
+    /// then what is left of the limit from whoever has more.
     pub(super) fn fetch(&mut self, log: &Log, limit: usize, into: &mut Vec<Fetched>) -> Result<()> {
         let slots = self.slots.len();
         if slots == 0 || limit == 0 {

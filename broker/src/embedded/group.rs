@@ -1,7 +1,8 @@
 //! A consumer group: who is in it, who owns what, and how far it has read.
 //!
-//! A rebalance is eager, as Kafka's classic protocol: every member that was told its partitions is asked
-//! for them back; when all have answered, or were dropped for being too slow, the next generation is dealt.
+//! A rebalance is eager, as Kafka's classic protocol: every member that was told its partitions is
+//! asked for them back; when all have answered, or were dropped for being too slow, the next
+//! generation is dealt.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,7 +12,7 @@ use std::{
 
 use super::{
     Clock,
-    partition::{Partition, lock},
+    partition::{Partition, Topic, lock},
     range,
     signal::Signal,
 };
@@ -158,7 +159,8 @@ impl Group {
         }
     }
 
-    /// Says that the member is alive and asks what it must be told. `count` tells the partitions of a topic.
+    /// Says that the member is alive and asks what it must be told. `count` tells the partitions of
+    /// a topic.
     pub(super) fn poll(&self, seat: &Seat, count: impl Fn(&str) -> u32) -> News {
         let now = self.clock.instant();
         let mut state = lock(&self.state);
@@ -263,7 +265,8 @@ impl Group {
         lock(&self.state).check(proof, partitions, self.clock.instant())
     }
 
-    /// As [`check`](Self::check); from now on until the pass is given back, [`committed`](Self::committed) waits.
+    /// As [`check`](Self::check); from now on until the pass is given back,
+    /// [`committed`](Self::committed) waits.
     pub(super) fn begin_commit(
         self: &Arc<Self>,
         proof: &Proof,
@@ -291,10 +294,15 @@ impl Group {
             .insert((topic, partition), offset);
     }
 
-    pub(super) fn forget_topic(&self, topic: u32) {
-        lock(&self.state)
-            .committed
-            .retain(|(id, _), _| *id != topic);
+    /// A topic was made or deleted: its readers are dealt partitions anew.
+    pub(super) fn topic_changed(&self, topic: &Topic) {
+        let now = self.clock.instant();
+        let mut state = lock(&self.state);
+        state.committed.retain(|(id, _), _| *id != topic.id);
+        let mut members = state.members.values();
+        if members.any(|member| member.topics.contains(&topic.name)) {
+            state.rebalance(now, now);
+        }
     }
 
     /// The committed offsets, behind all commits on their way.

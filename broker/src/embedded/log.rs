@@ -24,7 +24,8 @@ use super::{
 };
 use crate::{Error, Result, TopicPartition};
 
-/// An open log with its threads. Whoever holds this keeps it running; the last one to let go stops it.
+/// An open log with its threads. Whoever holds this keeps it running; the last one to let go stops
+/// it.
 pub(super) struct Running {
     pub log: Arc<Log>,
     threads: Vec<JoinHandle<()>>,
@@ -59,12 +60,19 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.log.stop.set();
         self.log.queue.close();
+        let this = thread::current().id();
+        if self
+            .threads
+            .iter()
+            .any(|thread| thread.thread().id() == this)
+        {
+            // A callback, on the writer's own thread, held the last client: nobody can wait for
+            // that thread.
+            return;
+        }
         for thread in self.threads.drain(..) {
-            // The last client may be dropped by a callback, on the writer's own thread.
-            if thread.thread().id() != thread::current().id() {
-                // A panic has been reported and has stopped the log already.
-                let _ = thread.join();
-            }
+            // A panic has been reported and has stopped the log already.
+            let _ = thread.join();
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The embedded log: durable, for one process, on RocksDB.
 //!
-//! A program without a broker opens one folder and has what it would have of Kafka: topics with partitions,
-//! consumer groups with generations, transactions, compaction and retention. What is acknowledged has been
-//! synced to disk; commits and appends that wait at the same time share one sync. A transaction's records and
-//! offsets are one write batch, so a crash leaves all of it or nothing.
+//! A program without a broker opens one folder and has what it would have of Kafka: topics with
+//! partitions, consumer groups with generations, transactions, compaction and retention. What is
+//! acknowledged has been synced to disk; commits and appends that wait at the same time share one
+//! sync. A transaction's records and offsets are one write batch, so a crash leaves all of it or
+//! nothing.
 //!
 //! ```
 //! use millstream_broker::{Broker, Cleanup, NewTopic, embedded::{EmbeddedBroker, EmbeddedConfig}};
@@ -12,14 +13,15 @@
 //! let dir = tempfile::tempdir().expect("a folder");
 //! let log = EmbeddedBroker::open(dir.path(), EmbeddedConfig::default())?;
 //! let keep = Cleanup::Delete { retention_ms: None };
-//! log.admin()?.create_topics(&[NewTopic { name: "orders".into(), partitions: 4, cleanup: keep }])?;
+//! let orders = NewTopic { name: "orders".into(), partitions: 4, cleanup: keep };
+//! log.admin()?.create_topics(&[orders])?;
 //! assert_eq!(log.admin()?.topics()?.len(), 1);
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! What it is not: replicated, or open to other processes. Group memberships and transactional ids live in
-//! memory, as they end with the process; offsets and records live on disk.
+//! What it is not: replicated, or open to other processes. Group memberships and transactional ids
+//! live in memory, as they end with the process; offsets and records live on disk.
 //!
 //! Keys and values that come out of a poll are slices of a block of up to
 //! [`block_bytes`](EmbeddedConfig::block_bytes); whoever keeps one for long copies it.
@@ -75,7 +77,8 @@ impl EmbeddedBroker {
         Ok(Arc::new(Self { running }))
     }
 
-    /// Compacts a partition at once, however little there is to gain. The newest blocks stay as they are.
+    /// Compacts a partition at once, however little there is to gain. The newest blocks stay as
+    /// they are.
     ///
     /// # Errors
     /// When the partition does not exist, is not of a compacted topic, or the log fails.
@@ -83,7 +86,8 @@ impl EmbeddedBroker {
         cleanup::compact_now(&self.running.log, partition)
     }
 
-    /// Deletes at once what is older than its topic keeps it, and tells how many partitions lost records.
+    /// Deletes at once what is older than its topic keeps it, and tells how many partitions lost
+    /// records.
     ///
     /// # Errors
     /// When the log fails.

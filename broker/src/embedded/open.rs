@@ -8,7 +8,8 @@ use std::{
 };
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, Direction, IteratorMode, Options, ReadOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRecoveryMode, Direction, IteratorMode,
+    Options, ReadOptions,
 };
 
 use super::{
@@ -20,7 +21,8 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// Blocks of at least this size go to files of their own, so that merging keys does not copy records.
+/// Blocks of at least this size go to files of their own, so that merging keys does not copy
+/// records.
 const LARGE_BLOCK_BYTES: u64 = 8 << 10;
 
 /// Index blocks and small record blocks in memory. Large ones are left to the page cache.
@@ -87,6 +89,11 @@ fn options(config: &EmbeddedConfig) -> Options {
     options.set_max_background_jobs(2);
     options.set_max_open_files(512);
     options.set_bytes_per_sync(1 << 20);
+    options.set_wal_recovery_mode(if config.salvage {
+        DBRecoveryMode::PointInTime
+    } else {
+        DBRecoveryMode::TolerateCorruptedTailRecords
+    });
     options.set_track_and_verify_wals_in_manifest(true);
     options.set_keep_log_file_num(4);
     options

@@ -39,6 +39,7 @@ impl Topic {
                 end: AtomicI64::new(0),
                 next: AtomicI64::new(0),
                 deleted: AtomicBool::new(false),
+                oldest_ms: AtomicI64::new(i64::MIN),
                 tail: Mutex::default(),
                 listeners: Mutex::default(),
                 cleaned: Mutex::default(),
@@ -71,6 +72,8 @@ pub(super) struct Partition {
     /// The next offset to give away; only the log's writer uses it.
     next: AtomicI64,
     deleted: AtomicBool,
+    /// The time of the oldest block when retention last looked; nothing expires before that does.
+    oldest_ms: AtomicI64,
     /// The newest blocks without a hole between them, up to `end`.
     tail: Mutex<VecDeque<Block>>,
     listeners: Mutex<Vec<Arc<Signal>>>,
@@ -97,6 +100,14 @@ impl Partition {
 
     pub(super) fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn oldest_ms(&self) -> i64 {
+        self.oldest_ms.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_oldest_ms(&self, oldest_ms: i64) {
+        self.oldest_ms.store(oldest_ms, Ordering::Relaxed);
     }
 
     pub(super) fn cleaned(&self) -> Cleaned {
@@ -185,8 +196,8 @@ impl Partition {
 
 /// Reading.
 impl Partition {
-    /// Adds the blocks from the one of offset `from` on, about `bytes` of them and at least one: out of
-    /// memory if they are there, or else from disk.
+    /// Adds the blocks from the one of offset `from` on, about `bytes` of them and at least one:
+    /// out of memory if they are there, or else from disk.
     pub(super) fn blocks(
         &self,
         log: &Log,
@@ -303,7 +314,8 @@ impl Partition {
     }
 }
 
-/// Locks, also after a panic of another holder: what these locks guard is whole between any two statements.
+/// Locks, also after a panic of another holder: what these locks guard is whole between any two
+/// statements.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

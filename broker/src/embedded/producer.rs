@@ -1,4 +1,5 @@
-//! A transactional producer: gathers a transaction in memory and hands it to the log's writer as one piece.
+//! A transactional producer: gathers a transaction in memory and hands it to the log's writer as
+//! one piece.
 
 use std::{
     collections::HashMap,
@@ -291,7 +292,7 @@ impl Producer for EmbeddedProducer {
 
     /// Nothing to wait for: records travel with the commit.
     fn drain(&mut self) -> Result<(), ProducerError> {
-        self.check(true)
+        self.check(self.open)
     }
 
     fn send_offsets(

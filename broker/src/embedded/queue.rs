@@ -102,8 +102,8 @@ impl AppendJob {
 
 /// The queue between all clients and the writer.
 ///
-/// Appends are bounded by number and bytes. Commits and edits need no bound: each comes from a client
-/// that waits for the answer, and holds memory that is bounded there.
+/// Appends are bounded by number and bytes. Commits and edits need no bound: each comes from a
+/// client that waits for the answer, and holds memory that is bounded there.
 pub(super) struct Queue {
     state: Mutex<State>,
     filled: Condvar,

@@ -4,9 +4,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use crate::TopicPartition;
 
-/// Kafka's range assignment: per topic, the members that read it, by name, get ranges in a row; the first
-/// ones get one partition more where it does not come out even. So equal partitions of topics with equal
-/// counts land on one member.
+/// Kafka's range assignment: per topic, the members that read it, by name, get ranges in a row; the
+/// first ones get one partition more where it does not come out even. So equal partitions of topics
+/// with equal counts land on one member.
 ///
 /// `members` are in the order of their names; `count` tells the partitions of a topic.
 pub(super) fn assign(

@@ -1,5 +1,5 @@
-//! The one thread that writes: it gathers what waits, gives offsets, writes and syncs once, and only then
-//! lets anybody see or know of it.
+//! The one thread that writes: it gathers what waits, gives offsets, writes and syncs once, and
+//! only then lets anybody see or know of it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -75,7 +75,8 @@ impl Writer {
         }
     }
 
-    /// Writes until the log is closed. A panic is a bug, and stops the log instead of leaving callers waiting.
+    /// Writes until the log is closed. A panic is a bug, and stops the log instead of leaving
+    /// callers waiting.
     pub(super) fn run(mut self) {
         let mut jobs = Vec::new();
         while self.log.queue.take(&mut jobs) {
@@ -285,7 +286,8 @@ impl Writer {
             for (from, to) in layout::topic_ranges(topic.id) {
                 self.batch.delete_range(from, to);
             }
-            // From here on nothing is added; the ranges also cover what this batch has for it already.
+            // From here on nothing is added; the ranges also cover what this batch has for it
+            // already.
             topic
                 .partitions
                 .iter()
@@ -385,20 +387,26 @@ impl Writer {
         }
     }
 
+    fn tell_groups(&self, changed: &[Arc<Topic>]) {
+        for group in self.log.groups() {
+            changed.iter().for_each(|topic| group.topic_changed(topic));
+        }
+    }
+
     fn publish_edit(&self, edited: Edited) {
         match edited {
             Edited::Nothing => {}
             Edited::Created(topics) => {
                 topics
-                    .into_iter()
-                    .for_each(|topic| self.log.add_topic(topic));
+                    .iter()
+                    .for_each(|topic| self.log.add_topic(topic.clone()));
+                self.tell_groups(&topics);
             }
             Edited::Deleted(topics) => {
-                let groups = self.log.groups();
-                for topic in topics {
-                    self.log.remove_topic(&topic.name);
-                    groups.iter().for_each(|group| group.forget_topic(topic.id));
-                }
+                topics
+                    .iter()
+                    .for_each(|topic| self.log.remove_topic(&topic.name));
+                self.tell_groups(&topics);
             }
             Edited::Cleaned(partition, cleaned) => partition.set_cleaned(cleaned),
         }

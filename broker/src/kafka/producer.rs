@@ -42,6 +42,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How long one flush tells the broker threads not to linger.
 const HURRY_FOR: Duration = Duration::from_millis(1);
 
+/// After so many flushes, what is left is not waiting for others but for the brokers.
+const HURRIES_MAX: u32 = 20;
+
 /// How long a producer may take to fence its predecessor and settle its transaction.
 const INIT_WAIT: Duration = Duration::from_secs(120);
 
@@ -322,11 +325,15 @@ impl Producer for KafkaProducer {
         // Every record is delivered or fails by its own timeout; the bound is for a client that breaks this.
         let until = deadline(self.config.transaction_timeout * 2);
         let (client, ledger) = self.parts();
-        if ledger.in_flight() > 0 {
-            client.events.hurry(HURRY_FOR);
-        }
+        let mut hurries = 0;
         while ledger.in_flight() > 0 {
-            client.serve(LOOK_EVERY, ledger);
+            if hurries < HURRIES_MAX {
+                hurries += 1;
+                client.events.hurry(HURRY_FOR);
+                client.serve(Duration::ZERO, ledger);
+            } else {
+                client.serve(LOOK_EVERY, ledger);
+            }
             if Instant::now() >= until {
                 let error = KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut);
                 return Err(ProducerError::Fatal(error.into()));

@@ -1,7 +1,9 @@
-//! What every log promises, one function per behaviour, run over each log by a test file of its own.
+//! What every log promises, one function per behaviour, run over each log by a test file of its
+//! own.
 //!
-//! The suite speaks to the seam only. Offsets may have holes, because a log may spend offsets on its own
-//! records, and every wait has one long deadline instead of a guess at how long a log takes.
+//! The suite speaks to the seam only. Offsets may have holes, because a log may spend offsets on
+//! its own records, and every wait has one long deadline instead of a guess at how long a log
+//! takes.
 
 use std::{
     any::Any,
@@ -353,7 +355,7 @@ macro_rules! contract_tests {
             #[test]
             fn $name() {
                 if let Some(bed) = $bed(stringify!($name)) {
-                    contract::$module::$name(&bed);
+                    crate::contract::$module::$name(&bed);
                 }
             }
         )*

@@ -1,7 +1,7 @@
 //! What was acknowledged is there after the process was killed.
 //!
-//! The test runs its own program again as a child, which writes and prints what was acknowledged, and kills
-//! it in the middle.
+//! The test runs its own program again as a child, which writes and prints what was acknowledged,
+//! and kills it in the middle.
 
 use std::{
     collections::HashSet,
@@ -39,7 +39,8 @@ fn child(test: &str, dir: &Path) -> Child {
         .expect("the child starts")
 }
 
-/// Runs the child until it has printed enough lines that begin with `mark`, kills it, and gives all of them.
+/// Runs the child until it has printed enough lines that begin with `mark`, kills it, and gives all
+/// of them.
 fn run_and_kill(test: &str, dir: &Path, mark: &str) -> Vec<String> {
     let mut child = child(test, dir);
     let output = child.stdout.take().expect("piped");

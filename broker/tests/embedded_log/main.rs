@@ -4,6 +4,7 @@ mod bounds;
 mod compaction;
 mod crash;
 mod membership;
+mod pipeline;
 mod storage;
 
 use std::{
@@ -128,7 +129,8 @@ fn next_event(consumer: &mut dyn Consumer) -> Event {
     panic!("no event came");
 }
 
-/// Polls for an assignment, takes it from the committed offsets on, and tells the partition numbers.
+/// Polls for an assignment, takes it from the committed offsets on, and tells the partition
+/// numbers.
 fn take_assignment(consumer: &mut dyn Consumer) -> Vec<i32> {
     let event = next_event(consumer);
     let Event::Assigned(partitions) = event else {

@@ -229,6 +229,22 @@ fn offsets_of_partitions_of_another_member_are_refused() {
 }
 
 #[test]
+fn a_topic_made_again_is_dealt_again() {
+    let bed = bed();
+    let mut member = join(&bed.log, "m", SESSION);
+    assert_eq!(take_assignment(&mut *member), [0, 1]);
+    let admin = bed.log.admin().expect("admin");
+    admin.delete_topics(&["t"]).expect("deleted");
+    assert_eq!(next_event(&mut *member), Event::Revoked { lost: false });
+    member.unassign().expect("unassign");
+    assert!(take_assignment(&mut *member).is_empty());
+    create(&bed.log, "t", 3, KEEP);
+    assert_eq!(next_event(&mut *member), Event::Revoked { lost: false });
+    member.unassign().expect("unassign");
+    assert_eq!(take_assignment(&mut *member), [0, 1, 2]);
+}
+
+#[test]
 fn answers_out_of_order_are_refused() {
     let bed = bed();
     let mut member = join(&bed.log, "m", SESSION);

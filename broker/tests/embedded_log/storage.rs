@@ -1,6 +1,10 @@
 //! What is on disk stays, is checked, and goes when its time has come.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use millstream_broker::{
     Broker, Cleanup, Error, Start, TopicPartition,
@@ -205,6 +209,55 @@ fn a_damaged_file_is_noticed() {
         "{:?}",
         read.map(|r| r.len())
     );
+}
+
+/// Ten transactions of a record each, still in the journal. Gives the journal's path and bytes.
+fn journal_of_ten(dir: &Path) -> (PathBuf, Vec<u8>) {
+    let log = open(dir);
+    create(&log, "t", 1, KEEP);
+    let value = "x".repeat(5_000);
+    for _ in 0..10 {
+        write(&log, "t", &[(0, 5, "k", Some(&value))]);
+    }
+    drop(log);
+    let files = fs::read_dir(dir).expect("a folder");
+    let journals = files
+        .map(|file| file.expect("a file").path())
+        .filter(|path| path.extension().is_some_and(|ext| ext == "log"))
+        .map(|path| (path.clone(), fs::read(path).expect("read")));
+    journals
+        .max_by_key(|(_, bytes)| bytes.len())
+        .expect("a journal")
+}
+
+#[test]
+fn a_journal_damaged_in_the_middle_is_only_opened_to_salvage() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, mut bytes) = journal_of_ten(dir.path());
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).expect("write");
+    let refused = EmbeddedBroker::open(dir.path(), EmbeddedConfig::default());
+    assert!(matches!(refused.err(), Some(Error::Corrupt(_))));
+    let salvage = EmbeddedConfig {
+        salvage: true,
+        ..EmbeddedConfig::default()
+    };
+    let log = open_with(dir.path(), salvage);
+    let left = read(&log, &TopicPartition::new("t", 0));
+    assert!((1..10).contains(&left.len()), "{} records", left.len());
+}
+
+#[test]
+fn a_journal_that_ends_in_half_a_write_is_opened() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (path, bytes) = journal_of_ten(dir.path());
+    fs::write(path, &bytes[..bytes.len() - 1_000]).expect("write");
+    let log = open(dir.path());
+    let at = TopicPartition::new("t", 0);
+    assert_eq!(read(&log, &at).len(), 9);
+    write(&log, "t", &[(0, 5, "k", Some("next"))]);
+    assert_eq!(read(&log, &at).last().map(|r| r.offset), Some(9));
 }
 
 #[test]

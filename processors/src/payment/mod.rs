@@ -1,7 +1,19 @@
 //! Payments: the gateway, and the worker that calls it.
+//!
+//! ```text
+//! shop.payment-intents ─▶ worker ─▶ gateway
+//!                            └────▶ shop.payment-results
+//! ```
 
 mod gateway;
+mod worker;
+mod call;
+mod progress;
+mod simulated;
 pub mod rules;
 
+pub use call::CallPolicy;
 pub use gateway::{Answer, CallFailed, PaymentGateway};
 pub use rules::LedgerEntry;
+pub use simulated::{Books, SimulatedGateway};
+pub use worker::{GatewayWorker, WorkerConfig};

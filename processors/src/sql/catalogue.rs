@@ -6,17 +6,17 @@ use millstream_sinks::{Message, Output, Projection, Result, Row};
 use millstream_topology::BoxError;
 
 use super::{Tables, decode, project_newest, schema::PRODUCTS};
-use crate::model::{Product, Sku};
-
-/// The topic.
-pub(super) const TOPIC: &str = "shop.products";
+use crate::{
+    model::{Product, Sku},
+    topics,
+};
 
 /// A null value deletes the product.
 pub(super) struct Catalogue;
 
 impl Projection for Catalogue {
     fn topics(&self) -> Vec<Arc<str>> {
-        vec![TOPIC.into()]
+        vec![topics::PRODUCTS.name().into()]
     }
 
     fn project(&self, batch: &[&Message], out: &mut Output) {

@@ -50,7 +50,11 @@ impl Tables {
             let marks = vec!["?"; orders.len()].join(",");
             let sql = format!("{SELECT} WHERE `order_id` IN ({marks})");
             let ids: Vec<_> = orders.iter().map(|id| id.to_string().into()).collect();
-            found.extend(self.database.rows(sql, &ids, |row| Ok(read(row)?.1)).await?);
+            found.extend(
+                self.database
+                    .rows(sql, &ids, |row| Ok(read(row)?.1))
+                    .await?,
+            );
         }
         Ok(found)
     }
@@ -60,7 +64,8 @@ impl Tables {
     /// # Errors
     /// What the database says.
     pub async fn for_each_ledger_entry(&self, mut each: impl FnMut(LedgerEntry)) -> Result<()> {
-        let sql = format!("{SELECT} WHERE `idempotency_key` > ? ORDER BY `idempotency_key` LIMIT ?");
+        let sql =
+            format!("{SELECT} WHERE `idempotency_key` > ? ORDER BY `idempotency_key` LIMIT ?");
         let mut after: Arc<str> = "".into();
         loop {
             let page = [after.clone().into(), SCAN_PAGE.into()];

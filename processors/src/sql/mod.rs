@@ -11,14 +11,14 @@
 //! be filled again from the topics at any time. `gateway_ledger` is different: it is the books of the
 //! simulated payment gateway, kept in the same database and derived from nothing.
 
-mod schema;
-mod orders;
-mod stock;
 mod catalogue;
-mod reports;
 mod ledger;
 mod order_queries;
+mod orders;
 mod report_queries;
+mod reports;
+mod schema;
+mod stock;
 
 #[cfg(test)]
 mod tests;

@@ -49,8 +49,7 @@ pub struct OrderPage {
 const SELECT: &str = "SELECT o.`order_id`, o.`customer_id`, o.`status`, o.`reason`, o.`currency`, \
     o.`total`, o.`placed_at`, o.`updated_at`, o.`version`, p.`status`, p.`authorised`, p.`captured`, \
     p.`refunded`, p.`gateway_ref` FROM `orders` o LEFT JOIN `payments` p ON p.`order_id` = o.`order_id`";
-const LINES: &str =
-    "SELECT `order_id`, `sku`, `name`, `quantity`, `unit_price` FROM `order_lines`";
+const LINES: &str = "SELECT `order_id`, `sku`, `name`, `quantity`, `unit_price` FROM `order_lines`";
 
 impl Tables {
     /// One order, with lines and payment. While it is pending the table has no lines of it.
@@ -59,7 +58,10 @@ impl Tables {
     /// What the database says.
     pub async fn order(&self, id: OrderId) -> Result<Option<Order>> {
         let sql = format!("{SELECT} WHERE o.`order_id` = ?");
-        let mut orders = self.database.rows(sql, &[id.to_string().into()], read).await?;
+        let mut orders = self
+            .database
+            .rows(sql, &[id.to_string().into()], read)
+            .await?;
         self.add_lines(&mut orders).await?;
         Ok(orders.pop())
     }
@@ -72,7 +74,11 @@ impl Tables {
         let mut sql = SELECT.to_owned();
         let mut arguments: Vec<Value> = Vec::new();
         let mut filter = |condition: &str, values: &[Value]| {
-            sql.push_str(if arguments.is_empty() { " WHERE " } else { " AND " });
+            sql.push_str(if arguments.is_empty() {
+                " WHERE "
+            } else {
+                " AND "
+            });
             sql.push_str(condition);
             arguments.extend_from_slice(values);
         };
@@ -82,7 +88,11 @@ impl Tables {
         if let Some(status) = query.status {
             filter("o.`status` = ?", &[status.as_str().into()]);
         }
-        if let Some(OrderCursor { placed_at, order_id }) = query.after {
+        if let Some(OrderCursor {
+            placed_at,
+            order_id,
+        }) = query.after
+        {
             // The first condition is what indexes are good at; the second cuts off the beginning.
             filter("o.`placed_at` <= ?", &[placed_at.into()]);
             let behind = [placed_at.into(), order_id.to_string().into()];
@@ -94,7 +104,10 @@ impl Tables {
         let mut orders = self.database.rows(sql, &arguments, read).await?;
         self.add_lines(&mut orders).await?;
         let last = orders.last().filter(|_| orders.len() == limit);
-        let next = last.map(|o| OrderCursor { placed_at: o.placed_at, order_id: o.order_id });
+        let next = last.map(|o| OrderCursor {
+            placed_at: o.placed_at,
+            order_id: o.order_id,
+        });
         Ok(OrderPage { orders, next })
     }
 
@@ -131,7 +144,12 @@ impl Tables {
             let reason = row.optional_text_as(1, CancelReason::parse)?;
             Ok((StatusAndReason { status, reason }, row.int(2)?))
         };
-        Ok(self.database.rows(COUNT, &[], read).await?.into_iter().collect())
+        Ok(self
+            .database
+            .rows(COUNT, &[], read)
+            .await?
+            .into_iter()
+            .collect())
     }
 
     async fn add_lines(&self, orders: &mut [Order]) -> Result<()> {
@@ -139,8 +157,12 @@ impl Tables {
             return Ok(());
         }
         let marks = vec!["?"; orders.len()].join(",");
-        let ids: Vec<Value> = orders.iter().map(|o| o.order_id.to_string().into()).collect();
-        self.add_lines_where(orders, &format!("`order_id` IN ({marks})"), &ids).await
+        let ids: Vec<Value> = orders
+            .iter()
+            .map(|o| o.order_id.to_string().into())
+            .collect();
+        self.add_lines_where(orders, &format!("`order_id` IN ({marks})"), &ids)
+            .await
     }
 
     async fn add_lines_where(
@@ -202,7 +224,15 @@ fn read_line(row: &Row) -> Result<(OrderId, OrderLine)> {
 
 fn payment_status(name: &str) -> Option<PaymentStatus> {
     use PaymentStatus as P;
-    [P::Requested, P::Unknown, P::Authorised, P::Declined, P::Captured, P::Voided, P::Refunded]
-        .into_iter()
-        .find(|status| status.as_str() == name)
+    [
+        P::Requested,
+        P::Unknown,
+        P::Authorised,
+        P::Declined,
+        P::Captured,
+        P::Voided,
+        P::Refunded,
+    ]
+    .into_iter()
+    .find(|status| status.as_str() == name)
 }

@@ -10,12 +10,13 @@ use super::{
     decode,
     schema::{ORDER_EVENTS, ORDER_LINES, ORDERS, PAYMENTS},
 };
-use crate::model::{
-    CancelReason, Currency, CustomerId, OrderEventKind, OrderId, OrderLine, OrderStatus, Payment, V1,
+use crate::{
+    model::{
+        CancelReason, Currency, CustomerId, OrderEventKind, OrderId, OrderLine, OrderStatus,
+        Payment, V1,
+    },
+    topics,
 };
-
-/// The topic.
-pub(super) const TOPIC: &str = "shop.order-events";
 
 /// Every event carries the whole order, so the newest version of a batch is the row. Lines get names and
 /// prices while an order is pending and never change after that: they are written once, by the event
@@ -59,7 +60,7 @@ struct Lines {
 
 impl Projection for Orders {
     fn topics(&self) -> Vec<Arc<str>> {
-        vec![TOPIC.into()]
+        vec![topics::ORDER_EVENTS.name().into()]
     }
 
     fn project(&self, batch: &[&Message], out: &mut Output) {
@@ -76,7 +77,11 @@ fn project(message: &Message, out: &mut Output) -> Result<(), BoxError> {
     let settles = event.previous_status == Some(OrderStatus::Pending)
         && event.order.status != OrderStatus::Pending;
     // Before the first row is put: an event is projected whole or not at all.
-    let lines = if settles { decode::<EventLines>(message)?.order.lines } else { Vec::new() };
+    let lines = if settles {
+        decode::<EventLines>(message)?.order.lines
+    } else {
+        Vec::new()
+    };
     let order_id: Arc<str> = event.order.order_id.to_string().into();
     put_lines(&order_id, &lines, out);
     put_event(message, &order_id, &event, out);

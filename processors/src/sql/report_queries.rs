@@ -4,14 +4,14 @@ use millstream_sinks::{Result, Row};
 
 use super::Tables;
 use crate::model::{
-    CancelReason, Day, OrderStatus, OrdersInStatus, OrdersPerDay, OrdersPerDayType, OrderStatusType,
-    RevenuePerHour, RevenuePerHourType, TopProduct, V1,
+    CancelReason, Day, OrderStatus, OrderStatusType, OrdersInStatus, OrdersPerDay,
+    OrdersPerDayType, RevenuePerHour, RevenuePerHourType, TopProduct, V1,
 };
 
 /// How far apart windows of best sellers begin, in milliseconds.
 const HOP_MS: i64 = 3_600_000;
 /// How long such a window is, in milliseconds.
-const WINDOW_MS: i64 = 24 * HOP_MS;
+pub(super) const TOP_PRODUCTS_WINDOW_MS: i64 = 24 * HOP_MS;
 
 /// A window of time, its end excluded, in epoch milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,9 @@ impl Tables {
                 cancelled: row.int(3)?,
             })
         };
-        self.database.rows(RANGE, &[from.into(), to.into()], read).await
+        self.database
+            .rows(RANGE, &[from.into(), to.into()], read)
+            .await
     }
 
     /// Revenue of the hours that begin in `from..to`, in epoch milliseconds, by hour and currency.
@@ -61,7 +63,10 @@ impl Tables {
     ) -> Result<Vec<RevenuePerHour>> {
         const RANGE: &str = "SELECT `hour`, `currency`, `revenue`, `orders` \
             FROM `revenue_per_hour` WHERE `hour` >= ? AND `hour` < ? ORDER BY `hour`, `currency`";
-        let range = [from.unwrap_or(i64::MIN).into(), to.unwrap_or(i64::MAX).into()];
+        let range = [
+            from.unwrap_or(i64::MIN).into(),
+            to.unwrap_or(i64::MAX).into(),
+        ];
         let read = |row: &Row| {
             Ok(RevenuePerHour {
                 kind: RevenuePerHourType::It,
@@ -88,7 +93,10 @@ impl Tables {
         const TOP: &str = "SELECT `sku`, `name`, `quantity`, `revenue` FROM `top_products` \
             WHERE `window_start` = ? ORDER BY `quantity` DESC, `sku` LIMIT ?";
         let end = at_ms - at_ms.rem_euclid(HOP_MS);
-        let window = Window { start: end - WINDOW_MS, end };
+        let window = Window {
+            start: end - TOP_PRODUCTS_WINDOW_MS,
+            end,
+        };
         let read = |row: &Row| {
             Ok(TopProduct {
                 sku: row.text_as(0, |text| text.parse().ok())?,
@@ -98,7 +106,10 @@ impl Tables {
             })
         };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let items = self.database.rows(TOP, &[window.start.into(), limit.into()], read).await?;
+        let items = self
+            .database
+            .rows(TOP, &[window.start.into(), limit.into()], read)
+            .await?;
         Ok((window, items))
     }
 

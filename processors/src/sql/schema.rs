@@ -21,14 +21,30 @@ pub(super) static ORDERS: Table = Table::new(
 
 pub(super) static ORDER_LINES: Table = Table::new(
     "order_lines",
-    &["order_id", "line_no", "sku", "name", "quantity", "unit_price", "amount"],
+    &[
+        "order_id",
+        "line_no",
+        "sku",
+        "name",
+        "quantity",
+        "unit_price",
+        "amount",
+    ],
     2,
     OnConflict::Replace,
 );
 
 pub(super) static PAYMENTS: Table = Table::new(
     "payments",
-    &["order_id", "status", "authorised", "captured", "refunded", "gateway_ref", "version"],
+    &[
+        "order_id",
+        "status",
+        "authorised",
+        "captured",
+        "refunded",
+        "gateway_ref",
+        "version",
+    ],
     1,
     OnConflict::Newer,
 );
@@ -36,7 +52,17 @@ pub(super) static PAYMENTS: Table = Table::new(
 /// Every event once, by where it stands in the log.
 pub(super) static ORDER_EVENTS: Table = Table::new(
     "order_events",
-    &["topic", "partition", "offset", "order_id", "kind", "version", "status", "reason", "updated_at"],
+    &[
+        "topic",
+        "partition",
+        "offset",
+        "order_id",
+        "kind",
+        "version",
+        "status",
+        "reason",
+        "updated_at",
+    ],
     3,
     OnConflict::Keep,
 );
@@ -51,7 +77,15 @@ pub(super) static INVENTORY: Table = Table::new(
 /// Its version is the offset of the record: a product that is deleted and made again goes on counting.
 pub(super) static PRODUCTS: Table = Table::new(
     "products",
-    &["sku", "name", "category", "description", "price", "currency", "version"],
+    &[
+        "sku",
+        "name",
+        "category",
+        "description",
+        "price",
+        "currency",
+        "version",
+    ],
     1,
     OnConflict::Replace,
 );
@@ -73,7 +107,15 @@ pub(super) static REVENUE_PER_HOUR: Table = Table::new(
 /// The best sellers of each window, as each partition of the report knows its products.
 pub(super) static TOP_PRODUCTS: Table = Table::new(
     "top_products",
-    &["window_start", "partition", "sku", "window_end", "name", "quantity", "revenue"],
+    &[
+        "window_start",
+        "partition",
+        "sku",
+        "window_end",
+        "name",
+        "quantity",
+        "revenue",
+    ],
     3,
     OnConflict::Replace,
 );
@@ -129,6 +171,9 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
         "CREATE TABLE `products` (`sku` {id} NOT NULL PRIMARY KEY, `name` {text} NOT NULL, \
          `category` {text}, `description` {text}, `price` {int} NOT NULL, `currency` {id} NOT NULL, \
          `version` {int} NOT NULL){options}",
+        "CREATE TABLE `notifications` (`notification_id` {id} NOT NULL PRIMARY KEY, \
+         `order_id` {id} NOT NULL, `customer_id` {id} NOT NULL, `kind` {id} NOT NULL, \
+         `created_at` {int} NOT NULL){options}",
         "CREATE TABLE `orders_per_day` (`day` {id} NOT NULL PRIMARY KEY, `placed` {int} NOT NULL, \
          `confirmed` {int} NOT NULL, `cancelled` {int} NOT NULL){options}",
         "CREATE TABLE `revenue_per_hour` (`hour` {int} NOT NULL, `currency` {id} NOT NULL, \

@@ -6,17 +6,17 @@ use millstream_sinks::{Message, Output, Projection, Result, Row};
 use millstream_topology::BoxError;
 
 use super::{Tables, decode, project_newest, schema::INVENTORY};
-use crate::model::{InventoryEvent, Sku, Stock};
-
-/// The topic.
-pub(super) const TOPIC: &str = "shop.inventory-events";
+use crate::{
+    model::{InventoryEvent, Sku, Stock},
+    topics,
+};
 
 /// Every event carries the stock that results.
 pub(super) struct Inventory;
 
 impl Projection for Inventory {
     fn topics(&self) -> Vec<Arc<str>> {
-        vec![TOPIC.into()]
+        vec![topics::INVENTORY_EVENTS.name().into()]
     }
 
     fn project(&self, batch: &[&Message], out: &mut Output) {

@@ -52,6 +52,9 @@ pub(super) async fn make_tables(database: &Database) {
     execute(database, &trigger).await;
 }
 
+/// A price over which the projection panics.
+pub(super) const PANIC: i64 = 13_131_313;
+
 /// Values are `<price> <version>`; a price below 0 is refused by the table.
 pub(super) struct Prices;
 
@@ -68,6 +71,7 @@ impl Projection for Prices {
                 continue;
             };
             match read(value) {
+                Some((price, _)) if price == PANIC => panic!("price {PANIC}"),
                 Some((price, version)) => {
                     out.changes
                         .put(&PRICES, [sku.into(), price.into(), version.into()]);

@@ -21,7 +21,7 @@ use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
 use super::{AdminState, state::RETRY_AFTER};
-use crate::{HOP, PeerAnswer, Problem, ProblemKind, QueryParams, UrlPath};
+use crate::{HOP, PeerAnswer, Problem, ProblemKind, UrlPath};
 
 /// Entries of one answer unless the request says otherwise.
 const LIMIT_DEFAULT: usize = 100;
@@ -124,13 +124,17 @@ fn position(partition: i32, view: &StoreView) -> String {
 
 /// An answer of this instance: it runs the task, and shows what is committed.
 fn answer(body: JsonValue, position: &str) -> Response {
-    let mut response = Json(body).into_response();
+    let mut response = with_position(Json(body).into_response(), position);
     let headers = response.headers_mut();
-    if let Ok(position) = HeaderValue::from_str(position) {
-        headers.insert(POSITION, position);
-    }
     headers.insert(STALE_MS, HeaderValue::from_static("0"));
     headers.insert(ROLE, HeaderValue::from_static("active"));
+    response
+}
+
+fn with_position(mut response: Response, position: &str) -> Response {
+    if let Ok(position) = HeaderValue::from_str(position) {
+        response.headers_mut().insert(POSITION, position);
+    }
     response
 }
 

@@ -5,11 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use axum::{
-    extract::State,
-    http::HeaderMap,
-    response::Response,
-};
+use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::Bytes;
 use millstream_state::{StoreView, split_window_key};
 use serde::{Deserialize, Serialize};
@@ -17,7 +13,7 @@ use serde_json::{Value as JsonValue, json};
 use tokio::task::JoinSet;
 
 use super::{
-    answer, definition, hex, is_hop, is_windowed, limit, not_served, parse_key, position,
+    answer, definition, hex, is_hop, is_windowed, limit, not_served, parse_key,
 };
 use crate::{Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, rfc3339};
 
@@ -209,30 +205,21 @@ impl Found {
         };
     }
 
-    fn into_answer(self, limit: usize) -> Response {
-        let complete = |key: &String| self.complete_to.as_ref().is_none_or(|end| key <= end);
-        let mut keys = self.entries.keys().filter(|key| complete(key));
-        let last = keys.by_ref().take(limit).last().cloned();
-        let more = keys.next().is_some() || self.complete_to.is_some();
-        let next = match (&last, &self.complete_to) {
-            (Some(last), _) if keys_behind(&self.entries, last) => Some(last.clone()),
-            // All that was found is shown, and some partition may have more.
-            (_, Some(end)) => Some(end.clone()),
-            (_, None) => None,
+    fn into_answer(mut self, limit: usize) -> Response {
+        if let Some(end) = &self.complete_to {
+            self.entries.retain(|key, _| key <= end);
+        }
+        let next = match self.entries.len() > limit {
+            true => self.entries.keys().nth(limit - 1).cloned(),
+            false => self.complete_to,
         };
-        let items = self.entries.iter().filter(|(key, _)| complete(key)).take(limit);
-        let items: Vec<&JsonValue> = items.map(|(_, item)| item).collect();
+        let items: Vec<JsonValue> = self.entries.into_values().take(limit).collect();
         let mut body = json!({ "items": items });
-        if let Some(next) = next.filter(|_| more) {
+        if let Some(next) = next {
             body["next_cursor"] = next.into();
         }
         let at = |(partition, position)| format!("{partition}:{position}");
         let positions: Vec<String> = self.positions.iter().map(at).collect();
         answer(body, &positions.join(","))
     }
-}
-
-fn keys_behind(entries: &BTreeMap<String, JsonValue>, key: &String) -> bool {
-    use std::ops::Bound::{Excluded, Unbounded};
-    entries.range::<String, _>((Excluded(key), Unbounded)).next().is_some()
 }
