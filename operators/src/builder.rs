@@ -10,7 +10,7 @@ use millstream_topology::{
     Error, KvStore, NodeId, NodeKind, Plan, Result, StoreId, Topic, TopicRole,
 };
 
-use crate::{graph::SourceFactory, ops, KStream, KTable, Topology};
+use crate::{KStream, KTable, Topology, graph::SourceFactory, ops};
 
 /// What the handles of one topology write into.
 #[derive(Default)]
@@ -110,19 +110,24 @@ impl StreamsBuilder {
         ops::source::source(&self.draft, topic, TopicRole::External, None)
     }
 
-    /// As [`stream`](Self::stream), with the event time taken from the record. `extract` gets key, value, the
-    /// log's timestamp and the greatest event time of the partition so far (-1 at first). A record with a
-    /// negative time is dropped and counted.
+    /// As [`stream`](Self::stream), with the event time taken from the record. `extract` gets key,
+    /// value, the log's timestamp and the greatest event time of the partition so far (-1 at
+    /// first). A record with a negative time is dropped and counted.
     pub fn stream_by_time<K: Clone, V: Clone>(
         &self,
         topic: Topic<K, V>,
         extract: impl Fn(&K, &V, i64, i64) -> i64 + Send + Sync + 'static,
     ) -> KStream<K, V> {
-        ops::source::source(&self.draft, topic, TopicRole::External, Some(Arc::new(extract)))
+        ops::source::source(
+            &self.draft,
+            topic,
+            TopicRole::External,
+            Some(Arc::new(extract)),
+        )
     }
 
-    /// The newest value of each key of a topic, kept in a store. A null value deletes its key; a null
-    /// key is data that does not decode.
+    /// The newest value of each key of a topic, kept in a store. A null value deletes its key; a
+    /// null key is data that does not decode.
     pub fn table<K: Clone, V: Clone>(
         &self,
         topic: Topic<K, V>,

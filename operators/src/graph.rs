@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     rc::Rc,
-    sync::{atomic::AtomicU64, Arc},
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use bytes::Bytes;
@@ -14,9 +14,9 @@ use millstream_topology::{
 };
 
 use crate::{
+    Clock, Cx, Punctuation,
     build::{Flush, TaskBuild},
     processor::Live,
-    Clock, Cx, Punctuation,
 };
 
 /// A record as a log delivers it.
@@ -34,8 +34,8 @@ pub struct RawRecord {
 
 /// The entry of a task for the records of one topic.
 pub trait RawSource {
-    /// The event time by which the record is ordered; `partition_time` is the greatest one before it,
-    /// -1 at first. Negative means that the record must be dropped.
+    /// The event time by which the record is ordered; `partition_time` is the greatest one before
+    /// it, -1 at first. Negative means that the record must be dropped.
     ///
     /// # Errors
     /// When the record does not decode.
@@ -114,7 +114,9 @@ impl Topology {
         let mut build = TaskBuild::new(self, &sub.stores);
         let mut sources = Vec::new();
         for id in &sub.nodes {
-            let Some(make) = self.sources.get(id) else { continue };
+            let Some(make) = self.sources.get(id) else {
+                continue;
+            };
             let source = make(&mut build);
             let node = &self.plan.nodes()[id.0];
             sources.extend(node.topics.iter().map(|topic| SourceTopic {
@@ -193,7 +195,9 @@ impl TaskGraph {
     /// # Errors
     /// What a node behind fails with.
     pub fn flush(&mut self, cx: &mut Cx<'_>) -> Result<()> {
-        self.flushes.iter().try_for_each(|flush| (flush.borrow_mut())(cx))
+        self.flushes
+            .iter()
+            .try_for_each(|flush| (flush.borrow_mut())(cx))
     }
 }
 
@@ -232,8 +236,14 @@ impl Punctuator {
             // More than one was missed: the next multiple behind now.
             false => self.due_ms + ((now_ms - self.due_ms) / self.every_ms + 1) * self.every_ms,
         };
-        let tick = Punctuation { clock: self.clock, time_ms: now_ms };
-        self.live.borrow_mut().punctuate(cx, tick).map_err(|e| e.in_node(&self.name))?;
+        let tick = Punctuation {
+            clock: self.clock,
+            time_ms: now_ms,
+        };
+        self.live
+            .borrow_mut()
+            .punctuate(cx, tick)
+            .map_err(|e| e.in_node(&self.name))?;
         Ok(true)
     }
 }

@@ -6,7 +6,7 @@ use millstream_topology::{
     BoxError, Error, ErrorKind, KvStore, Result, TimeWindows, WindowStore, Windowed,
 };
 
-use crate::{ops, KStream, KTable};
+use crate::{KStream, KTable, ops};
 
 /// A stream whose records with equal keys meet in one task.
 pub struct Grouped<K: 'static, V: 'static>(KStream<K, V>);
@@ -56,15 +56,17 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         store: KvStore<K, A>,
         step: impl Fn(&K, V, A) -> Result<A, E> + Send + Sync + 'static,
     ) -> KTable<K, A> {
-        let step = move |k: &K, v, old: Option<A>| {
-            step(k, v, old.unwrap_or_default()).map_err(user_error)
-        };
+        let step =
+            move |k: &K, v, old: Option<A>| step(k, v, old.unwrap_or_default()).map_err(user_error);
         ops::aggregate::aggregate(self.0, store, Arc::new(step))
     }
 
     /// Splits each key's records by time.
     pub fn windowed_by(self, windows: impl Into<TimeWindows>) -> WindowedGrouped<K, V> {
-        WindowedGrouped { stream: self.0, windows: windows.into() }
+        WindowedGrouped {
+            stream: self.0,
+            windows: windows.into(),
+        }
     }
 }
 
@@ -97,9 +99,9 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
 
     /// Folds the values of each key and window, from `A::default()` on.
     ///
-    /// A record that is late for a window (`window end <= greatest time seen - grace`) does not change
-    /// it and is counted as dropped, once for each such window. The timestamp of a result is the greatest of
-    /// its records.
+    /// A record that is late for a window (`window end <= greatest time seen - grace`) does not
+    /// change it and is counted as dropped, once for each such window. The timestamp of a result is
+    /// the greatest of its records.
     pub fn aggregate<A: Clone + Default + 'static>(
         self,
         store: WindowStore<K, A>,

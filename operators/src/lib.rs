@@ -1,9 +1,9 @@
 //! The DSL and the Processor API: what a user writes a topology with.
 //!
-//! A [`KStream`] or [`KTable`] is a handle on a node of the plan. Each method adds a node and returns the handle on
-//! it; nothing runs until a task is built from the finished [`Topology`]. A task is built from its sinks up to
-//! its sources, each node holding typed edges to the nodes behind it, so that a record is moved from function to
-//! function without boxing, queues or locks.
+//! A [`KStream`] or [`KTable`] is a handle on a node of the plan. Each method adds a node and
+//! returns the handle on it; nothing runs until a task is built from the finished [`Topology`]. A
+//! task is built from its sinks up to its sources, each node holding typed edges to the nodes
+//! behind it, so that a record is moved from function to function without boxing, queues or locks.
 //!
 //! ```
 //! use millstream_operators::StreamsBuilder;
@@ -19,7 +19,8 @@
 //! # Ok::<(), millstream_topology::Error>(())
 //! ```
 //!
-//! What this crate is not: it starts no threads, knows no broker and reads no clock. The runtime does.
+//! What this crate is not: it starts no threads, knows no broker and reads no clock. The runtime
+//! does.
 
 mod builder;
 mod stream;
@@ -35,9 +36,7 @@ mod ops;
 
 pub use builder::StreamsBuilder;
 pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
-pub use graph::{
-    NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology,
-};
+pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
 pub use grouped::{Grouped, WindowedGrouped};
 pub use join::{JoinWith, LeftJoinWith, Within, WithinUnmatched};
 pub use processor::{Clock, Context, KvHandle, Processor, Punctuation, Stores, WindowHandle};

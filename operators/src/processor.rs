@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use millstream_state::{Kv, KvDefinition, StoreDefinition, Window, WindowDefinition};
 use millstream_topology::{KvStore, NodeId, Record, Result, StoreId, WindowStore};
 
-use crate::{build::TaskBuild, builder::Draft, edge::Next, Cx};
+use crate::{Cx, build::TaskBuild, builder::Draft, edge::Next};
 
 /// The clock that a schedule follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -27,7 +27,8 @@ pub struct Punctuation {
 
 /// A node of the user's own.
 ///
-/// Output goes to [`Context::forward`]; the records forwarded get the timestamp and the headers that they carry.
+/// Output goes to [`Context::forward`]; the records forwarded get the timestamp and the headers
+/// that they carry.
 pub trait Processor: 'static {
     /// Key of the records it takes.
     type Key: 'static;
@@ -38,7 +39,8 @@ pub trait Processor: 'static {
     /// Value of the records it forwards.
     type OutValue: Clone + 'static;
 
-    /// Called once when the task starts, with its stores restored: the place for [`Context::schedule`].
+    /// Called once when the task starts, with its stores restored: the place for
+    /// [`Context::schedule`].
     ///
     /// # Errors
     /// An error keeps the task from starting.
@@ -191,10 +193,16 @@ impl Stores for () {
 impl<K: 'static, V: Clone + 'static> Stores for KvStore<K, V> {
     type Handles = KvHandle<K, V>;
     fn connect(self, draft: &mut Draft, node: NodeId) {
-        draft.share_store(node, Arc::new(KvDefinition(self)) as Arc<dyn StoreDefinition>);
+        draft.share_store(
+            node,
+            Arc::new(KvDefinition(self)) as Arc<dyn StoreDefinition>,
+        );
     }
     fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-        KvHandle { index: index(self.name()), store: self }
+        KvHandle {
+            index: index(self.name()),
+            store: self,
+        }
     }
 }
 
@@ -202,11 +210,18 @@ impl<K: 'static, V: Clone + 'static> Stores for (WindowStore<K, V>, Duration) {
     type Handles = WindowHandle<K, V>;
     fn connect(self, draft: &mut Draft, node: NodeId) {
         let retention_ms = self.1.as_millis() as i64;
-        let definition = WindowDefinition { store: self.0, retention_ms, duplicates: false };
+        let definition = WindowDefinition {
+            store: self.0,
+            retention_ms,
+            duplicates: false,
+        };
         draft.share_store(node, Arc::new(definition) as Arc<dyn StoreDefinition>);
     }
     fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-        WindowHandle { index: index(self.0.name()), store: self.0 }
+        WindowHandle {
+            index: index(self.0.name()),
+            store: self.0,
+        }
     }
 }
 
@@ -252,7 +267,11 @@ impl<P: Processor> Instance<P> {
         record: Record<P::Key, P::Value>,
     ) -> Result<()> {
         let mut late = Vec::new();
-        let mut context = Context { cx, next: &self.next, schedules: &mut late };
+        let mut context = Context {
+            cx,
+            next: &self.next,
+            schedules: &mut late,
+        };
         self.processor.process(&mut context, record)?;
         debug_assert!(late.is_empty(), "schedules are made in init");
         Ok(())
@@ -262,23 +281,38 @@ impl<P: Processor> Instance<P> {
 impl<P: Processor> Live for Instance<P> {
     fn init(&mut self, cx: &mut Cx<'_>) -> Result<Vec<(i64, Clock)>> {
         let mut schedules = Vec::new();
-        let mut context = Context { cx, next: &self.next, schedules: &mut schedules };
+        let mut context = Context {
+            cx,
+            next: &self.next,
+            schedules: &mut schedules,
+        };
         self.processor.init(&mut context)?;
         Ok(schedules)
     }
 
     fn punctuate(&mut self, cx: &mut Cx<'_>, tick: Punctuation) -> Result<()> {
         let mut late = Vec::new();
-        let mut context = Context { cx, next: &self.next, schedules: &mut late };
+        let mut context = Context {
+            cx,
+            next: &self.next,
+            schedules: &mut late,
+        };
         self.processor.punctuate(&mut context, tick)
     }
 }
 
 /// The task's index of each store that a processor named.
-pub(crate) fn handles_of<S: Stores>(stores: S, build: &TaskBuild<'_>, ids: &[StoreId]) -> S::Handles {
+pub(crate) fn handles_of<S: Stores>(
+    stores: S,
+    build: &TaskBuild<'_>,
+    ids: &[StoreId],
+) -> S::Handles {
     let index = |name: &str| {
         let named = |id: &&StoreId| build.store_name(**id) == name;
-        let id = ids.iter().find(named).expect("the processor is connected to its stores");
+        let id = ids
+            .iter()
+            .find(named)
+            .expect("the processor is connected to its stores");
         build.store(*id)
     };
     stores.handles(&index)

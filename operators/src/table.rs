@@ -3,14 +3,14 @@
 use std::{
     rc::Rc,
     sync::{
-        atomic::{AtomicBool, Ordering},
         Arc,
+        atomic::{AtomicBool, Ordering},
     },
 };
 
 use millstream_topology::{Change, NodeId, Result, StoreId};
 
-use crate::{build::TaskBuild, builder::SharedDraft, edge::Port, ops, Cx, KStream};
+use crate::{Cx, KStream, build::TaskBuild, builder::SharedDraft, edge::Port, ops};
 
 /// Looks up a table's present value and its timestamp.
 pub(crate) type Getter<K, V> = Rc<dyn Fn(&mut Cx<'_>, &K) -> Result<Option<(V, i64)>>>;
@@ -67,9 +67,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
         ops::to_stream::to_stream(self)
     }
 
-    /// Passes a change on once for each key and commit, with the newest value, instead of once for each
-    /// update. The store is the same either way (Kafka Streams' record cache does this by size, here it is
-    /// the operator's choice).
+    /// Passes a change on once for each key and commit, with the newest value, instead of once for
+    /// each update. The store is the same either way (Kafka Streams' record cache does this by
+    /// size, here it is the operator's choice).
     ///
     /// Only tables made by an aggregation hold changes back; others pass each on at once.
     pub fn emit_on_commit(self) -> Self {

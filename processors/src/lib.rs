@@ -11,6 +11,7 @@ pub mod order;
 pub mod inventory;
 pub mod payment;
 pub mod analytics;
+pub mod catalogue;
 pub mod audit;
 pub mod sql;
 

@@ -4,9 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_broker::{Admin, Cleanup, NewTopic};
 use millstream_operators::Topology;
-use millstream_topology::{
-    Result, StoreKind, TopicRole, CHANGELOG_SUFFIX, REPARTITION_SUFFIX,
-};
+use millstream_topology::{CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Result, StoreKind, TopicRole};
 
 /// How much longer than its store a windowed changelog keeps records, as in Kafka Streams
 /// (`windowstore.changelog.additional.retention.ms`): clocks of brokers and records differ.
@@ -42,9 +40,14 @@ pub(crate) fn prepare(
     topology: &Topology,
     application_id: &str,
 ) -> Result<Layout> {
-    let existing: BTreeMap<Arc<str>, u32> =
-        admin.topics()?.into_iter().map(|t| (t.name, t.partitions)).collect();
-    let repartition = topology.plan().repartition_counts(|t| existing.get(t).copied())?;
+    let existing: BTreeMap<Arc<str>, u32> = admin
+        .topics()?
+        .into_iter()
+        .map(|t| (t.name, t.partitions))
+        .collect();
+    let repartition = topology
+        .plan()
+        .repartition_counts(|t| existing.get(t).copied())?;
 
     let mut partitions = existing;
     let mut wanted = Vec::new();
@@ -52,7 +55,11 @@ pub(crate) fn prepare(
         let role = TopicRole::Repartition { partitions: None };
         let name = full_name(application_id, topic, role);
         let cleanup = Cleanup::Delete { retention_ms: None };
-        wanted.push(NewTopic { name, partitions: *count, cleanup });
+        wanted.push(NewTopic {
+            name,
+            partitions: *count,
+            cleanup,
+        });
     }
     let mut tasks = Vec::new();
     for sub in topology.subtopologies() {

@@ -1,12 +1,13 @@
-//! `Producing`: a thread's way out: a transactional producer that begins its transaction at the first record.
+//! `Producing`: a thread's way out: a transactional producer that begins its transaction at the
+//! first record.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_broker::{Outgoing, Producer, ProducerError, TopicIx, TopicPartition};
 use millstream_operators::{Outbox, SinkIx, Topology};
-use millstream_topology::{partition_for_key, Headers, Result};
+use millstream_topology::{Headers, Result, partition_for_key};
 
-use crate::internal_topics::{changelog_name, full_name, Layout};
+use crate::internal_topics::{Layout, changelog_name, full_name};
 
 /// A topic that records are written to.
 #[derive(Clone, Copy)]
@@ -58,7 +59,15 @@ impl Producing {
             })
             .collect();
         let (open, spread, failed) = (false, 0, None);
-        Ok(Self { producer, sinks, changelogs, dead_letters, open, spread, failed })
+        Ok(Self {
+            producer,
+            sinks,
+            changelogs,
+            dead_letters,
+            open,
+            spread,
+            failed,
+        })
     }
 
     /// True while a transaction is open.
@@ -105,7 +114,14 @@ impl Producing {
         timestamp: i64,
     ) -> Result<()> {
         let headers = &Headers::default();
-        self.write(Outgoing { topic, partition, timestamp, key: Some(key), value, headers })
+        self.write(Outgoing {
+            topic,
+            partition,
+            timestamp,
+            key: Some(key),
+            value,
+            headers,
+        })
     }
 
     /// Writes a record that failed to the dead-letter topic.
@@ -116,9 +132,18 @@ impl Producing {
         timestamp: i64,
         headers: &Headers,
     ) -> Result<()> {
-        let Some(target) = self.dead_letters else { return Ok(()) };
+        let Some(target) = self.dead_letters else {
+            return Ok(());
+        };
         let partition = self.partition(key, target.partitions);
-        self.write(Outgoing { topic: target.topic, partition, timestamp, key, value, headers })
+        self.write(Outgoing {
+            topic: target.topic,
+            partition,
+            timestamp,
+            key,
+            value,
+            headers,
+        })
     }
 
     fn partition(&mut self, key: Option<&[u8]>, partitions: u32) -> i32 {
@@ -167,6 +192,13 @@ impl Outbox for Producing {
     ) -> Result<()> {
         let target = self.sinks[sink.0 as usize];
         let partition = self.partition(key, target.partitions);
-        self.write(Outgoing { topic: target.topic, partition, timestamp, key, value, headers })
+        self.write(Outgoing {
+            topic: target.topic,
+            partition,
+            timestamp,
+            key,
+            value,
+            headers,
+        })
     }
 }

@@ -14,10 +14,10 @@ use millstream_topology::{
 };
 
 use crate::{
-    partition_group::Buffered,
-    policy::{dead_letter_headers, ErrorPolicy},
-    task::{Failed, Surroundings, Task},
     Policies,
+    partition_group::Buffered,
+    policy::{ErrorPolicy, dead_letter_headers},
+    task::{Failed, Surroundings, Task},
 };
 
 /// A change of a store as its changelog holds it.
@@ -28,8 +28,9 @@ struct Logged {
     timestamp: i64,
 }
 
-/// Runs a topology step by step, with one partition of everything: each record is processed to the end, through
-/// all topics that the topology reads itself, and committed, before [`send`](Self::send) returns.
+/// Runs a topology step by step, with one partition of everything: each record is processed to the
+/// end, through all topics that the topology reads itself, and committed, before
+/// [`send`](Self::send) returns.
 ///
 /// ```
 /// # use millstream_operators::StreamsBuilder;
@@ -112,7 +113,11 @@ impl TestDriver {
         }
         let sources = topology.subtopologies().iter().flat_map(|s| &s.sources);
         let out = Collected {
-            names: topology.sink_topics().iter().map(|(name, _)| name.clone()).collect(),
+            names: topology
+                .sink_topics()
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect(),
             loops: VecDeque::new(),
             read_by_us: sources.map(|(name, _)| name.clone()).collect(),
             outputs: BTreeMap::new(),
@@ -141,27 +146,32 @@ impl TestDriver {
 
     fn open(&mut self) -> Result<()> {
         for (at, base) in self.bases.iter().enumerate() {
-            let id = TaskId { subtopology: at as u32, partition: 0 };
+            let id = TaskId {
+                subtopology: at as u32,
+                partition: 0,
+            };
             let mut task = Task::open(&self.topology, id, base.clone(), |name, _| name.into())?;
-            for ((_, store), log) in
-                self.changelogs.iter().filter(|((task, _), _)| *task == at)
-            {
+            for ((_, store), log) in self.changelogs.iter().filter(|((task, _), _)| *task == at) {
                 let position = task.state.position(*store).unwrap_or(0);
                 let tail = &log[position as usize..];
-                let mut records =
-                    tail.iter().map(|l| (&l.key[..], l.value.as_deref(), l.timestamp));
+                let mut records = tail
+                    .iter()
+                    .map(|l| (&l.key[..], l.value.as_deref(), l.timestamp));
                 task.state.restore(*store, &mut records, log.len() as i64)?;
             }
-            let mut around =
-                Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
+            let mut around = Surroundings {
+                out: &mut self.out,
+                wall_clock_ms: self.wall_clock_ms,
+            };
             task.start(&mut around)?;
             self.tasks.push(task);
         }
         Ok(())
     }
 
-    /// Stops all tasks and starts them again: what was committed is there, what nodes kept in memory is gone.
-    /// With `keep_state` false the stores are lost too and come back from their changelogs.
+    /// Stops all tasks and starts them again: what was committed is there, what nodes kept in
+    /// memory is gone. With `keep_state` false the stores are lost too and come back from their
+    /// changelogs.
     ///
     /// # Errors
     /// When a store cannot be opened, or a processor fails to start.
@@ -183,9 +193,15 @@ impl TestDriver {
     /// Sends a record and processes it to the end.
     ///
     /// # Errors
-    /// When no task reads the topic, the record does not encode, or its processing fails and the policy is
-    /// to stop.
-    pub fn send<K, V>(&mut self, topic: Topic<K, V>, key: K, value: V, timestamp: i64) -> Result<()> {
+    /// When no task reads the topic, the record does not encode, or its processing fails and the
+    /// policy is to stop.
+    pub fn send<K, V>(
+        &mut self,
+        topic: Topic<K, V>,
+        key: K,
+        value: V,
+        timestamp: i64,
+    ) -> Result<()> {
         self.send_record(topic, Record::new(key, value, timestamp))
     }
 
@@ -217,7 +233,13 @@ impl TestDriver {
         for task in &mut self.tasks {
             let queue = task.group.queues().iter().position(|q| q.topic == topic);
             if let Some(queue) = queue {
-                task.add(queue, Buffered { offset: *offset, raw });
+                task.add(
+                    queue,
+                    Buffered {
+                        offset: *offset,
+                        raw,
+                    },
+                );
                 *offset += 1;
                 return Ok(());
             }
@@ -235,7 +257,9 @@ impl TestDriver {
             for at in 0..self.tasks.len() {
                 self.commit(at)?;
             }
-            let Some((topic, raw)) = self.out.loops.pop_front() else { return Ok(()) };
+            let Some((topic, raw)) = self.out.loops.pop_front() else {
+                return Ok(());
+            };
             self.enqueue(topic, raw)?;
         }
     }
@@ -243,8 +267,10 @@ impl TestDriver {
     fn drain(&mut self, at: usize) -> Result<()> {
         loop {
             let task = &mut self.tasks[at];
-            let mut around =
-                Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
+            let mut around = Surroundings {
+                out: &mut self.out,
+                wall_clock_ms: self.wall_clock_ms,
+            };
             match task.process_one(&mut around) {
                 Ok(true) => {
                     task.punctuate(Clock::Stream, &mut around)?;
@@ -262,7 +288,10 @@ impl TestDriver {
             (ErrorPolicy::Skip, Some(_)) => Ok(()),
             (ErrorPolicy::DeadLetter, Some(raw)) => {
                 let headers = dead_letter_headers(&raw, &site, &error);
-                let topic = self.policies.dead_letter_topic.expect("the policy needs a topic");
+                let topic = self
+                    .policies
+                    .dead_letter_topic
+                    .expect("the policy needs a topic");
                 let letters = self.out.outputs.entry(topic.into()).or_default();
                 letters.push_back(RawRecord { headers, ..raw });
                 Ok(())
@@ -272,17 +301,21 @@ impl TestDriver {
 
     fn commit(&mut self, at: usize) -> Result<()> {
         let task = &mut self.tasks[at];
-        let mut around = Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
+        let mut around = Surroundings {
+            out: &mut self.out,
+            wall_clock_ms: self.wall_clock_ms,
+        };
         task.flush(&mut around)?;
         let changelogs = &mut self.changelogs;
-        task.state.write_changelog(&mut |store, key, value, timestamp| {
-            changelogs.entry((at, store)).or_default().push(Logged {
-                key: Bytes::copy_from_slice(key),
-                value: value.map(Bytes::copy_from_slice),
-                timestamp,
-            });
-            Ok(())
-        })?;
+        task.state
+            .write_changelog(&mut |store, key, value, timestamp| {
+                changelogs.entry((at, store)).or_default().push(Logged {
+                    key: Bytes::copy_from_slice(key),
+                    value: value.map(Bytes::copy_from_slice),
+                    timestamp,
+                });
+                Ok(())
+            })?;
         let ends: Vec<(usize, i64)> = changelogs
             .iter()
             .filter(|((task, _), _)| *task == at)
@@ -298,8 +331,10 @@ impl TestDriver {
     pub fn advance_wall_clock(&mut self, by: Duration) -> Result<()> {
         self.wall_clock_ms += by.as_millis() as i64;
         for task in &mut self.tasks {
-            let mut around =
-                Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
+            let mut around = Surroundings {
+                out: &mut self.out,
+                wall_clock_ms: self.wall_clock_ms,
+            };
             task.punctuate(Clock::Wall, &mut around)?;
         }
         self.settle()
@@ -324,7 +359,10 @@ impl TestDriver {
                 headers: raw.headers,
             })
         };
-        self.read_raw(topic.name()).into_iter().map(decode).collect()
+        self.read_raw(topic.name())
+            .into_iter()
+            .map(decode)
+            .collect()
     }
 
     /// Takes the records written to a topic since the last call, as bytes.
@@ -347,7 +385,10 @@ impl TestDriver {
     /// As [`get`](Self::get).
     pub fn entries<K, V: Clone>(&mut self, store: KvStore<K, V>) -> Result<Vec<(K, V, i64)>> {
         let (task, index) = self.place(store.name())?;
-        self.tasks[task].state.kv(index, &store).range(None, None, usize::MAX)
+        self.tasks[task]
+            .state
+            .kv(index, &store)
+            .range(None, None, usize::MAX)
     }
 
     /// The value of a key in the window that starts at `start`.
@@ -361,16 +402,23 @@ impl TestDriver {
         start: i64,
     ) -> Result<Option<V>> {
         let (task, index) = self.place(store.name())?;
-        let found = self.tasks[task].state.window(index, &store).get(key, start)?;
+        let found = self.tasks[task]
+            .state
+            .window(index, &store)
+            .get(key, start)?;
         Ok(found.map(|(value, _)| value))
     }
 
     fn place(&self, store: &str) -> Result<(usize, usize)> {
-        let found = self.tasks.iter().enumerate().find_map(|(at, task)| {
-            Some((at, task.store_names().position(|name| name == store)?))
-        });
+        let found =
+            self.tasks.iter().enumerate().find_map(|(at, task)| {
+                Some((at, task.store_names().position(|name| name == store)?))
+            });
         found.ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("the topology has no such store. store=`{store}`"))
+            Error::new(
+                ErrorKind::Config,
+                format!("the topology has no such store. store=`{store}`"),
+            )
         })
     }
 

@@ -91,7 +91,11 @@ fn nothing_follows(
     let admin = broker.admin()?;
     let mut starts = Vec::new();
     let mut ends = Vec::new();
-    for topic in admin.topics()?.into_iter().filter(|t| topics.contains(&t.name)) {
+    for topic in admin
+        .topics()?
+        .into_iter()
+        .filter(|t| topics.contains(&t.name))
+    {
         for partition in 0..topic.partitions.cast_signed() {
             let partition = TopicPartition::new(topic.name.clone(), partition);
             let marks = admin.watermarks(&partition)?;

@@ -139,7 +139,7 @@ impl Writer {
     /// Writes the records, whatever the database says, in as many parts as it takes.
     pub(crate) async fn write(&mut self, records: Vec<Message>) -> Result<(), Halt> {
         let records: Arc<[Message]> = records.into();
-        let mut todo = Vec::from([0..records.len()]);
+        let mut todo: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
         // Records that make no rows: their letters are safe.
         let mut aside: HashSet<usize> = HashSet::new();
         while let Some(range) = todo.pop() {

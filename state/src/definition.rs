@@ -18,7 +18,8 @@ pub trait StoreDefinition: Send + Sync {
     /// An empty live layer, for [`TaskState::open`](crate::TaskState::open).
     fn open(&self) -> Box<dyn AnyStore>;
 
-    /// The bytes of a key that is given as text, as in a URL; of a window store, the key without the window.
+    /// The bytes of a key that is given as text, as in a URL; of a window store, the key without
+    /// the window.
     ///
     /// # Errors
     /// [`ErrorKind::Data`] for text that is no key.
@@ -44,7 +45,8 @@ pub struct KvDefinition<K: 'static, V: 'static>(pub KvStore<K, V>);
 pub struct WindowDefinition<K: 'static, V: 'static> {
     /// The descriptor.
     pub store: WindowStore<K, V>,
-    /// How long after its start a window is kept, measured by the greatest start put into the store.
+    /// How long after its start a window is kept, measured by the greatest start put into the
+    /// store.
     pub retention_ms: i64,
     /// True when a key may hold several values with one start.
     pub duplicates: bool,

@@ -1,17 +1,19 @@
 //! The stores of a task: typed, fast, and never ahead of the log.
 //!
-//! A task has one [`ByteStore`], on disk or in memory, that all its stores share. Between a typed store and
-//! those bytes lie two layers:
+//! A task has one [`ByteStore`], on disk or in memory, that all its stores share. Between a typed
+//! store and those bytes lie two layers:
 //!
-//! - the *live* layer: typed values by key, owned by the thread that runs the task. It holds what the open
+//! - the *live* layer: typed values by key, owned by the thread that runs the task. It holds what
+//!   the open
 //!   transaction has changed, and a cache of what it has read;
-//! - the *committed* layer: bytes that the log has committed and the base does not hold yet. Queries read it
+//! - the *committed* layer: bytes that the log has committed and the base does not hold yet.
+//!   Queries read it
 //!   together with the base, from any thread.
 //!
 //! A commit moves changes one layer down, in the order of [`TaskState::write_changelog`],
-//! [`TaskState::commit`], and from time to time [`TaskState::start_flush`]. What is not committed never
-//! reaches the base, so a base is never wiped: after a crash it is opened where it stands, and only the
-//! changelog's tail is replayed.
+//! [`TaskState::commit`], and from time to time [`TaskState::start_flush`]. What is not committed
+//! never reaches the base, so a base is never wiped: after a crash it is opened where it stands,
+//! and only the changelog's tail is replayed.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -38,8 +40,8 @@
 //! # }
 //! ```
 //!
-//! What this crate is not: it knows no log and no thread pool. Its caller writes the changelog, runs the
-//! flushes, and decides when to commit.
+//! What this crate is not: it knows no log and no thread pool. Its caller writes the changelog,
+//! runs the flushes, and decides when to commit.
 
 mod bytes;
 mod memory;

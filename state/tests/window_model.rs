@@ -51,7 +51,8 @@ fn key() -> impl Strategy<Value = String> {
         .prop_map(str::to_owned)
 }
 
-/// How far a record lies behind the present of the test: mostly near, at times expired, at times ahead.
+/// How far a record lies behind the present of the test: mostly near, at times expired, at times
+/// ahead.
 fn lag() -> impl Strategy<Value = i64> {
     prop_oneof![6 => 0..30i64, 2 => 60..130i64, 1 => -80..0i64]
 }
@@ -233,8 +234,8 @@ fn check(mut harness: Harness, steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Restart => {
                 harness.restart().expect("opens again");
                 live = committed.clone();
-                // A put that expires or removes nothing moves the time without a changelog record: after a
-                // crash the time may lie a little further back.
+                // A put that expires or removes nothing moves the time without a changelog record:
+                // after a crash the time may lie a little further back.
                 for (index, store) in [SINGLE, MANY].iter().enumerate() {
                     let observed = harness.state().window(index, store).observed_time();
                     prop_assert!(observed <= live[index].observed);

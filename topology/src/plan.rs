@@ -1,6 +1,7 @@
 //! `Plan`: the untyped shape of a topology: names, kinds, edges, stores and topics.
 //!
-//! The builder writes it, everything that looks at a topology reads it. It holds no types and no closures.
+//! The builder writes it, everything that looks at a topology reads it. It holds no types and no
+//! closures.
 
 use std::{fmt, sync::Arc};
 
@@ -131,7 +132,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Adds a node behind `inputs`; its name is its kind and its index until [`rename`](Self::rename).
+    /// Adds a node behind `inputs`; its name is its kind and its index until
+    /// [`rename`](Self::rename).
     pub fn add_node(&mut self, kind: NodeKind, inputs: &[NodeId]) -> NodeId {
         let id = NodeId(self.nodes.len());
         assert!(

@@ -1,7 +1,7 @@
 //! The partitions that a client reads: their records in batches, their positions, their pauses.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -14,6 +14,8 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 
+use tracing::debug;
+
 use super::{
     context::Signal,
     raw::{Batch, Joint, Message, Source},
@@ -25,6 +27,9 @@ const BATCH_MAX: usize = 1000;
 
 /// Batches looked at by one poll when all their records belong to paused partitions.
 const PAUSED_BATCHES_MAX: usize = 16;
+
+/// How long an assignment is held up by asking where its partitions are.
+const LEADERS_WAIT: Duration = Duration::from_secs(1);
 
 /// How long the watermarks that go into an error message may take.
 const WATERMARKS_WAIT: Duration = Duration::from_secs(5);
@@ -104,8 +109,24 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
                 held: VecDeque::new(),
             });
         }
+        self.find_leaders(partitions);
         let assigned = self.consumer().assign(&list);
         assigned.map_err(|e| Error::client("cannot assign partitions", e))
+    }
+
+    /// Where the client does not know yet which broker has a partition, it would ask that broker for the
+    /// partition's ends only half a second later.
+    fn find_leaders(&self, partitions: &[(TopicPartition, Start)]) {
+        let ends = partitions
+            .iter()
+            .filter(|(_, start)| !matches!(start, Start::Offset(_)));
+        let topics: BTreeSet<&str> = ends.map(|(of, _)| &*of.topic).collect();
+        for topic in topics {
+            if let Err(error) = self.consumer().fetch_metadata(Some(topic), LEADERS_WAIT) {
+                debug!(topic, %error, "leaders are not known yet");
+                return;
+            }
+        }
     }
 
     /// Reads nothing more; records that were on their way are dropped.

@@ -4,17 +4,15 @@ use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 
 use foldhash::fast::FixedState;
 use millstream_state::KvDefinition;
-use millstream_topology::{
-    Change, Headers, KvStore, NodeId, NodeKind, Record, Result, StoreId,
-};
+use millstream_topology::{Change, Headers, KvStore, NodeId, NodeKind, Record, Result, StoreId};
 
 use crate::{
+    Cx, KStream, KTable,
     build::TaskBuild,
-    edge::{edge, Next},
+    edge::{Next, edge},
     ops::table::store_getter,
     processor::Shared,
     table::Wishes,
-    Cx, KStream, KTable,
 };
 
 /// Gets key, value and the fold so far; `None` before the first record of the key.
@@ -32,10 +30,17 @@ pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'stat
     let node = NodeId(draft.lock().plan.nodes().len());
     let out: KStream<K, Change<A>> = stream.unary(NodeKind::Aggregate, move |build, next| {
         let index = build.store(build.stores_of(node)[0]);
-        let held = asked.on_commit().then(|| hold_back(build, index, store, next.clone()));
+        let held = asked
+            .on_commit()
+            .then(|| hold_back(build, index, store, next.clone()));
         let (step, with_old, quiet) = (step.clone(), asked.old_values(), next.is_empty());
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             let (change, timestamp) = cx.state.kv(index, &store).update(&key, |slot| {
                 let (old, newest) = match slot.clone() {
                     Some((old, at)) => (Some(old), timestamp.max(at)),
@@ -45,11 +50,25 @@ pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'stat
                 let new = step(&key, value, old)?;
                 let passed_on = (!quiet).then(|| new.clone());
                 *slot = Some((new, newest));
-                Ok((Change { new: passed_on, old: before }, newest))
+                Ok((
+                    Change {
+                        new: passed_on,
+                        old: before,
+                    },
+                    newest,
+                ))
             })?;
             match &held {
                 None if quiet => Ok(()),
-                None => next.push(cx, Record { key, value: change, timestamp, headers }),
+                None => next.push(
+                    cx,
+                    Record {
+                        key,
+                        value: change,
+                        timestamp,
+                        headers,
+                    },
+                ),
                 Some(held) => held.borrow_mut().add(key, change.old, headers),
             }
         })
@@ -57,7 +76,14 @@ pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'stat
     assert_eq!(out.id, node, "one node was added");
     let id: StoreId = draft.lock().own_store(node, Arc::new(KvDefinition(store)));
     let getter = store_getter(id, store);
-    KTable { draft, id: node, port: out.port, getter, stores: vec![id], wishes }
+    KTable {
+        draft,
+        id: node,
+        port: out.port,
+        getter,
+        stores: vec![id],
+        wishes,
+    }
 }
 
 /// Changes that wait for the commit: for each key the value before the first of them.
@@ -72,11 +98,15 @@ impl<K, A> Held<K, A> {
     /// The headers of a result are those of the last record that changed it.
     fn add(&mut self, key: K, old: Option<A>, headers: Headers) -> Result<()> {
         self.scratch.clear();
-        self.store.key().encode(&key, &mut self.scratch).map_err(crate::ops::source::bad("key"))?;
+        self.store
+            .key()
+            .encode(&key, &mut self.scratch)
+            .map_err(crate::ops::source::bad("key"))?;
         match self.index_of.get(self.scratch.as_slice()) {
             Some(at) => self.changes[*at].2 = headers,
             None => {
-                self.index_of.insert(self.scratch.clone(), self.changes.len());
+                self.index_of
+                    .insert(self.scratch.clone(), self.changes.len());
                 self.changes.push((key, old, headers));
             }
         }
@@ -97,19 +127,34 @@ fn hold_back<K: Clone + 'static, A: Clone + 'static>(
         scratch: Vec::new(),
     }));
     let waiting = held.clone();
-    build.flushes.push(Rc::new(RefCell::new(move |cx: &mut Cx<'_>| {
-        let changes = {
-            let mut held = waiting.borrow_mut();
-            held.index_of.clear();
-            std::mem::take(&mut held.changes)
-        };
-        for (key, old, headers) in changes {
-            let now = cx.state.kv(index, &store).get_with_timestamp(&key)?;
-            let Some((new, timestamp)) = now else { continue };
-            let value = Change { new: Some(new), old };
-            next.push(cx, Record { key, value, timestamp, headers })?;
-        }
-        Ok(())
-    })));
+    build
+        .flushes
+        .push(Rc::new(RefCell::new(move |cx: &mut Cx<'_>| {
+            let changes = {
+                let mut held = waiting.borrow_mut();
+                held.index_of.clear();
+                std::mem::take(&mut held.changes)
+            };
+            for (key, old, headers) in changes {
+                let now = cx.state.kv(index, &store).get_with_timestamp(&key)?;
+                let Some((new, timestamp)) = now else {
+                    continue;
+                };
+                let value = Change {
+                    new: Some(new),
+                    old,
+                };
+                next.push(
+                    cx,
+                    Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    },
+                )?;
+            }
+            Ok(())
+        })));
     held
 }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use millstream_topology::{Error, ErrorKind, NodeKind};
 
 use crate::{
-    builder::add_node,
-    edge::{edge, Factory},
     KStream,
+    builder::add_node,
+    edge::{Factory, edge},
 };
 
 pub(crate) fn merge<K: Clone + 'static, V: Clone + 'static>(

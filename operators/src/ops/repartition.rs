@@ -1,10 +1,11 @@
-//! `repartition`: send a stream through a topic of the application, so that equal keys meet in one task.
+//! `repartition`: send a stream through a topic of the application, so that equal keys meet in one
+//! task.
 
 use millstream_topology::{Topic, TopicRole};
 
 use crate::{
-    ops::{sink::sink, source::source},
     KStream,
+    ops::{sink::sink, source::source},
 };
 
 pub(crate) fn repartition<K: Clone + 'static, V: Clone + 'static>(

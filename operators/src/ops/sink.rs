@@ -2,7 +2,7 @@
 
 use millstream_topology::{Error, ErrorKind, Record, Topic, TopicRole};
 
-use crate::{edge::edge, Cx, KStream};
+use crate::{Cx, KStream, edge::edge};
 
 /// The timestamp and the headers of a record go with it.
 pub(crate) fn sink<K: Clone + 'static, V: Clone + 'static>(
@@ -10,18 +10,27 @@ pub(crate) fn sink<K: Clone + 'static, V: Clone + 'static>(
     topic: Topic<K, V>,
     role: TopicRole,
 ) {
-    let id = stream.draft.lock().plan.add_sink(stream.id, topic.name(), role);
+    let id = stream
+        .draft
+        .lock()
+        .plan
+        .add_sink(stream.id, topic.name(), role);
     stream.terminal(id, move |build| {
         let sink = build.sink(topic.name(), role);
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
             let scratch = &mut *cx.scratch;
             scratch.key.clear();
             scratch.value.clear();
-            let refuse = |source| {
-                Error::caused(ErrorKind::User, "a record does not encode", source)
-            };
-            let key = topic.key().encode(&record.key, &mut scratch.key).map_err(refuse)?;
-            let value = topic.value().encode(&record.value, &mut scratch.value).map_err(refuse)?;
+            let refuse =
+                |source| Error::caused(ErrorKind::User, "a record does not encode", source);
+            let key = topic
+                .key()
+                .encode(&record.key, &mut scratch.key)
+                .map_err(refuse)?;
+            let value = topic
+                .value()
+                .encode(&record.value, &mut scratch.value)
+                .map_err(refuse)?;
             cx.out.send(
                 sink,
                 key.then_some(&scratch.key[..]),

@@ -5,9 +5,9 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 use millstream_topology::{BoxError, Error, ErrorKind, Record, Result, Topic, TopicRole};
 
 use crate::{
+    Cx, KStream, RawRecord, RawSource,
     builder::SharedDraft,
     edge::{Edge, Port},
-    Cx, KStream, RawRecord, RawSource,
 };
 
 /// Gets key, value, the log's timestamp and the partition's time so far; returns the event time.
@@ -28,7 +28,12 @@ pub(crate) fn source<K: Clone + 'static, V: Clone + 'static>(
             let next = port.connect(build);
             let entry = build.node(id, move |cx: &mut Cx<'_>, record| next.push(cx, record));
             let extract = extract.clone();
-            Rc::new(RefCell::new(Source { topic, extract, entry, decoded: None }))
+            Rc::new(RefCell::new(Source {
+                topic,
+                extract,
+                entry,
+                decoded: None,
+            }))
         }),
     );
     out
@@ -44,19 +49,35 @@ struct Source<K: 'static, V: 'static> {
 
 impl<K, V> Source<K, V> {
     fn decode(&self, record: &RawRecord) -> Result<(K, V)> {
-        let key = self.topic.key().decode(record.key.as_deref()).map_err(bad("key"))?;
-        let value = self.topic.value().decode(record.value.as_deref()).map_err(bad("value"))?;
+        let key = self
+            .topic
+            .key()
+            .decode(record.key.as_deref())
+            .map_err(bad("key"))?;
+        let value = self
+            .topic
+            .value()
+            .decode(record.value.as_deref())
+            .map_err(bad("value"))?;
         Ok((key, value))
     }
 }
 
 pub(crate) fn bad(part: &'static str) -> impl Fn(BoxError) -> Error {
-    move |source| Error::caused(ErrorKind::Data, format!("{part} of a record does not decode"), source)
+    move |source| {
+        Error::caused(
+            ErrorKind::Data,
+            format!("{part} of a record does not decode"),
+            source,
+        )
+    }
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> RawSource for Source<K, V> {
     fn event_time(&mut self, record: &RawRecord, partition_time: i64) -> Result<i64> {
-        let Some(extract) = &self.extract else { return Ok(record.timestamp) };
+        let Some(extract) = &self.extract else {
+            return Ok(record.timestamp);
+        };
         let (key, value) = self.decode(record)?;
         let time = extract(&key, &value, record.timestamp, partition_time);
         self.decoded = Some((key, value));
@@ -68,7 +89,12 @@ impl<K: Clone + 'static, V: Clone + 'static> RawSource for Source<K, V> {
             Some(decoded) => decoded,
             None => self.decode(&record)?,
         };
-        let record = Record { key, value, timestamp: event_time, headers: record.headers };
+        let record = Record {
+            key,
+            value,
+            timestamp: event_time,
+            headers: record.headers,
+        };
         self.entry.borrow_mut().push(cx, record)
     }
 }

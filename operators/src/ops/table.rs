@@ -3,17 +3,15 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use millstream_state::KvDefinition;
-use millstream_topology::{
-    Change, KvStore, NodeKind, Record, Result, StoreId, Topic, TopicRole,
-};
+use millstream_topology::{Change, KvStore, NodeKind, Record, Result, StoreId, Topic, TopicRole};
 
 use crate::{
+    Cx, KTable, RawRecord, RawSource,
     build::TaskBuild,
     builder::SharedDraft,
-    edge::{edge, Edge, Port},
+    edge::{Edge, Port, edge},
     ops::source::bad,
     table::{Getter, GetterFactory, Wishes},
-    Cx, KTable, RawRecord, RawSource,
 };
 
 /// Every update is applied and passed on, also one that is older than the value it replaces
@@ -27,7 +25,11 @@ pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
         let mut draft = draft.lock();
         let source = draft.plan.add_source(&[topic.name()], TopicRole::External);
         let node = draft.plan.add_node(NodeKind::Table, &[source]);
-        (source, node, draft.own_store(node, Arc::new(KvDefinition(store))))
+        (
+            source,
+            node,
+            draft.own_store(node, Arc::new(KvDefinition(store))),
+        )
     };
     let port: Port<K, Change<V>> = Port::new();
     let wishes: Arc<Wishes> = Arc::default();
@@ -39,13 +41,26 @@ pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
             let index = build.store(store_id);
             let with_old = asked.old_values();
             let keep = edge(move |cx: &mut Cx<'_>, record: Record<K, Option<V>>| {
-                let Record { key, value: new, timestamp, headers } = record;
+                let Record {
+                    key,
+                    value: new,
+                    timestamp,
+                    headers,
+                } = record;
                 let stored = new.clone().map(|value| (value, timestamp));
                 let old = cx.state.kv(index, &store).update(&key, |slot| {
                     Ok(std::mem::replace(slot, stored).map(|(value, _)| value))
                 })?;
                 let old = old.filter(|_| with_old);
-                next.push(cx, Record { key, value: Change { new, old }, timestamp, headers })
+                next.push(
+                    cx,
+                    Record {
+                        key,
+                        value: Change { new, old },
+                        timestamp,
+                        headers,
+                    },
+                )
             });
             let keep: Edge<K, Option<V>> = build.node(node, keep);
             let entry = build.node(source, move |cx: &mut Cx<'_>, record| {
@@ -89,14 +104,26 @@ impl<K: Clone + 'static, V: Clone + 'static> RawSource for TableSource<K, V> {
     }
 
     fn push(&mut self, cx: &mut Cx<'_>, record: RawRecord, event_time: i64) -> Result<()> {
-        let key = self.topic.key().decode(record.key.as_deref()).map_err(bad("key"))?;
+        let key = self
+            .topic
+            .key()
+            .decode(record.key.as_deref())
+            .map_err(bad("key"))?;
         let value = match &record.value {
-            Some(bytes) => {
-                Some(self.topic.value().decode(Some(bytes)).map_err(bad("value"))?)
-            }
+            Some(bytes) => Some(
+                self.topic
+                    .value()
+                    .decode(Some(bytes))
+                    .map_err(bad("value"))?,
+            ),
             None => None,
         };
-        let record = Record { key, value, timestamp: event_time, headers: record.headers };
+        let record = Record {
+            key,
+            value,
+            timestamp: event_time,
+            headers: record.headers,
+        };
         self.entry.borrow_mut().push(cx, record)
     }
 }

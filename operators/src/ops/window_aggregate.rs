@@ -3,15 +3,13 @@
 use std::{rc::Rc, sync::Arc};
 
 use millstream_state::WindowDefinition;
-use millstream_topology::{
-    Change, NodeId, NodeKind, Record, TimeWindows, WindowStore, Windowed,
-};
+use millstream_topology::{Change, NodeId, NodeKind, Record, TimeWindows, WindowStore, Windowed};
 
 use crate::{
+    Cx, KStream, KTable,
     edge::edge,
     ops::aggregate::Step,
     table::{Getter, GetterFactory, Wishes},
-    Cx, KStream, KTable,
 };
 
 /// Windows of one record are updated by start, ascending. The operator's stream time lives with its
@@ -31,7 +29,12 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
         let index = build.store(build.stores_of(node)[0]);
         let (step, with_old, quiet) = (step.clone(), asked.old_values(), next.is_empty());
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             let stream_time = cx.state.time(index).max(timestamp);
             cx.state.set_time(index, stream_time);
             let close = stream_time - grace;
@@ -51,12 +54,30 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
                     let new = step(&key, value.clone(), old)?;
                     let passed_on = (!quiet).then(|| new.clone());
                     *slot = Some((new, newest));
-                    Ok((Change { new: passed_on, old: before }, newest))
+                    Ok((
+                        Change {
+                            new: passed_on,
+                            old: before,
+                        },
+                        newest,
+                    ))
                 })?;
                 if !quiet {
-                    let key = Windowed { key: key.clone(), start, end };
+                    let key = Windowed {
+                        key: key.clone(),
+                        start,
+                        end,
+                    };
                     let headers = headers.clone();
-                    next.push(cx, Record { key, value: change, timestamp: newest, headers })?;
+                    next.push(
+                        cx,
+                        Record {
+                            key,
+                            value: change,
+                            timestamp: newest,
+                            headers,
+                        },
+                    )?;
                 }
             }
             Ok(())
@@ -64,7 +85,11 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
     });
     assert_eq!(out.id, node, "one node was added");
     let retention_ms = windows.retention_ms();
-    let definition = WindowDefinition { store, retention_ms, duplicates: false };
+    let definition = WindowDefinition {
+        store,
+        retention_ms,
+        duplicates: false,
+    };
     let name = {
         let mut draft = draft.lock();
         let name = draft.plan.nodes()[node.0].name.clone();
@@ -78,5 +103,12 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
         });
         getter
     });
-    KTable { draft, id: node, port: out.port, getter, stores: vec![name], wishes }
+    KTable {
+        draft,
+        id: node,
+        port: out.port,
+        getter,
+        stores: vec![name],
+        wishes,
+    }
 }

@@ -23,7 +23,8 @@ pub fn analytics(b: &StreamsBuilder, zone: Tz) {
     let events = b
         .stream(ORDER_EVENTS)
         .named("order-events")
-        .filter(|_, event| event.kind != OrderEventKind::PaymentUpdated);
+        .filter(|_, event| event.kind != OrderEventKind::PaymentUpdated)
+        .named("changes-of-status");
     orders_per_day::orders_per_day(events.clone(), zone);
     revenue_per_hour::revenue_per_hour(events.clone());
     order_status::order_status(events.clone());

@@ -12,6 +12,7 @@ use crate::{
 pub(super) fn order_status(events: KStream<OrderId, OrderEvent>) {
     events
         .flat_map(|_, event| moves_of(&event))
+        .named("count-statuses")
         .repartition(STATUS_STEPS)
         .group_by_key()
         .aggregate(STATUS_STORE, |_, step, orders: i64| orders + step)

@@ -53,6 +53,7 @@ impl DayCounts {
 pub(super) fn orders_per_day(events: KStream<OrderId, OrderEvent>, zone: Tz) {
     events
         .flat_map(move |_, event| Some((day_of(event.order.placed_at, zone), step_of(event.kind)?)))
+        .named("count-days")
         .repartition(DAY_STEPS)
         .group_by_key()
         .aggregate(DAY_STORE, |_, step, counts: DayCounts| counts.with(step))

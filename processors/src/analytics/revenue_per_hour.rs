@@ -47,6 +47,7 @@ impl HourRevenue {
 pub(super) fn revenue_per_hour(events: KStream<OrderId, OrderEvent>) {
     events
         .flat_map(|_, event| step_of(&event))
+        .named("sum-revenue")
         .repartition(REVENUE_STEPS)
         .group_by_key()
         .aggregate(REVENUE_STORE, |_, step, revenue: HourRevenue| revenue.with(step))

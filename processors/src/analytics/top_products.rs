@@ -71,6 +71,7 @@ pub(super) fn top_products(events: KStream<OrderId, OrderEvent>) {
     let stores = (PRODUCT_HOURS, CHANGED_HOURS, CHANGED_WINDOWS);
     events
         .flat_map(|_, event| lines_sold(event))
+        .named("lines-sold")
         .repartition(SOLD_BY_SKU)
         .process(stores, |(sales, changed_hours, changed_windows)| BestSellers {
             sales,

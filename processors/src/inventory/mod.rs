@@ -68,6 +68,7 @@ pub fn inventory(b: &StreamsBuilder, policy: Policy) -> KStream<OrderId, LineRep
     events.clone().to(INVENTORY_EVENTS);
     events
         .filter(|_, event| event.replies_to().is_some())
+        .named("answers")
         .flat_map(|sku, event| event.into_reply(sku))
         .repartition(ORDER_REPLIES)
         .named("order-replies")

@@ -45,6 +45,7 @@ pub fn orders(b: &StreamsBuilder, replies: KStream<OrderId, LineReply>, policy: 
     let mut split = effects.split();
     split
         .when(|_, effect| matches!(effect, Effect::Inventory(..)))
+        .named("to-inventory")
         .flat_map(|_, effect| match effect {
             Effect::Inventory(sku, command) => Some((sku, command)),
             Effect::Event(_) | Effect::Payment(_) | Effect::WakeAt(_) => None,
@@ -52,6 +53,7 @@ pub fn orders(b: &StreamsBuilder, replies: KStream<OrderId, LineReply>, policy: 
         .to(INVENTORY_COMMANDS);
     split
         .when(|_, effect| matches!(effect, Effect::Event(_)))
+        .named("to-everybody")
         .flat_map(|order_id, effect| match effect {
             Effect::Event(event) => Some((order_id, *event)),
             Effect::Inventory(..) | Effect::Payment(_) | Effect::WakeAt(_) => None,
@@ -59,6 +61,7 @@ pub fn orders(b: &StreamsBuilder, replies: KStream<OrderId, LineReply>, policy: 
         .to(ORDER_EVENTS);
     split
         .when(|_, effect| matches!(effect, Effect::Payment(_)))
+        .named("to-gateway")
         .flat_map(|order_id, effect| match effect {
             Effect::Payment(intent) => Some((order_id, intent)),
             Effect::Inventory(..) | Effect::Event(_) | Effect::WakeAt(_) => None,

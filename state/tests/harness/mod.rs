@@ -1,4 +1,5 @@
-//! A task on a base that outlives it, with a changelog that is truth: restarts and crashes by the call.
+//! A task on a base that outlives it, with a changelog that is truth: restarts and crashes by the
+//! call.
 
 use std::{collections::HashMap, sync::Arc};
 
