@@ -10,18 +10,17 @@ use std::{
 use millstream_broker::{Consumer, ConsumerConfig, Event, Fetched, PartitionIx, ProducerError};
 use millstream_operators::{Clock, RawRecord};
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
     application::Shared,
     assignment::Readers,
     commit::{Trouble, commit},
-    flush_pool,
     outbox::Producing,
     partition_group::Buffered,
     policy::{ErrorPolicy, dead_letter_headers},
     restore::Restoration,
-    status::{CommitTimes, StoreStatus, TaskPhase, TaskStatus, ThreadStatus},
+    status::CommitTimes,
     task::{Failed, Surroundings, Task},
 };
 

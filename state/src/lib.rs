@@ -4,11 +4,9 @@
 //! store and those bytes lie two layers:
 //!
 //! - the *live* layer: typed values by key, owned by the thread that runs the task. It holds what
-//!   the open
-//!   transaction has changed, and a cache of what it has read;
+//!   the open transaction has changed, and a cache of what it has read;
 //! - the *committed* layer: bytes that the log has committed and the base does not hold yet.
-//!   Queries read it
-//!   together with the base, from any thread.
+//!   Queries read it together with the base, from any thread.
 //!
 //! A commit moves changes one layer down, in the order of [`TaskState::write_changelog`],
 //! [`TaskState::commit`], and from time to time [`TaskState::start_flush`]. What is not committed

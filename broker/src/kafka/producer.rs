@@ -234,8 +234,8 @@ impl Producer for KafkaProducer {
         }
         let wait = self.config.request_timeout;
         // A client that knows no broker yet would ask for its coordinator only after half a second.
-        if let Err(error) = self.raw().client().fetch_metadata(None, wait) {
-            debug!(id = %self.transactional_id, %error, "no broker has answered yet");
+        if self.raw().client().fetch_cluster_id(wait).is_none() {
+            debug!(id = %self.transactional_id, "no broker has answered yet");
         }
         run(self.raw(), INIT_WAIT, |p| {
             p.init_transactions(Timeout::After(wait))
