@@ -22,14 +22,24 @@ fn sku(n: u32) -> Sku {
 
 fn product(n: u32, name: &str) -> Product {
     let (category, description, currency) = (None, None, Currency::USD);
-    Product { sku: sku(n), name: name.into(), category, price: 1, currency, description }
+    Product {
+        sku: sku(n),
+        name: name.into(),
+        category,
+        price: 1,
+        currency,
+        description,
+    }
 }
 
 /// Writes a change and says where it is.
 async fn write(broker: &dyn Broker, n: u32, product: Option<Product>) -> (i32, i64) {
     let key = n.to_string().into_bytes();
     let mut value = Vec::new();
-    let present = PRODUCTS.value().encode(&product, &mut value).expect("encodes");
+    let present = PRODUCTS
+        .value()
+        .encode(&product, &mut value)
+        .expect("encodes");
     let partition = partition_for_key(&key, PARTITIONS);
     append(broker, partition, key, present.then_some(value)).await
 }
@@ -51,7 +61,11 @@ async fn append(
     let tell = Box::new(move |result: millstream_broker::Result<i64>| {
         let _gone = done.send(result.expect("durable"));
     });
-    broker.appender().expect("appender").append(record, tell).expect("room");
+    broker
+        .appender()
+        .expect("appender")
+        .append(record, tell)
+        .expect("room");
     (partition, offset.await.expect("told"))
 }
 
@@ -61,7 +75,11 @@ async fn the_catalogue_has_what_is_in_the_topic_and_what_comes_after() {
     let broker: Arc<dyn Broker> =
         EmbeddedBroker::open(folder.path(), EmbeddedConfig::default()).expect("a log");
     let topics: Vec<NewTopic> = new_topics(PARTITIONS);
-    broker.admin().expect("admin").create_topics(&topics).expect("topics are created");
+    broker
+        .admin()
+        .expect("admin")
+        .create_topics(&topics)
+        .expect("topics are created");
     for n in 0..20 {
         write(&*broker, n, Some(product(n, "Tea"))).await;
     }
@@ -75,12 +93,20 @@ async fn the_catalogue_has_what_is_in_the_topic_and_what_comes_after() {
     let (partition, offset) = write(&*broker, 7, Some(product(7, "Green coffee"))).await;
     assert!(feed.wait_for(partition, offset, PATIENCE).await);
     let words = Some("coffee".to_owned());
-    let found = catalogue.page(&ProductQuery { words, limit: 5, ..ProductQuery::default() });
+    let found = catalogue.page(&ProductQuery {
+        words,
+        limit: 5,
+        ..ProductQuery::default()
+    });
     assert_eq!(found.items.len(), 1);
 
     let (partition, offset) = write(&*broker, 7, None).await;
     assert!(feed.wait_for(partition, offset, PATIENCE).await);
     assert_eq!(catalogue.get(&sku(7)), None);
-    assert!(!feed.wait_for(partition, offset + 1, Duration::from_millis(1)).await);
+    assert!(
+        !feed
+            .wait_for(partition, offset + 1, Duration::from_millis(1))
+            .await
+    );
     assert!(feed.is_complete());
 }

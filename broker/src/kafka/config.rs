@@ -185,6 +185,8 @@ impl KafkaConfig {
         config
             .set("group.id", format!("{}-reader", self.client_id))
             .set("auto.offset.reset", "error")
+            // The end of a partition is told when there was nothing to fetch for so long.
+            .set("fetch.wait.max.ms", "100")
             .set("enable.partition.eof", "true");
         self.with_properties(config)
     }

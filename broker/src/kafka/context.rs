@@ -205,13 +205,13 @@ impl Signal {
         self.changed.notify_one();
     }
 
-    /// Waits until raised, at most so long, and lowers it again.
-    pub(super) fn wait(&self, at_most: Duration) {
+    /// Waits until raised, at most so long, and lowers it again. Tells whether it was raised.
+    pub(super) fn wait(&self, at_most: Duration) -> bool {
         let raised = lock(&self.raised);
         let waited = self
             .changed
             .wait_timeout_while(raised, at_most, |raised| !*raised);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 }
 
@@ -249,7 +249,8 @@ mod tests {
         let signal = Signal::default();
         signal.raise();
         let start = Instant::now();
-        signal.wait(Duration::from_secs(20));
+        assert!(signal.wait(Duration::from_secs(20)));
         assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(!signal.wait(Duration::ZERO), "it was lowered");
     }
 }

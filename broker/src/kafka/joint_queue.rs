@@ -51,6 +51,8 @@ struct Slot {
     source: Source,
     /// The next record returned has this offset or a later one; `None` until the first message tells.
     position: Option<i64>,
+    /// The offset of the last message that was no record, such as the end of the partition.
+    told_at: i64,
     paused: bool,
     /// Records that were already on their way when the partition was paused.
     held: VecDeque<Fetched>,
@@ -105,6 +107,7 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
                 of: of.clone(),
                 source,
                 position,
+                told_at: -1,
                 paused: false,
                 held: VecDeque::new(),
             });
@@ -193,7 +196,18 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         &mut self,
         partition: PartitionIx,
     ) -> Result<(&TopicPartition, Option<i64>)> {
-        slot(&mut self.slots, partition).map(|slot| (&slot.of, slot.position))
+        let slot = slot(&mut self.slots, partition)?;
+        // Markers at the end move only librdkafka's own position. It is wrong by one directly behind a
+        // message that was no record, and right again behind everything that follows.
+        let of = &slot.of;
+        let beyond = self
+            .queue
+            .position(&of.topic, of.partition)
+            .filter(|at| *at > slot.told_at + 1);
+        if slot.held.is_empty() {
+            slot.position = slot.position.max(beyond);
+        }
+        Ok((&slot.of, slot.position))
     }
 
     /// Appends what is there, at most `limit` records, without waiting.
@@ -322,9 +336,13 @@ impl Sorter<'_> {
                 }
                 Some(RDKafkaErrorCode::PartitionEOF) => {
                     *end = true;
+                    slot.told_at = slot.told_at.max(message.offset());
                     slot.position = slot.position.max(Some(message.offset()));
                 }
-                Some(code) => failed = failed.or(Some((ix, code, message.offset()))),
+                Some(code) => {
+                    slot.told_at = slot.told_at.max(message.offset());
+                    failed = failed.or(Some((ix, code, message.offset())));
+                }
             }
         }
         failed

@@ -38,5 +38,11 @@ fn moves_of(event: &OrderEvent) -> Vec<(StatusAndReason, i64)> {
 
 fn report(at: StatusAndReason, orders: i64) -> OrdersInStatus {
     let StatusAndReason { status, reason } = at;
-    OrdersInStatus { kind: OrderStatusType::It, v: V1, status, reason, orders }
+    OrdersInStatus {
+        kind: OrderStatusType::It,
+        v: V1,
+        status,
+        reason,
+        orders,
+    }
 }

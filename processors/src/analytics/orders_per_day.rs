@@ -45,8 +45,19 @@ impl DayCounts {
     }
 
     fn report(self, day: Day) -> OrdersPerDay {
-        let Self { placed, confirmed, cancelled } = self;
-        OrdersPerDay { kind: OrdersPerDayType::It, v: V1, day, placed, confirmed, cancelled }
+        let Self {
+            placed,
+            confirmed,
+            cancelled,
+        } = self;
+        OrdersPerDay {
+            kind: OrdersPerDayType::It,
+            v: V1,
+            day,
+            placed,
+            confirmed,
+            cancelled,
+        }
     }
 }
 
@@ -68,8 +79,8 @@ fn step_of(kind: OrderEventKind) -> Option<DayStep> {
         OrderEventKind::Placed => Some(DayStep::Placed),
         OrderEventKind::Confirmed => Some(DayStep::Confirmed),
         OrderEventKind::Cancelled => Some(DayStep::Cancelled),
-        OrderEventKind::Reserved
-        | OrderEventKind::Refunded
-        | OrderEventKind::PaymentUpdated => None,
+        OrderEventKind::Reserved | OrderEventKind::Refunded | OrderEventKind::PaymentUpdated => {
+            None
+        }
     }
 }

@@ -40,7 +40,14 @@ impl HourRevenue {
 
     fn report(self, of: HourOfRevenue) -> RevenuePerHour {
         let (HourOfRevenue { hour, currency }, Self { revenue, orders }) = (of, self);
-        RevenuePerHour { kind: RevenuePerHourType::It, v: V1, hour, currency, revenue, orders }
+        RevenuePerHour {
+            kind: RevenuePerHourType::It,
+            v: V1,
+            hour,
+            currency,
+            revenue,
+            orders,
+        }
     }
 }
 
@@ -50,7 +57,9 @@ pub(super) fn revenue_per_hour(events: KStream<OrderId, OrderEvent>) {
         .named("sum-revenue")
         .repartition(REVENUE_STEPS)
         .group_by_key()
-        .aggregate(REVENUE_STORE, |_, step, revenue: HourRevenue| revenue.with(step))
+        .aggregate(REVENUE_STORE, |_, step, revenue: HourRevenue| {
+            revenue.with(step)
+        })
         .emit_on_commit()
         .to_stream()
         .flat_map(|hour, revenue| Some((hour, revenue?.report(hour))))
@@ -59,10 +68,25 @@ pub(super) fn revenue_per_hour(events: KStream<OrderId, OrderEvent>) {
 
 fn step_of(event: &OrderEvent) -> Option<(HourOfRevenue, RevenueStep)> {
     let order = &event.order;
-    let hour = HourOfRevenue { hour: hour_of(order.placed_at), currency: order.currency };
+    let hour = HourOfRevenue {
+        hour: hour_of(order.placed_at),
+        currency: order.currency,
+    };
     match event.kind {
-        OrderEventKind::Confirmed => Some((hour, RevenueStep { revenue: order.total, orders: 1 })),
-        OrderEventKind::Refunded => Some((hour, RevenueStep { revenue: -order.total, orders: 0 })),
+        OrderEventKind::Confirmed => Some((
+            hour,
+            RevenueStep {
+                revenue: order.total,
+                orders: 1,
+            },
+        )),
+        OrderEventKind::Refunded => Some((
+            hour,
+            RevenueStep {
+                revenue: -order.total,
+                orders: 0,
+            },
+        )),
         OrderEventKind::Placed
         | OrderEventKind::Reserved
         | OrderEventKind::Cancelled

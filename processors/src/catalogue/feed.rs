@@ -49,11 +49,20 @@ impl Feed {
     pub fn start(broker: Arc<dyn Broker>, catalogue: Arc<Catalogue>) -> std::io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let (tell, progress) = watch::channel(Progress::default());
-        let reading = Reading { broker, catalogue, tell, stop: stop.clone() };
+        let reading = Reading {
+            broker,
+            catalogue,
+            tell,
+            stop: stop.clone(),
+        };
         let thread = std::thread::Builder::new()
             .name("catalogue-feed".into())
             .spawn(move || reading.run())?;
-        Ok(Self { stop, thread: Some(thread), progress })
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+            progress,
+        })
     }
 
     /// True once the catalogue holds everything that was in the topic at the start.
@@ -125,8 +134,10 @@ impl Reading {
             ends.push(admin.watermarks(partition)?.high);
         }
         let mut reader = self.broker.reader()?;
-        let starts: Vec<(TopicPartition, Start)> =
-            partitions.into_iter().map(|p| (p, Start::Earliest)).collect();
+        let starts: Vec<(TopicPartition, Start)> = partitions
+            .into_iter()
+            .map(|p| (p, Start::Earliest))
+            .collect();
         reader.assign(&starts)?;
         self.follow(&mut *reader, &ends)
     }
@@ -142,7 +153,10 @@ impl Reading {
                 let partition = u32::try_from(partition).expect("partitions are few");
                 positions.push(reader.position(PartitionIx(partition))?);
             }
-            let caught_up = positions.iter().zip(ends).all(|(position, end)| position >= end);
+            let caught_up = positions
+                .iter()
+                .zip(ends)
+                .all(|(position, end)| position >= end);
             self.tell.send_if_modified(|progress| {
                 let newly_complete = caught_up && !progress.complete;
                 let moved = progress.positions != positions;
@@ -158,13 +172,16 @@ impl Reading {
     }
 
     fn take(&self, record: &Fetched) {
-        let decoded = PRODUCTS.key().decode(record.key.as_deref()).and_then(|sku| {
-            Ok((sku, PRODUCTS.value().decode(record.value.as_deref())?))
-        });
+        let decoded = PRODUCTS
+            .key()
+            .decode(record.key.as_deref())
+            .and_then(|sku| Ok((sku, PRODUCTS.value().decode(record.value.as_deref())?)));
         match decoded {
             Ok((sku, product)) => self.catalogue.apply(&sku, product),
             // Inventory reads the same record and sets it aside.
-            Err(error) => warn!(error = %error, offset = record.offset, "a product does not decode"),
+            Err(error) => {
+                warn!(error = %error, offset = record.offset, "a product does not decode")
+            }
         }
     }
 }

@@ -73,7 +73,9 @@ pub struct InvalidCursor;
 impl fmt::Display for ProductCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.score)?;
-        self.sku.bytes().try_for_each(|byte| write!(f, "{byte:02x}"))
+        self.sku
+            .bytes()
+            .try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }
 
@@ -92,7 +94,10 @@ impl FromStr for ProductCursor {
         if !rest.is_empty() {
             return Err(InvalidCursor);
         }
-        Ok(Self { score, sku: sku.parse().map_err(|_| InvalidCursor)? })
+        Ok(Self {
+            score,
+            sku: sku.parse().map_err(|_| InvalidCursor)?,
+        })
     }
 }
 
@@ -196,8 +201,10 @@ impl View {
             .map(|(_, listed)| listed.clone());
         let items: Vec<Arc<Listed>> = found.by_ref().take(limit).collect();
         let last = items.last().filter(|_| found.next().is_some());
-        let next_cursor =
-            last.map(|listed| ProductCursor { score: 0, sku: listed.product.sku.clone() });
+        let next_cursor = last.map(|listed| ProductCursor {
+            score: 0,
+            sku: listed.product.sku.clone(),
+        });
         ProductPage { items, next_cursor }
     }
 
@@ -205,7 +212,10 @@ impl View {
         let rank = |a: &(f32, &Sku), b: &(f32, &Sku)| -> Ordering {
             b.0.total_cmp(&a.0).then_with(|| a.1.cmp(b.1))
         };
-        let before = query.cursor.as_ref().map(|c| (f32::from_bits(c.score), &c.sku));
+        let before = query
+            .cursor
+            .as_ref()
+            .map(|c| (f32::from_bits(c.score), &c.sku));
         let mut scored: Vec<(f32, &Sku)> = self
             .index
             .search(words)
@@ -224,15 +234,24 @@ impl View {
         let next_cursor = scored
             .last()
             .filter(|_| more)
-            .map(|(score, sku)| ProductCursor { score: score.to_bits(), sku: (*sku).clone() });
-        let items = scored.iter().filter_map(|(_, sku)| self.products.get(*sku).cloned()).collect();
+            .map(|(score, sku)| ProductCursor {
+                score: score.to_bits(),
+                sku: (*sku).clone(),
+            });
+        let items = scored
+            .iter()
+            .filter_map(|(_, sku)| self.products.get(*sku).cloned())
+            .collect();
         ProductPage { items, next_cursor }
     }
 }
 
 fn is_of(product: &Product, category: Option<&str>) -> bool {
     category.is_none_or(|wanted| {
-        product.category.as_deref().is_some_and(|it| it.to_lowercase() == wanted.to_lowercase())
+        product
+            .category
+            .as_deref()
+            .is_some_and(|it| it.to_lowercase() == wanted.to_lowercase())
     })
 }
 
@@ -277,11 +296,18 @@ mod tests {
 
     fn query(words: &str, limit: usize) -> ProductQuery {
         let words = (!words.is_empty()).then(|| words.to_owned());
-        ProductQuery { words, limit, ..ProductQuery::default() }
+        ProductQuery {
+            words,
+            limit,
+            ..ProductQuery::default()
+        }
     }
 
     fn skus(page: &ProductPage) -> Vec<String> {
-        page.items.iter().map(|listed| listed.product.sku.to_string()).collect()
+        page.items
+            .iter()
+            .map(|listed| listed.product.sku.to_string())
+            .collect()
     }
 
     #[track_caller]
@@ -315,7 +341,10 @@ mod tests {
     #[test]
     fn a_change_replaces_what_was_found_before() {
         let shelf = shelf();
-        shelf.apply(&"1".parse().expect("legal"), Some(product("1", "Coffee", "Coffee", "")));
+        shelf.apply(
+            &"1".parse().expect("legal"),
+            Some(product("1", "Coffee", "Coffee", "")),
+        );
         assert_eq!(skus(&shelf.page(&query("tea", 10))), ["2", "3"]);
         assert_eq!(skus(&shelf.page(&query("coffee", 10))), ["1"]);
         shelf.apply(&"1".parse().expect("legal"), None);
@@ -331,7 +360,10 @@ mod tests {
             let mut found = Vec::new();
             let mut cursor = None;
             loop {
-                let page = shelf.page(&ProductQuery { cursor, ..query(words, 2) });
+                let page = shelf.page(&ProductQuery {
+                    cursor,
+                    ..query(words, 2)
+                });
                 found.extend(skus(&page));
                 let Some(next) = page.next_cursor else { break };
                 cursor = Some(next.to_string().parse().expect("a cursor"));
@@ -345,7 +377,10 @@ mod tests {
     fn a_category_narrows_lists_and_searches() {
         let of = |category: &str, words: &str| {
             let category = Some(category.to_owned());
-            skus(&shelf().page(&ProductQuery { category, ..query(words, 10) }))
+            skus(&shelf().page(&ProductQuery {
+                category,
+                ..query(words, 10)
+            }))
         };
         assert_eq!(of("tea", ""), ["1", "2"]);
         assert_eq!(of("DAIRY", "tea"), ["3"]);
@@ -357,13 +392,28 @@ mod tests {
         let tag = |p: Product| etag_of(&p);
         let tea = product("1", "Tea", "", "");
         assert_eq!(tag(tea.clone()), tag(tea.clone()));
-        assert_ne!(tag(tea.clone()), tag(Product { price: 2, ..tea.clone() }));
+        assert_ne!(
+            tag(tea.clone()),
+            tag(Product {
+                price: 2,
+                ..tea.clone()
+            })
+        );
         assert!(tag(tea).starts_with('"'));
     }
 
     #[test]
     fn text_that_is_no_cursor_is_refused() {
-        for text in ["", "0", "0000000", "00000000", "0000000041f", "zzzzzzzz41", "00000000zz", "é"] {
+        for text in [
+            "",
+            "0",
+            "0000000",
+            "00000000",
+            "0000000041f",
+            "zzzzzzzz41",
+            "00000000zz",
+            "é",
+        ] {
             assert!(text.parse::<ProductCursor>().is_err(), "{text}");
         }
     }

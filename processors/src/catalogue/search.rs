@@ -56,7 +56,10 @@ impl SearchIndex {
         }
         let words = weights.keys().cloned().collect();
         for (word, weight) in weights {
-            self.words.entry(word).or_default().insert(sku.clone(), weight);
+            self.words
+                .entry(word)
+                .or_default()
+                .insert(sku.clone(), weight);
         }
         self.products.insert(sku.clone(), (words, length));
         self.length_sum += f64::from(length);
@@ -64,7 +67,9 @@ impl SearchIndex {
 
     /// Removes a product, if it is there.
     pub(super) fn remove(&mut self, sku: &Sku) {
-        let Some((words, length)) = self.products.remove(sku) else { return };
+        let Some((words, length)) = self.products.remove(sku) else {
+            return;
+        };
         self.length_sum -= f64::from(length);
         for word in words {
             if let Some(holders) = self.words.get_mut(&word) {
@@ -134,11 +139,16 @@ impl SearchIndex {
 
 /// The words of a text: letters and digits, in lower case, the English plural undone.
 fn words_of(text: &str) -> impl Iterator<Item = Box<str>> + '_ {
-    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).map(|word| {
-        let lower: String =
-            word.chars().take(WORD_CHARS_MAX).flat_map(char::to_lowercase).collect();
-        singular(lower).into_boxed_str()
-    })
+    text.split(|c: char| !c.is_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(|word| {
+            let lower: String = word
+                .chars()
+                .take(WORD_CHARS_MAX)
+                .flat_map(char::to_lowercase)
+                .collect();
+            singular(lower).into_boxed_str()
+        })
 }
 
 fn singular(mut word: String) -> String {
@@ -160,7 +170,10 @@ mod tests {
     fn words_are_lower_case_and_singular() {
         let words = |text| words_of(text).map(String::from).collect::<Vec<_>>();
         assert_eq!(words("TV/MOVIE-MAGAZINES"), ["tv", "movie", "magazine"]);
-        assert_eq!(words("Berries, glass & citrus; gas"), ["berry", "glass", "citrus", "gas"]);
+        assert_eq!(
+            words("Berries, glass & citrus; gas"),
+            ["berry", "glass", "citrus", "gas"]
+        );
         assert_eq!(words("ÄPFEL 7up"), ["äpfel", "7up"]);
         assert_eq!(words(" ,"), [""; 0]);
     }

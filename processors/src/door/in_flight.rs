@@ -13,6 +13,11 @@ use crate::model::{OrderId, PlaceOrder};
 
 /// How long a processed order is remembered: until the store surely shows it.
 const SETTLED_KEPT: Duration = Duration::from_secs(10);
+/// How long an order may wait before it makes room for others: much longer than any order takes. A repeated
+/// command for an order that was processed long ago is never heard of again.
+const WAITING_KEPT: Duration = Duration::from_secs(15 * 60);
+/// How often a full map is searched for such orders.
+const SEARCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// What is known of a request to place an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +43,11 @@ struct Inner {
     orders: HashMap<OrderId, Entry>,
     /// Orders that were processed, oldest first.
     settled: VecDeque<(Instant, OrderId)>,
+    searched: Option<Instant>,
 }
 
 struct Entry {
+    since: Instant,
     place: Arc<PlaceOrder>,
     durable: bool,
     settled: bool,
@@ -60,7 +67,8 @@ impl InFlight {
     /// Notes that an order is going to be appended, unless it must not be.
     pub(super) fn begin(&self, id: OrderId, place: &Arc<PlaceOrder>) -> Begin {
         let mut inner = self.lock();
-        inner.forget(Instant::now());
+        let now = Instant::now();
+        inner.forget(now);
         if let Some(entry) = inner.orders.get_mut(&id) {
             if entry.place.fingerprint != place.fingerprint {
                 return Begin::OtherBody;
@@ -71,11 +79,10 @@ impl InFlight {
             entry.appending += 1;
             return Begin::Append;
         }
-        if inner.waiting() >= self.limit {
+        if inner.waiting() >= self.limit && !inner.make_room(now, self.limit) {
             return Begin::Full;
         }
-        let entry = Entry { place: place.clone(), durable: false, settled: false, appending: 1 };
-        inner.orders.insert(id, entry);
+        inner.orders.insert(id, Entry { appending: 1, ..Entry::new(place.clone(), now) });
         Begin::Append
     }
 
@@ -93,10 +100,11 @@ impl InFlight {
     /// Notes an order that stands in the log and is not processed, as found at the start.
     pub(super) fn found(&self, id: OrderId, place: PlaceOrder) {
         let mut inner = self.lock();
-        let entry =
-            Entry { place: Arc::new(place), durable: true, settled: false, appending: 0 };
-        // The first command for an order counts.
-        inner.orders.entry(id).or_insert(entry);
+        if inner.waiting() < self.limit {
+            let entry = Entry { durable: true, ..Entry::new(Arc::new(place), Instant::now()) };
+            // The first command for an order counts.
+            inner.orders.entry(id).or_insert(entry);
+        }
     }
 
     /// Says that an order was processed: the stores know it from now on.
@@ -123,7 +131,23 @@ impl InFlight {
     }
 }
 
+impl Entry {
+    fn new(place: Arc<PlaceOrder>, since: Instant) -> Self {
+        Self { since, place, durable: false, settled: false, appending: 0 }
+    }
+}
+
 impl Inner {
+    /// True when there is room now.
+    fn make_room(&mut self, now: Instant, limit: usize) -> bool {
+        let age = |since: Instant| now.saturating_duration_since(since);
+        if self.searched.is_none_or(|at| age(at) >= SEARCH_PAUSE) {
+            self.searched = Some(now);
+            self.orders.retain(|_, e| e.settled || e.appending > 0 || age(e.since) < WAITING_KEPT);
+        }
+        self.waiting() < limit
+    }
+
     fn waiting(&self) -> usize {
         self.orders.len() - self.settled.len()
     }

@@ -74,13 +74,21 @@ fn put_time(ms: i64, out: &mut Vec<u8>) {
 }
 
 fn take_time(bytes: &[u8]) -> Result<(i64, &[u8]), BoxError> {
-    let (time, rest) = bytes.split_first_chunk::<8>().ok_or("key is too short for a time")?;
+    let (time, rest) = bytes
+        .split_first_chunk::<8>()
+        .ok_or("key is too short for a time")?;
     Ok((i64::from_be_bytes(*time) ^ i64::MIN, rest))
 }
 
 fn take_sku(bytes: &[u8]) -> Result<(Sku, &[u8]), BoxError> {
-    let end = bytes.iter().position(|b| *b == END).ok_or("key has no end of its sku")?;
-    Ok((std::str::from_utf8(&bytes[..end])?.parse()?, &bytes[end + 1..]))
+    let end = bytes
+        .iter()
+        .position(|b| *b == END)
+        .ok_or("key has no end of its sku")?;
+    Ok((
+        std::str::from_utf8(&bytes[..end])?.parse()?,
+        &bytes[end + 1..],
+    ))
 }
 
 /// Codec of [`ReservationKey`]: sku, a zero byte, 16 bytes of the order id.
@@ -96,14 +104,20 @@ impl Codec for ReservationKeyBytes {
     }
     fn decode(bytes: &[u8]) -> Result<ReservationKey, BoxError> {
         let (sku, rest) = take_sku(bytes)?;
-        Ok(ReservationKey { sku, order_id: OrderIdBytes::decode(rest)? })
+        Ok(ReservationKey {
+            sku,
+            order_id: OrderIdBytes::decode(rest)?,
+        })
     }
     fn to_json(key: &ReservationKey) -> JsonValue {
         format!("{}/{}", key.sku, key.order_id).into()
     }
     fn parse(text: &str) -> Result<ReservationKey, BoxError> {
         let (sku, order_id) = text.rsplit_once('/').ok_or("expected <sku>/<order_id>")?;
-        Ok(ReservationKey { sku: sku.parse()?, order_id: order_id.parse()? })
+        Ok(ReservationKey {
+            sku: sku.parse()?,
+            order_id: order_id.parse()?,
+        })
     }
 }
 
@@ -121,14 +135,22 @@ impl Codec for AdjustmentKeyBytes {
     }
     fn decode(bytes: &[u8]) -> Result<AdjustmentKey, BoxError> {
         let (sku, rest) = take_sku(bytes)?;
-        Ok(AdjustmentKey { sku, adjustment_id: std::str::from_utf8(rest)?.into() })
+        Ok(AdjustmentKey {
+            sku,
+            adjustment_id: std::str::from_utf8(rest)?.into(),
+        })
     }
     fn to_json(key: &AdjustmentKey) -> JsonValue {
         format!("{}/{}", key.sku, key.adjustment_id).into()
     }
     fn parse(text: &str) -> Result<AdjustmentKey, BoxError> {
-        let (sku, id) = text.split_once('/').ok_or("expected <sku>/<adjustment_id>")?;
-        Ok(AdjustmentKey { sku: sku.parse()?, adjustment_id: id.into() })
+        let (sku, id) = text
+            .split_once('/')
+            .ok_or("expected <sku>/<adjustment_id>")?;
+        Ok(AdjustmentKey {
+            sku: sku.parse()?,
+            adjustment_id: id.into(),
+        })
     }
 }
 
@@ -145,14 +167,20 @@ impl Codec for HourOfProductBytes {
     }
     fn decode(bytes: &[u8]) -> Result<HourOfProduct, BoxError> {
         let (hour, sku) = take_time(bytes)?;
-        Ok(HourOfProduct { hour, sku: std::str::from_utf8(sku)?.parse()? })
+        Ok(HourOfProduct {
+            hour,
+            sku: std::str::from_utf8(sku)?.parse()?,
+        })
     }
     fn to_json(key: &HourOfProduct) -> JsonValue {
         format!("{}/{}", key.hour, key.sku).into()
     }
     fn parse(text: &str) -> Result<HourOfProduct, BoxError> {
         let (hour, sku) = text.split_once('/').ok_or("expected <hour>/<sku>")?;
-        Ok(HourOfProduct { hour: hour.parse()?, sku: sku.parse()? })
+        Ok(HourOfProduct {
+            hour: hour.parse()?,
+            sku: sku.parse()?,
+        })
     }
 }
 
@@ -169,14 +197,20 @@ impl Codec for TimerKeyBytes {
     }
     fn decode(bytes: &[u8]) -> Result<TimerKey, BoxError> {
         let (due_ms, part) = take_time(bytes)?;
-        Ok(TimerKey { due_ms, part: u32::from_be_bytes(part.try_into()?) })
+        Ok(TimerKey {
+            due_ms,
+            part: u32::from_be_bytes(part.try_into()?),
+        })
     }
     fn to_json(key: &TimerKey) -> JsonValue {
         format!("{}/{}", key.due_ms, key.part).into()
     }
     fn parse(text: &str) -> Result<TimerKey, BoxError> {
         let (due_ms, part) = text.split_once('/').ok_or("expected <due_ms>/<part>")?;
-        Ok(TimerKey { due_ms: due_ms.parse()?, part: part.parse()? })
+        Ok(TimerKey {
+            due_ms: due_ms.parse()?,
+            part: part.parse()?,
+        })
     }
 }
 
@@ -236,7 +270,9 @@ mod tests {
     {
         assert_eq!(&C::decode(&bytes::<C>(key)).expect("decodes"), key);
         let json = C::to_json(key);
-        let text = json.as_str().map_or_else(|| json.to_string(), str::to_owned);
+        let text = json
+            .as_str()
+            .map_or_else(|| json.to_string(), str::to_owned);
         assert_eq!(&C::parse(&text).expect("parses"), key);
     }
 

@@ -77,12 +77,16 @@ impl FromStr for StatusAndReason {
     type Err = InvalidReportKey;
     fn from_str(text: &str) -> Result<Self, InvalidReportKey> {
         let (status, reason) = match text.split_once('|') {
-            Some((status, reason)) => {
-                (status, Some(CancelReason::parse(reason).ok_or(InvalidReportKey)?))
-            }
+            Some((status, reason)) => (
+                status,
+                Some(CancelReason::parse(reason).ok_or(InvalidReportKey)?),
+            ),
             None => (text, None),
         };
-        Ok(Self { status: OrderStatus::parse(status).ok_or(InvalidReportKey)?, reason })
+        Ok(Self {
+            status: OrderStatus::parse(status).ok_or(InvalidReportKey)?,
+            reason,
+        })
     }
 }
 
@@ -224,7 +228,9 @@ mod tests {
 
     #[track_caller]
     fn key<K: FromStr + fmt::Display + PartialEq + fmt::Debug>(text: &str) {
-        let key = text.parse::<K>().unwrap_or_else(|_| panic!("`{text}` is a key"));
+        let key = text
+            .parse::<K>()
+            .unwrap_or_else(|_| panic!("`{text}` is a key"));
         assert_eq!(key.to_string(), text);
     }
 

@@ -8,7 +8,9 @@
 //! ```
 
 mod state;
-pub mod saga;
+mod input;
+mod policy;
+mod saga;
 mod processor;
 
 use millstream_operators::{KStream, StreamsBuilder};
@@ -22,17 +24,21 @@ use crate::{
     },
 };
 use processor::OrderProcessor;
-use saga::{Effect, OrderInput};
 
-pub use saga::Policy;
+pub use input::{Effect, OrderInput};
+pub use policy::Policy;
+pub use saga::{Decision, apply};
 pub use state::{GatewayCall, LineState, OrderState};
 
 /// Adds the orders to a topology. `replies` are inventory's answers, by order.
 pub fn orders(b: &StreamsBuilder, replies: KStream<OrderId, LineReply>, policy: Policy) {
-    let commands = b.stream(ORDERS).named("orders").map_values(|_, command| match command {
-        OrderCommand::Place(place) => OrderInput::Place(place),
-        OrderCommand::Cancel { restock } => OrderInput::Cancel { restock },
-    });
+    let commands = b
+        .stream(ORDERS)
+        .named("orders")
+        .map_values(|_, command| match command {
+            OrderCommand::Place(place) => OrderInput::Place(place),
+            OrderCommand::Cancel { restock } => OrderInput::Cancel { restock },
+        });
     let results = b.stream(PAYMENT_RESULTS).named("payment-results");
     let effects = commands
         .merge(replies.map_values(|_, reply| OrderInput::Reply(reply)))

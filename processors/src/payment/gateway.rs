@@ -31,7 +31,10 @@ pub struct Answer {
 
 impl From<PaymentOutcome> for Answer {
     fn from(outcome: PaymentOutcome) -> Self {
-        Self { outcome, gateway_ref: None }
+        Self {
+            outcome,
+            gateway_ref: None,
+        }
     }
 }
 

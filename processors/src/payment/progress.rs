@@ -15,7 +15,11 @@ pub(super) struct Progress {
 impl Progress {
     /// Reading starts at that offset.
     pub(super) fn starting_at(offset: i64) -> Self {
-        Self { open: BTreeSet::new(), next: offset, committed: offset }
+        Self {
+            open: BTreeSet::new(),
+            next: offset,
+            committed: offset,
+        }
     }
 
     /// A record was read. `false` when it was read before.

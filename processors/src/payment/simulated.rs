@@ -83,7 +83,10 @@ impl SimulatedGateway {
     pub fn open(books: impl Books) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(keep_books(books, requests));
-        Self { queue, failures: Mutex::default() }
+        Self {
+            queue,
+            failures: Mutex::default(),
+        }
     }
 
     /// True when this call is to fail although nothing is wrong.
@@ -111,8 +114,15 @@ impl PaymentGateway for SimulatedGateway {
             return Err(Failure::Flaky.into());
         }
         let (verdict, decided) = oneshot::channel();
-        let request = Request { order_id, intent, verdict };
-        self.queue.send(request).await.map_err(|_| Failure::Closed)?;
+        let request = Request {
+            order_id,
+            intent,
+            verdict,
+        };
+        self.queue
+            .send(request)
+            .await
+            .map_err(|_| Failure::Closed)?;
         match decided.await.map_err(|_| Failure::Closed)?? {
             Verdict::Answer(answer) => Ok(answer),
             // The caller stops waiting when it has had enough.

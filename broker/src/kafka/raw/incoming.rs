@@ -103,6 +103,22 @@ impl<C: ConsumerContext + 'static> Joint<C> {
         unsafe { sys::rd_kafka_queue_forward(source.0.0.as_ptr(), ptr::null_mut()) };
     }
 
+    /// Where librdkafka believes this partition's reading to be: behind the last message, or behind the last
+    /// marker taken by [`take`](Self::take), which is seen nowhere else.
+    pub(in super::super) fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        let name = CString::new(topic).ok()?;
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: Owned: the list is given back here; its entry belongs to it.
+        unsafe {
+            let list = sys::rd_kafka_topic_partition_list_new(1);
+            let entry = sys::rd_kafka_topic_partition_list_add(list, name.as_ptr(), partition);
+            let told = sys::rd_kafka_position(client, list) == NO_ERROR && (*entry).err == NO_ERROR;
+            let position = (told && (*entry).offset >= 0).then_some((*entry).offset);
+            sys::rd_kafka_topic_partition_list_destroy(list);
+            position
+        }
+    }
+
     /// Takes what has arrived, at most `limit` messages, without waiting.
     pub(in super::super) fn take(&mut self, limit: usize) -> Batch<'_> {
         let limit = limit.min(self.buffer.len());
