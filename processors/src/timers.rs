@@ -1,8 +1,8 @@
 //! `Timers`: things to look at when their time comes, in a store.
 //!
-//! Times are rounded up to [`GRAIN_MS`], and what is due in one grain lies together in lists, so that a
-//! timer costs a few bytes of an entry that is written anyway. Timers are not taken back: whoever armed one
-//! looks, when it fires, whether it still matters.
+//! Times are rounded up to [`GRAIN_MS`], and what is due in one grain lies together in lists, so
+//! that a timer costs a few bytes of an entry that is written anyway. Timers are not taken back:
+//! whoever armed one looks, when it fires, whether it still matters.
 
 use std::collections::HashMap;
 
@@ -23,7 +23,8 @@ const GRAINS_REMEMBERED_MAX: usize = 1024;
 /// Timers in the store of a processor.
 pub(crate) struct Timers<T: 'static> {
     store: KvHandle<TimerKey, Vec<T>>,
-    /// Where the list of a grain ends, as far as this processor knows; only a place to begin to look.
+    /// Where the list of a grain ends, as far as this processor knows; only a place to begin to
+    /// look.
     last_parts: HashMap<i64, u32>,
 }
 

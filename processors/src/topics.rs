@@ -1,7 +1,8 @@
 //! Every topic and every store of the shop, in one place.
 //!
-//! Orders are keyed by their id as text in all topics, and products by their sku, so that equal keys land on
-//! equal partitions. Stores use shorter keys: nobody has to find their partition by them.
+//! Orders are keyed by their id as text in all topics, and products by their sku, so that equal
+//! keys land on equal partitions. Stores use shorter keys: nobody has to find their partition by
+//! them.
 
 use std::time::Duration;
 

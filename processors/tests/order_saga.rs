@@ -6,9 +6,7 @@ use millstream_processors::{
         OrderStatus, PaymentAction, PaymentOutcome, PaymentResult, PaymentStatus, PlaceOrder,
         Refusal, RequestedLine, V1,
     },
-    order::{
-        Effect, GatewayCall, OrderInput, OrderState, Policy, apply,
-    },
+    order::{Effect, GatewayCall, OrderInput, OrderState, Policy, apply},
 };
 
 const ORDER: OrderId = OrderId(uuid::Uuid::from_u128(1));

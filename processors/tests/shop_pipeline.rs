@@ -1,4 +1,5 @@
-//! The whole shop in the test driver: commands in, events out, with the simulated gateway's rules in between.
+//! The whole shop in the test driver: commands in, events out, with the simulated gateway's rules
+//! in between.
 
 use std::{collections::BTreeMap, time::Duration};
 

@@ -1,7 +1,9 @@
-//! The rules of orders, stock and gateway together, under random orders of delivery and repeated messages.
+//! The rules of orders, stock and gateway together, under random orders of delivery and repeated
+//! messages.
 //!
-//! The pure functions are joined by a bag of messages instead of topics: any message may be delivered next,
-//! and any may be delivered again. Whatever happens, the audit must find the shop in order at the end.
+//! The pure functions are joined by a bag of messages instead of topics: any message may be
+//! delivered next, and any may be delivered again. Whatever happens, the audit must find the shop
+//! in order at the end.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +18,7 @@ use millstream_processors::{
         PaymentIntent, PaymentOutcome, PaymentResult, PlaceOrder, RequestedLine, ReservationKey,
         Sku, Stock, V1,
     },
-    order::{
-        Effect, OrderInput, OrderState, Policy, apply as apply_order,
-    },
+    order::{Effect, OrderInput, OrderState, Policy, apply as apply_order},
     payment::{
         LedgerEntry,
         rules::{Verdict, decide},

@@ -217,9 +217,11 @@ impl Session<'_> {
         };
         self.shared.queries.deregister(id);
         let deadline = Instant::now() + CLOSE_WAIT;
-        while task.state.committed_bytes() > 0 && Instant::now() < deadline {
+        while Instant::now() < deadline {
             match task.state.start_flush() {
                 Some(job) => flush_pool::run(job),
+                None if task.state.committed_bytes() == 0 => break,
+                // The background is writing; what it leaves is for the next turn.
                 None => std::thread::park_timeout(Duration::from_millis(2)),
             }
         }

@@ -412,6 +412,19 @@ impl<'a> Session<'a> {
         self.uncommitted = false;
         self.records_in_transaction = 0;
         self.last_commit = Instant::now();
+        self.shed();
         Ok(())
+    }
+
+    /// Keeps what the stores hold in memory within the budget. Only right after a commit is
+    /// everything clean, and so may be dropped.
+    fn shed(&mut self) {
+        let config = &self.shared.config;
+        let share = config.memory_budget / 2 / config.threads / self.tasks.len().max(1);
+        for task in self.tasks.values_mut() {
+            if task.state.live_bytes() > share {
+                task.state.shed(share / 2);
+            }
+        }
     }
 }

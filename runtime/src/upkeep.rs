@@ -26,16 +26,12 @@ impl Session<'_> {
         if timed {
             self.last_flush = Instant::now();
         }
-        let share = config.memory_budget / 2 / config.threads / self.tasks.len().max(1);
         for task in self.tasks.values_mut() {
             let bytes = task.state.committed_bytes();
             if (bytes > COMMITTED_BYTES_MAX || (timed && bytes > 0))
                 && let Some(job) = task.state.start_flush()
             {
                 self.shared.flush_pool.submit(job);
-            }
-            if timed && task.state.live_bytes() > share {
-                task.state.shed(share / 2);
             }
         }
         if self.last_purge.elapsed() >= config.purge_interval {

@@ -31,6 +31,9 @@ const PAUSED_BATCHES_MAX: usize = 16;
 /// How long an assignment is held up by asking where its partitions are.
 const LEADERS_WAIT: Duration = Duration::from_secs(1);
 
+/// No offset is behind this one.
+const NEVER_BEYOND: i64 = i64::MAX - 1;
+
 /// How long the watermarks that go into an error message may take.
 const WATERMARKS_WAIT: Duration = Duration::from_secs(5);
 
@@ -107,7 +110,7 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
                 of: of.clone(),
                 source,
                 position,
-                told_at: -1,
+                told_at: self.told_before(of),
                 paused: false,
                 held: VecDeque::new(),
             });
@@ -115,6 +118,13 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         self.find_leaders(partitions);
         let assigned = self.consumer().assign(&list);
         assigned.map_err(|e| Error::client("cannot assign partitions", e))
+    }
+
+    /// librdkafka's position of a partition that was read before is believed to be stale: it is forgotten
+    /// some time after the partition is assigned again.
+    fn told_before(&self, of: &TopicPartition) -> i64 {
+        let stale = self.queue.position(&of.topic, of.partition).is_some();
+        if stale { NEVER_BEYOND } else { -1 }
     }
 
     /// Where the client does not know yet which broker has a partition, it would ask that broker for the

@@ -1,6 +1,7 @@
 //! Analytics: what the orders add up to, by event time.
 //!
-//! All four read `shop.order-events`, which is read once, and send small steps on to the keys that count them.
+//! All four read `shop.order-events`, which is read once, and send small steps on to the keys that
+//! count them.
 
 mod calendar;
 mod order_status;

@@ -1,4 +1,5 @@
-//! Orders per day: how many were placed, confirmed and cancelled, all three by the day of `placed_at`.
+//! Orders per day: how many were placed, confirmed and cancelled, all three by the day of
+//! `placed_at`.
 //!
 //! An order that is refunded later stays counted as confirmed: it was.
 

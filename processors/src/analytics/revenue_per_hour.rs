@@ -1,6 +1,7 @@
 //! Revenue per hour: totals of confirmed orders by the hour of `placed_at` and by currency.
 //!
-//! A refund subtracts the order's total; the number of orders stays, as those orders were confirmed.
+//! A refund subtracts the order's total; the number of orders stays, as those orders were
+//! confirmed.
 
 use millstream_operators::KStream;
 use serde::{Deserialize, Serialize};

@@ -1,11 +1,11 @@
 //! Top products: the best sellers of 24 hours, by `placed_at` of confirmed orders.
 //!
-//! Windows of 24 hours begin every full hour. Sales are kept by hour and product, and a window is the sum of
-//! its hours. Each partition publishes the best of its own products; as a product lives in one partition, the
-//! best of all lists together are the best of the shop. Refunds subtract.
+//! Windows of 24 hours begin every full hour. Sales are kept by hour and product, and a window is
+//! the sum of its hours. Each partition publishes the best of its own products; as a product lives
+//! in one partition, the best of all lists together are the best of the shop. Refunds subtract.
 //!
-//! Which windows have changed is kept in stores, not in memory, so that a crash between a sale and its
-//! publication loses nothing.
+//! Which windows have changed is kept in stores, not in memory, so that a crash between a sale and
+//! its publication loses nothing.
 
 use std::{
     cmp::Reverse,
@@ -38,7 +38,8 @@ const TICK: Duration = Duration::from_millis(250);
 const HOURS_PER_TICK: usize = 256;
 /// The most windows that one tick publishes.
 const WINDOWS_PER_TICK: usize = 64;
-/// How many entries of the store ticks read on average: what a tick reads more, later ticks wait for.
+/// How many entries of the store ticks read on average: what a tick reads more, later ticks wait
+/// for.
 const ENTRIES_PER_TICK: usize = 20_000;
 
 /// A line that was sold (or, with negative numbers, refunded).

@@ -1,7 +1,7 @@
 //! The audit: from what tables, stores and books say, which promises of the shop are broken.
 //!
-//! An [`Audit`] is told every fact once, in any order, and then [finished](Audit::finish). It does no I/O:
-//! `millstream verify` reads the facts from the database, tests make them up.
+//! An [`Audit`] is told every fact once, in any order, and then [finished](Audit::finish). It does
+//! no I/O: `millstream verify` reads the facts from the database, tests make them up.
 //!
 //! ```
 //! use millstream_processors::audit::{Audit, Expect};
@@ -162,7 +162,8 @@ impl Audit {
         }
     }
 
-    /// The gateway's books are going to be told; without this call payments are compared with nothing.
+    /// The gateway's books are going to be told; without this call payments are compared with
+    /// nothing.
     pub fn tells_ledger(&mut self) {
         self.books_known = true;
     }

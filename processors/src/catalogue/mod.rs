@@ -1,7 +1,8 @@
-//! The catalogue as the door shows it: every product in memory, found by sku, by category and by words.
+//! The catalogue as the door shows it: every product in memory, found by sku, by category and by
+//! words.
 //!
-//! It is a view of `shop.products` and nothing else: a [`Feed`] reads the topic from its beginning and goes on
-//! reading. Every process has the whole of it.
+//! It is a view of `shop.products` and nothing else: a [`Feed`] reads the topic from its beginning
+//! and goes on reading. Every process has the whole of it.
 
 mod search;
 mod feed;

@@ -1,7 +1,7 @@
 //! `SearchIndex`: which products hold which words, and how well they fit a query.
 //!
-//! Ranking is BM25 over weighted fields: a word in the name counts three times, in the category twice. A
-//! product that holds more of the words asked for comes before one that holds fewer.
+//! Ranking is BM25 over weighted fields: a word in the name counts three times, in the category
+//! twice. A product that holds more of the words asked for comes before one that holds fewer.
 
 use std::collections::{BTreeMap, HashMap};
 

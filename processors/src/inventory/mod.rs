@@ -1,8 +1,8 @@
 //! Inventory: holds pieces for orders and counts them.
 //!
 //! ```text
-//! shop.inventory-commands ─┐                                                 ┌─▶ shop.inventory-events
-//! shop.products ───────────┴─▶ stock (stores: inventory, reservations, …) ───┴─▶ order-replies
+//! shop.inventory-commands ─┐                                      ┌─▶ shop.inventory-events
+//! shop.products ───────────┴─▶ stock (inventory, reservations …) ─┴─▶ order-replies
 //! ```
 
 pub mod stock;

@@ -154,7 +154,8 @@ impl InventoryProcessor {
 
     /// A reservation has been there for a while: forget it if it is settled, else ask its order.
     ///
-    /// What is held is never given back by time alone, because the order may be about to be confirmed.
+    /// What is held is never given back by time alone, because the order may be about to be
+    /// confirmed.
     fn look_at(
         &mut self,
         cx: &mut Cx<'_, '_>,

@@ -68,7 +68,8 @@ pub struct TimerKey {
 /// Ends the sku in a key; no sku holds it.
 const END: u8 = 0;
 
-/// Milliseconds as bytes in the order of time; the sign bit is turned so that times before 1970 come first.
+/// Milliseconds as bytes in the order of time; the sign bit is turned so that times before 1970
+/// come first.
 fn put_time(ms: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(&(ms ^ i64::MIN).to_be_bytes());
 }
@@ -294,11 +295,13 @@ mod tests {
         }
 
         #[test]
-        fn times_are_ordered_as_bytes(a in any::<i64>(), b in any::<i64>(), p in any::<u32>(), q in any::<u32>()) {
+        fn times_are_ordered_as_bytes(
+            a in any::<i64>(), b in any::<i64>(), p in any::<u32>(), q in any::<u32>(),
+        ) {
             prop_assert_eq!(a.cmp(&b), bytes::<TimeBytes>(&a).cmp(&bytes::<TimeBytes>(&b)));
             let (left, right) = (TimerKey { due_ms: a, part: p }, TimerKey { due_ms: b, part: q });
-            prop_assert_eq!(
-                left.cmp(&right), bytes::<TimerKeyBytes>(&left).cmp(&bytes::<TimerKeyBytes>(&right)));
+            let as_bytes = bytes::<TimerKeyBytes>(&left).cmp(&bytes::<TimerKeyBytes>(&right));
+            prop_assert_eq!(left.cmp(&right), as_bytes);
         }
     }
 }

@@ -1,7 +1,8 @@
 //! The shop's words: identifiers, money, products, orders, stock, payments, reports.
 //!
-//! Every value of a topic is JSON with a field `type` and a field `v`, the schema version. A value with an
-//! unknown type or version does not decode. Times are epoch milliseconds here and RFC 3339 over HTTP.
+//! Every value of a topic is JSON with a field `type` and a field `v`, the schema version. A value
+//! with an unknown type or version does not decode. Times are epoch milliseconds here and RFC 3339
+//! over HTTP.
 
 mod ids;
 mod money;

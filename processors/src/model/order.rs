@@ -231,7 +231,8 @@ pub enum OrderEventKind {
     PaymentUpdated,
 }
 
-/// A value of `shop.order-events`; its key is the order. One for every change, with the whole order.
+/// A value of `shop.order-events`; its key is the order. One for every change, with the whole
+/// order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrderEvent {
     /// What happened.

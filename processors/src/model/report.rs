@@ -136,7 +136,8 @@ type_tag!(RevenuePerHourType, "revenue-per-hour");
 type_tag!(TopProductsType, "top-products");
 type_tag!(OrderStatusType, "order-status");
 
-/// A value of `shop.analytics.orders-per-day`; its key is the [`Day`] on which the orders were placed.
+/// A value of `shop.analytics.orders-per-day`; its key is the [`Day`] on which the orders were
+/// placed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrdersPerDay {
     /// Field `type`.
@@ -190,8 +191,9 @@ pub struct OrdersInStatus {
 
 /// A value of `shop.analytics.top-products`; its key is the [`WindowShare`].
 ///
-/// Products are spread over the partitions, each in one; the best sellers of the window are the best of
-/// all partitions' lists together. A value replaces what was said of its window and partition before.
+/// Products are spread over the partitions, each in one; the best sellers of the window are the
+/// best of all partitions' lists together. A value replaces what was said of its window and
+/// partition before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopProducts {
     /// Field `type`.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Currency, Sku};
 
-/// The most pieces of one product that may be on hand; a bound that keeps all sums far from overflow.
+/// The most pieces of one product that may be on hand; a bound that keeps all sums far from
+/// overflow.
 pub const ON_HAND_MAX: i64 = 1_000_000_000_000;
 
 /// The stock of one product, in pieces.

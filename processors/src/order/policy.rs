@@ -37,7 +37,9 @@ impl Policy {
 
     /// The pause after that attempt: doubled each time, up to the longest.
     pub(super) fn pause_ms(&self, attempt: u32) -> i64 {
-        let doubled = 1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
+        let doubled = 1u32
+            .checked_shl(attempt.saturating_sub(1))
+            .unwrap_or(u32::MAX);
         millis(self.retry_first.saturating_mul(doubled).min(self.retry_max))
     }
 }

@@ -1,4 +1,5 @@
-//! The order processor: reads a state, lets the saga decide, writes the state, sends what is to be done.
+//! The order processor: reads a state, lets the saga decide, writes the state, sends what is to be
+//! done.
 
 use std::time::Duration;
 

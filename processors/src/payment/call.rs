@@ -28,7 +28,8 @@ impl Default for CallPolicy {
     }
 }
 
-/// Makes the call. Failures and silence end as [`PaymentOutcome::Unknown`]; the order decides what then.
+/// Makes the call. Failures and silence end as [`PaymentOutcome::Unknown`]; the order decides what
+/// then.
 pub(super) async fn make<G: PaymentGateway>(
     gateway: &G,
     order_id: OrderId,

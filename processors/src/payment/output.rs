@@ -83,7 +83,8 @@ impl Output {
         .await
     }
 
-    /// Sets a record aside, with Kafka's names for where it came from and why it is here (KIP-1034).
+    /// Sets a record aside, with Kafka's names for where it came from and why it is here
+    /// (KIP-1034).
     pub(super) async fn dead_letter(
         &self,
         record: Fetched,

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 /// The records of one partition that are under way.
 ///
-/// Invariant: every record before [`done_before`](Self::done_before) is done, however many later ones are.
+/// Invariant: every record before [`done_before`](Self::done_before) is done, however many later
+/// ones are.
 #[derive(Debug)]
 pub(super) struct Progress {
     open: BTreeSet<i64>,

@@ -1,4 +1,5 @@
-//! The rules of the simulated gateway as a pure function: its books and a call in, an answer and an entry out.
+//! The rules of the simulated gateway as a pure function: its books and a call in, an answer and an
+//! entry out.
 //!
 //! Invariant: an action of an order is entered at most once, so money moves at most once.
 //! Invariant: what was captured was authorised and not voided; what was refunded was captured.

@@ -1,4 +1,5 @@
-//! One membership of the gateway worker in its group: read intents, have them called, commit what is done.
+//! One membership of the gateway worker in its group: read intents, have them called, commit what
+//! is done.
 
 use std::{
     sync::{Arc, mpsc},
@@ -210,7 +211,8 @@ impl<'a, G: PaymentGateway> Session<'a, G> {
         Ok(())
     }
 
-    /// Waits for the calls under way, not for ever: what is left is called again by whoever comes next.
+    /// Waits for the calls under way, not for ever: what is left is called again by whoever comes
+    /// next.
     fn drain(&mut self) -> Result<()> {
         let until = Instant::now() + DRAIN_MAX;
         while self

@@ -1,8 +1,9 @@
 //! The gateway worker: makes the calls that intents ask for and writes down how they ended.
 //!
-//! It stands outside the exactly-once machinery, because a gateway cannot take part in a transaction of the
-//! log. An intent's offset is committed only after its result is durable, so after a crash an intent may be
-//! called again and a result may come twice: idempotency keys and the order's state make that harmless.
+//! It stands outside the exactly-once machinery, because a gateway cannot take part in a
+//! transaction of the log. An intent's offset is committed only after its result is durable, so
+//! after a crash an intent may be called again and a result may come twice: idempotency keys and
+//! the order's state make that harmless.
 
 use std::{
     sync::{
