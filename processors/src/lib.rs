@@ -14,5 +14,6 @@ pub mod analytics;
 pub mod catalogue;
 pub mod audit;
 pub mod sql;
+pub mod door;
 
 mod timers;

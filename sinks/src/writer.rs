@@ -1,4 +1,5 @@
-//! The writing half of a sink: claims partitions, and writes batches until they are in the database.
+//! The writing half of a sink: claims partitions, and writes batches until they are in the
+//! database.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -170,8 +171,8 @@ impl Writer {
         Ok(())
     }
 
-    /// What the records mean. Those that no projection can read are set aside first. The inner error is a
-    /// projection that panicked over one of them.
+    /// What the records mean. Those that no projection can read are set aside first. The inner
+    /// error is a projection that panicked over one of them.
     async fn work(
         &mut self,
         records: &Arc<[Message]>,

@@ -75,7 +75,8 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Connection errors were logged above; errors of consequence are returned by the calls they hit.
+        // Connection errors were logged above; errors of consequence are returned by the calls they
+        // hit.
         debug!(client = &*self.who, %error, "kafka client reports an error: {reason}");
     }
 
@@ -147,8 +148,8 @@ impl ClientContext for MemberContext {
 }
 
 impl ConsumerContext for MemberContext {
-    // The default answers at once. This one only remembers: librdkafka and the group wait for the answer,
-    // heartbeats go on, and until then the old generation may still commit.
+    // The default answers at once. This one only remembers: librdkafka and the group wait for the
+    // answer, heartbeats go on, and until then the old generation may still commit.
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -187,8 +188,8 @@ fn named(partitions: &TopicPartitionList) -> Vec<TopicPartition> {
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
-    // Deliveries are read from the event queue by the producer itself; only those that purging a dying
-    // client brings up come here, and nobody waits for them any more.
+    // Deliveries are read from the event queue by the producer itself; only those that purging a
+    // dying client brings up come here, and nobody waits for them any more.
     fn delivery(&self, _: &DeliveryResult<'_>, _: usize) {}
 }
 

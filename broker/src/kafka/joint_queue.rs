@@ -52,7 +52,8 @@ pub(super) struct JointQueue<C: ConsumerContext + 'static> {
 struct Slot {
     of: TopicPartition,
     source: Source,
-    /// The next record returned has this offset or a later one; `None` until the first message tells.
+    /// The next record returned has this offset or a later one; `None` until the first message
+    /// tells.
     position: Option<i64>,
     /// The offset of the last message that was no record, such as the end of the partition.
     told_at: i64,
@@ -120,15 +121,15 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         assigned.map_err(|e| Error::client("cannot assign partitions", e))
     }
 
-    /// librdkafka's position of a partition that was read before is believed to be stale: it is forgotten
-    /// some time after the partition is assigned again.
+    /// librdkafka's position of a partition that was read before is believed to be stale: it is
+    /// forgotten some time after the partition is assigned again.
     fn told_before(&self, of: &TopicPartition) -> i64 {
         let stale = self.queue.position(&of.topic, of.partition).is_some();
         if stale { NEVER_BEYOND } else { -1 }
     }
 
-    /// Where the client does not know yet which broker has a partition, it would ask that broker for the
-    /// partition's ends only half a second later.
+    /// Where the client does not know yet which broker has a partition, it would ask that broker
+    /// for the partition's ends only half a second later.
     fn find_leaders(&self, partitions: &[(TopicPartition, Start)]) {
         let ends = partitions
             .iter()
@@ -157,8 +158,8 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         self.error = None;
     }
 
-    /// Records of the partition stay at their source. Pausing by librdkafka's own means would throw away
-    /// what was fetched, and fetch it again.
+    /// Records of the partition stay at their source. Pausing by librdkafka's own means would throw
+    /// away what was fetched, and fetch it again.
     pub(super) fn pause(&mut self, partition: PartitionIx) -> Result<()> {
         let slot = slot(&mut self.slots, partition)?;
         if !slot.paused {
@@ -172,8 +173,8 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         let slot = slot(&mut self.slots, partition)?;
         if slot.paused {
             slot.paused = false;
-            // What waits at the source is appended behind what is in the joint queue, which is older; what
-            // is held is older still, and `take` returns it first.
+            // What waits at the source is appended behind what is in the joint queue, which is
+            // older; what is held is older still, and `take` returns it first.
             self.queue.lead(&slot.source);
         }
         Ok(())
@@ -207,8 +208,8 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         partition: PartitionIx,
     ) -> Result<(&TopicPartition, Option<i64>)> {
         let slot = slot(&mut self.slots, partition)?;
-        // Markers at the end move only librdkafka's own position. It is wrong by one directly behind a
-        // message that was no record, and right again behind everything that follows.
+        // Markers at the end move only librdkafka's own position. It is wrong by one directly
+        // behind a message that was no record, and right again behind everything that follows.
         let of = &slot.of;
         let beyond = self
             .queue
@@ -358,7 +359,8 @@ impl Sorter<'_> {
         failed
     }
 
-    /// Which of the assigned partitions a message is from; a name is compared only at its first message.
+    /// Which of the assigned partitions a message is from; a name is compared only at its first
+    /// message.
     fn index(&mut self, message: &Message<'_>) -> Option<u32> {
         let key = (message.topic_number(), message.partition());
         if let Some((last, ix)) = *self.last

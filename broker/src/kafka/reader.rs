@@ -76,8 +76,8 @@ impl Reader for KafkaReader {
                 Default::default()
             };
             let left = until.saturating_duration_since(Instant::now());
-            // Ends and markers move the position, which the caller may be waiting for. Markers are taken
-            // without a word, so whatever woke this up may have been one.
+            // Ends and markers move the position, which the caller may be waiting for. Markers are
+            // taken without a word, so whatever woke this up may have been one.
             if taken.records || taken.end || woken || left.is_zero() {
                 return Ok(());
             }

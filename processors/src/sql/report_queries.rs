@@ -83,8 +83,8 @@ impl Tables {
         self.database.rows(RANGE, &range, read).await
     }
 
-    /// The best sellers of the last window that ends at or before `at_ms`, of all partitions together: by
-    /// quantity, most first, then by sku.
+    /// The best sellers of the last window that ends at or before `at_ms`, of all partitions
+    /// together: by quantity, most first, then by sku.
     ///
     /// # Errors
     /// What the database says.

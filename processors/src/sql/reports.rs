@@ -1,6 +1,7 @@
 //! `shop.analytics.*` → `orders_per_day`, `revenue_per_hour`, `top_products`, `order_status`.
 //!
-//! Each record is the whole answer for its key, so only the newest one of a batch counts. Null takes it back.
+//! Each record is the whole answer for its key, so only the newest one of a batch counts. Null
+//! takes it back.
 
 use std::sync::Arc;
 

@@ -713,8 +713,8 @@ async fn orders_become_rows_at_a_rate_that_is_printed() {
     }
 }
 
-/// Orders from placing to capture with the stock events of their lines, side by side as in a busy hour:
-/// at any moment 1,000 orders are on their way.
+/// Orders from placing to capture with the stock events of their lines, side by side as in a busy
+/// hour: at any moment 1,000 orders are on their way.
 fn traffic(orders: u32, lines: u32) -> Vec<Message> {
     const ON_THEIR_WAY: u32 = 1000;
     let mut messages = Vec::new();

@@ -1,4 +1,5 @@
-//! Exactly once, whatever breaks: crashes between steps, lost answers, old writers, bad rows, rebalances.
+//! Exactly once, whatever breaks: crashes between steps, lost answers, old writers, bad rows,
+//! rebalances.
 
 use std::{
     io,
@@ -156,7 +157,8 @@ async fn a_lost_connection_at_any_step_loses_and_doubles_nothing() {
         let running = sink.start();
         done(&running, &test.database, &log).await;
         assert!(calls.load(Ordering::Relaxed) >= 40);
-        // The last answer to COMMIT may be lost too: then the sink learns of it a moment later than we do.
+        // The last answer to COMMIT may be lost too: then the sink learns of it a moment later than
+        // we do.
         until("the count", || {
             running.metrics().records.load(Ordering::Relaxed) == 200
         })
@@ -450,7 +452,8 @@ async fn an_idle_sink_stops_at_once_and_a_missing_table_ends_it() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Keys in several partitions, versions in any order, tombstones nowhere: only the guard keeps order.
+    /// Keys in several partitions, versions in any order, tombstones nowhere: only the guard keeps
+    /// order.
     #[test]
     fn a_version_never_goes_back(
         records in proptest::collection::vec((0..5u8, 0..1000i64, 0..2i32), 1..200),
