@@ -103,7 +103,8 @@ pub(crate) fn groups(flags: &Flags) -> Outcome {
     Ok(())
 }
 
-fn read(flags: &Flags) -> Outcome<Settings> {
+/// The settings of a tool, which says nothing of its own inside.
+pub(crate) fn read(flags: &Flags) -> Outcome<Settings> {
     let mut settings = Settings::load(&Settings::default(), flags)?;
     // An answer is wanted, not the story of opening the log.
     if settings.log == Settings::default().log {

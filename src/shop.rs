@@ -142,7 +142,7 @@ impl RunningShop {
     }
 
     /// Says on standard output where it serves.
-    fn tell(&self) {
+    pub(crate) fn tell(&self) {
         if let Some(intake) = &self.intake {
             println!("listening http://{}", intake.address);
         }

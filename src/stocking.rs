@@ -129,18 +129,20 @@ async fn counted(
     let started = Instant::now();
     loop {
         let answer = connection.send_until(call, GIVE_UP, retries).await?;
-        let pending = answer.status == 404 || is_pending(&answer);
-        if !pending || started.elapsed() > SETTLE_MAX {
-            return Ok(answer);
+        match answer.json::<Adjustment>().unwrap_or_default().status.as_str() {
+            "REFUSED" => return Err(io::Error::other(format!("refused: {}", answer.text()))),
+            // Another process may have accepted it, of which this one does not know.
+            "PENDING" | "" if started.elapsed() < SETTLE_MAX => {}
+            _ => return Ok(answer),
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
 }
 
-/// True for the answer about an adjustment that was accepted and is not yet counted.
-fn is_pending(answer: &Answer) -> bool {
-    let body = answer.json::<serde_json::Value>().unwrap_or_default();
-    body["status"].as_str().is_some_and(|status| status.eq_ignore_ascii_case("pending"))
+#[derive(Default, serde::Deserialize)]
+struct Adjustment {
+    #[serde(default)]
+    status: String,
 }
 
 /// Takes all steps over some connections, in no order; the first failure ends it.
@@ -155,7 +157,7 @@ async fn work(server: &Server, clients: usize, steps: Vec<Step>) -> Outcome<usiz
             let retries = AtomicU64::new(0);
             while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let answer = step.take(&mut connection, &retries).await;
-                let answer = answer.map_err(|e| Failure::at("the shop does not answer", &e))?;
+                let answer = answer.map_err(|e| Failure::at("the shop did not take it", &e))?;
                 if !answer.is_success() {
                     let reason = format!("the shop refused: {}", answer.text());
                     return Err(Failure::Failed(reason));

@@ -121,7 +121,7 @@ fn pointer(path: &Path, what: &str) -> String {
         Some(name)
     });
     match named {
-        Some(name) if path.iter().last().and_then(map_key) != Some(name) => {
+        Some(name) if path.iter().next_back().and_then(map_key) != Some(name) => {
             push_name(&mut pointer, name);
         }
         Some(_) | None => {}

@@ -62,7 +62,7 @@ pub(super) fn figures(state: &Arc<DoorState>) -> Vec<Figure> {
             s.feed.followers() as f64
         }),
         figure("shop_products", "Products in the catalogue.", gauge, |s| {
-            s.catalogue.read().len() as f64
+            s.catalogue.len() as f64
         }),
     ]
 }

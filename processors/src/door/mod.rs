@@ -5,7 +5,7 @@
 //! another instance's where the key lives there, and from the tables.
 //!
 //! What it keeps in memory can be lost at any time: the commands that are accepted and not yet processed, so that
-//! they can be shown as pending; the newest events, for those who follow an order; and the catalogue.
+//! they can be shown as pending; the newest events, for those who follow an order; and the [catalogue].
 
 mod orders;
 mod intake;
@@ -14,16 +14,11 @@ mod reads;
 mod events;
 mod feed;
 mod products;
-mod catalogue;
-mod search;
 mod inventory;
 mod analytics;
 mod log;
 mod follower;
 mod figures;
-
-#[cfg(test)]
-mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,14 +29,14 @@ use axum::{
 use millstream_api::{Check, Figure, FrontLimits, Peer, Problem, ProblemKind, front};
 use millstream_broker::Broker;
 use millstream_runtime::{Queries, SystemClock, WallClock};
-use millstream_topology::Result;
+use millstream_topology::{Error, ErrorKind, Result};
 use tokio::sync::Mutex;
 
 use crate::{
-    model::{Currency, Sku},
+    catalogue::{self, Catalogue},
+    model::{Currency, PlaceOrder, Sku},
     sql::Tables,
 };
-use catalogue::Catalogue;
 use feed::Feed;
 use figures::Counters;
 use follower::Follower;
@@ -100,6 +95,7 @@ pub(crate) struct DoorState {
     in_flight: Arc<InFlight>,
     feed: Arc<Feed>,
     catalogue: Arc<Catalogue>,
+    catalogue_feed: Arc<catalogue::Feed>,
     /// Products that this process is writing at this moment.
     writing: Mutex<std::collections::HashSet<Sku>>,
     adjustments: Adjustments,
@@ -135,14 +131,13 @@ impl Door {
         let log = Log::open(&*broker, config.append_time_max, clock.clone())?;
         let in_flight = Arc::new(InFlight::new(config.orders_in_flight_max));
         let feed = Arc::new(Feed::default());
-        let catalogue = Arc::new(Catalogue::new(log.partitions()));
-        let follower = Follower::start(
-            broker,
-            &config.application_id,
-            in_flight.clone(),
-            feed.clone(),
-            catalogue.clone(),
-        )?;
+        let catalogue = Arc::new(Catalogue::default());
+        let catalogue_feed = catalogue::Feed::start(broker.clone(), catalogue.clone())
+            .map_err(|e| Error::caused(ErrorKind::Config, "a thread could not be started", e))?;
+        let partitions = log.partitions();
+        let application_id = &config.application_id;
+        let follower =
+            Follower::start(broker, application_id, partitions, in_flight.clone(), feed.clone())?;
         let state = Arc::new(DoorState {
             config,
             clock,
@@ -153,6 +148,7 @@ impl Door {
             in_flight,
             feed,
             catalogue,
+            catalogue_feed: Arc::new(catalogue_feed),
             writing: Mutex::default(),
             adjustments: Adjustments::default(),
             counters: Arc::default(),
@@ -190,12 +186,24 @@ impl Door {
 
     /// Says when the door can serve: once the catalogue is read.
     pub fn check(&self) -> Check {
-        let catalogue = self.state.catalogue.clone();
-        let run = move || match catalogue.is_loaded() {
-            true => Ok(()),
-            false => Err("the catalogue is being read".to_owned()),
+        let feed = Arc::downgrade(&self.state.catalogue_feed);
+        let run = move || match feed.upgrade() {
+            Some(feed) if feed.is_complete() => Ok(()),
+            Some(_) => Err("the catalogue is being read".to_owned()),
+            None => Err("the door is closed".to_owned()),
         };
         Check { name: "door", run: Box::new(run) }
+    }
+}
+
+impl DoorState {
+    /// What the catalogue asks for an order; `None` when a product is unknown or sold in another currency.
+    fn total(&self, order: &PlaceOrder) -> Option<i64> {
+        order.lines.iter().try_fold(0_i64, |sum, line| {
+            let listed = self.catalogue.get(&line.sku)?;
+            let price = Some(listed.product.price).filter(|_| listed.product.currency == order.currency)?;
+            sum.checked_add(price.checked_mul(line.quantity.into())?)
+        })
     }
 }
 

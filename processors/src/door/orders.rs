@@ -118,7 +118,7 @@ impl DoorState {
     /// for unknown products, the order itself will.
     fn check_total(&self, place: &PlaceOrder) -> Result<(), Problem> {
         let Some(expected) = place.expected_total else { return Ok(()) };
-        match self.catalogue.total(place) {
+        match self.total(place) {
             Some(total) if total != expected => {
                 let detail = format!("the total is {total} {} now", place.currency);
                 Err(Problem::of(PRICE_CHANGED).at("/expected_total", detail))

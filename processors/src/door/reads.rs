@@ -37,13 +37,16 @@ impl DoorState {
 
     /// An order, as far as anybody knows it; one that is accepted and not yet processed is pending.
     pub(super) async fn order(&self, id: OrderId) -> Result<Option<Order>, Problem> {
-        let certain = match self.order_state(id).await? {
-            Stored::Found(state) => return Ok(Some(state.order)),
-            Stored::Absent => true,
-            Stored::Unknown => false,
+        let (stored, certain) = match self.order_state(id).await? {
+            Stored::Found(state) => (Some(state.order), true),
+            Stored::Absent => (None, true),
+            Stored::Unknown => (None, false),
         };
-        if let Some(event) = self.feed.newest(id) {
-            return Ok(Some(event.order));
+        // Events can be read a moment before the store shows what they tell: who was told of a change sees it.
+        let told = self.feed.newest(id).map(|event| event.order);
+        let newest = [stored, told].into_iter().flatten().max_by_key(|order| order.version);
+        if newest.is_some() {
+            return Ok(newest);
         }
         if let Some(place) = self.in_flight.get(id) {
             return Ok(Some(pending(id, &place)));
