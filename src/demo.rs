@@ -58,7 +58,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// What a demo does otherwise than a shop: baskets say when they were bought, and nobody wants to wait a
 /// minute for a gateway that never answers.
 fn built_in(data_dir: PathBuf) -> Settings {
-    let mut settings = Settings { data_dir, allow_event_time: true, ..Settings::default() };
+    let mut settings = Settings {
+        data_dir,
+        allow_event_time: true,
+        ..Settings::default()
+    };
     settings.payment.deadline = Time::from_secs(4);
     settings.payment.call_timeout = Time::from_millis(500);
     settings.payment.retry_first = Time::from_millis(500);
@@ -69,9 +73,14 @@ fn built_in(data_dir: PathBuf) -> Settings {
 /// Runs it.
 pub(crate) async fn run(args: Args) -> Outcome {
     if !(args.rate.is_finite() && args.rate >= 0.0) {
-        return Err(Failure::Usage(format!("--rate must be 0 or more. rate=`{}`", args.rate)));
+        return Err(Failure::Usage(format!(
+            "--rate must be 0 or more. rate=`{}`",
+            args.rate
+        )));
     }
-    let fresh = tempfile::Builder::new().prefix("millstream-demo-").tempdir();
+    let fresh = tempfile::Builder::new()
+        .prefix("millstream-demo-")
+        .tempdir();
     let fresh = fresh.map_err(|e| Failure::at("no folder can be made for the demo", &e))?;
     let settings = Settings::load(&built_in(fresh.path().to_owned()), &args.flags)?;
     logging::start(&settings.log)?;
@@ -138,8 +147,7 @@ async fn show(args: &Args, shop: &RunningShop, baskets: Baskets) -> Outcome<bool
     progress.finish();
     drop(finality);
 
-    let verdict =
-        settled_verdict(shop.log(), shop.tables(), shop.settings(), SETTLE_MAX).await?;
+    let verdict = settled_verdict(shop.log(), shop.tables(), shop.settings(), SETTLE_MAX).await?;
     summary(&figures, &seen, start);
     println!();
     verdict.print();
@@ -171,7 +179,10 @@ fn progress(orders: u64, figures: Arc<Figures>, seen: Arc<Seen>) -> Progress {
         let cancelled = seen.cancelled.load(Ordering::Relaxed);
         let ended = confirmed + cancelled;
         let rate = ended as f64 / start.elapsed().as_secs_f64();
-        let latency = seen.latency_us.lock().expect("nothing panics with this lock");
+        let latency = seen
+            .latency_us
+            .lock()
+            .expect("nothing panics with this lock");
         let ms = |quantile| latency.value_at_quantile(quantile) / 1000;
         let message = format!(
             "final: {accepted} accepted, {confirmed} confirmed, {cancelled} cancelled, \
@@ -196,7 +207,8 @@ async fn await_final(seen: &Seen, accepted: u64, patience: Duration) -> bool {
 
 fn summary(figures: &Figures, seen: &Seen, start: Instant) {
     let accepted = figures.accepted.load(Ordering::Relaxed);
-    let refused = figures.refused.load(Ordering::Relaxed) + figures.given_up.load(Ordering::Relaxed);
+    let refused =
+        figures.refused.load(Ordering::Relaxed) + figures.given_up.load(Ordering::Relaxed);
     let ms = |histogram: &std::sync::Mutex<hdrhistogram::Histogram<u64>>, quantile| {
         let histogram = histogram.lock().expect("nothing panics with this lock");
         histogram.value_at_quantile(quantile) as f64 / 1000.0
@@ -214,12 +226,25 @@ fn summary(figures: &Figures, seen: &Seen, start: Instant) {
         }
     }
     let (taken, ended) = (&figures.latency_us, &seen.latency_us);
-    println!("accepted within, ms: p50 {:.1}, p99 {:.1}", ms(taken, 0.5), ms(taken, 0.99));
-    println!("final within, ms:    p50 {:.1}, p99 {:.1}", ms(ended, 0.5), ms(ended, 0.99));
+    println!(
+        "accepted within, ms: p50 {:.1}, p99 {:.1}",
+        ms(taken, 0.5),
+        ms(taken, 0.99)
+    );
+    println!(
+        "final within, ms:    p50 {:.1}, p99 {:.1}",
+        ms(ended, 0.5),
+        ms(ended, 0.99)
+    );
     if let Some(mib) = peak_memory_mib() {
         println!("peak memory {mib} MiB, clients included");
     }
-    for reason in figures.reasons.lock().expect("nothing panics with this lock").iter() {
+    for reason in figures
+        .reasons
+        .lock()
+        .expect("nothing panics with this lock")
+        .iter()
+    {
         println!("refused: {reason}");
     }
 }

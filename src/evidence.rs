@@ -1,8 +1,9 @@
 //! What log and tables say, gathered for the audit.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
+    sync::Arc,
 };
 
 use millstream_broker::{Broker, Fetched, TopicPartition};
@@ -42,7 +43,12 @@ struct Check {
 
 impl Check {
     fn new(what: &'static str) -> Self {
-        Self { what, checked: 0, broken: 0, examples: Vec::new() }
+        Self {
+            what,
+            checked: 0,
+            broken: 0,
+            examples: Vec::new(),
+        }
     }
 
     fn expect(&mut self, holds: bool, detail: impl FnOnce() -> String) {
@@ -85,7 +91,8 @@ pub(crate) struct LogEvidence {
     versions: Check,
     /// Stock adds up after each event, not only at the end.
     every_moment: Check,
-    on_its_way: bool,
+    /// Topics of which the streams or the gateway worker have not read all.
+    pub(crate) unread: BTreeSet<Arc<str>>,
     /// The newest timestamp of the events, in epoch milliseconds.
     pub(crate) newest_ms: i64,
 }
@@ -103,7 +110,7 @@ impl LogEvidence {
             reservations: BTreeMap::new(),
             versions: Check::new("events of an order are numbered without a gap"),
             every_moment: Check::new("nothing was oversold at any moment"),
-            on_its_way: false,
+            unread: BTreeSet::new(),
             newest_ms: 0,
         };
         // Commands that were processed before the events are read have their events among them; stock is
@@ -116,20 +123,18 @@ impl LogEvidence {
         let mut starts = inputs(log, application_id)?;
         let calls = topics::PAYMENT_INTENTS.name();
         starts.extend(committed(log, &format!("{application_id}-gateway"), calls)?);
-        evidence.on_its_way = scan.any_from(&starts)?;
+        evidence.unread = scan.topics_from(&starts)?;
         Ok(evidence)
     }
 
-    fn read_commands(
-        &mut self,
-        scan: &Scan<'_>,
-        processed: &[(TopicPartition, i64)],
-    ) -> Outcome {
+    fn read_commands(&mut self, scan: &Scan<'_>, processed: &[(TopicPartition, i64)]) -> Outcome {
         let topic = topics::ORDERS;
         let of_orders = processed.iter().filter(|(p, _)| &*p.topic == topic.name());
         let processed: BTreeMap<i32, i64> = of_orders.map(|(p, at)| (p.partition, *at)).collect();
         scan.topic(topic.name(), &mut |partition, record| {
-            let is_processed = processed.get(&partition).is_some_and(|at| record.offset < *at);
+            let is_processed = processed
+                .get(&partition)
+                .is_some_and(|at| record.offset < *at);
             // What does not decode is among the dead letters.
             let command = topic.value().decode(record.value.as_deref()).ok();
             if let (true, Some(OrderCommand::Place(_))) = (is_processed, command) {
@@ -141,7 +146,10 @@ impl LogEvidence {
 
     fn read_stock(&mut self, scan: &Scan<'_>) -> Outcome {
         let topic = topics::INVENTORY_EVENTS;
-        let whole = scan.ends(topic.name())?.iter().all(|(_, ends)| ends.low == 0);
+        let whole = scan
+            .ends(topic.name())?
+            .iter()
+            .all(|(_, ends)| ends.low == 0);
         let mut received = BTreeMap::new();
         scan.topic(topic.name(), &mut |_, record| {
             let sku = key(topic, record)?;
@@ -172,7 +180,10 @@ impl LogEvidence {
             version: u64,
         }
         let topic = topics::ORDER_EVENTS;
-        let whole = scan.ends(topic.name())?.iter().all(|(_, ends)| ends.low == 0);
+        let whole = scan
+            .ends(topic.name())?
+            .iter()
+            .all(|(_, ends)| ends.low == 0);
         scan.topic(topic.name(), &mut |partition, record| {
             let id = key(topic, record)?;
             let bytes = record.value.as_deref().unwrap_or_default();
@@ -186,19 +197,33 @@ impl LogEvidence {
                 None => !whole || version == 1,
             };
             self.versions.expect(next, || {
-                format!("order={id}, version={version}, before={}", before.unwrap_or(0))
+                format!(
+                    "order={id}, version={version}, before={}",
+                    before.unwrap_or(0)
+                )
             });
             self.newest_ms = self.newest_ms.max(record.timestamp);
-            self.orders.insert(id, Newest { partition, offset: record.offset, version });
+            self.orders.insert(
+                id,
+                Newest {
+                    partition,
+                    offset: record.offset,
+                    version,
+                },
+            );
             Ok(())
         })
     }
 
     fn read_reservations(&mut self, scan: &Scan<'_>, application_id: &str) -> Outcome {
         const STORE: KvStore<ReservationKey, Reservation> = topics::RESERVATION_STORE;
-        let unreadable = |e: millstream_topology::BoxError| Failure::at("a reservation cannot be read", &*e);
+        let unreadable =
+            |e: millstream_topology::BoxError| Failure::at("a reservation cannot be read", &*e);
         scan.topic(&STORE.changelog(application_id), &mut |_, record| {
-            let key = STORE.key().decode(record.key.as_deref()).map_err(unreadable)?;
+            let key = STORE
+                .key()
+                .decode(record.key.as_deref())
+                .map_err(unreadable)?;
             match &record.value {
                 Some(value) => {
                     let reservation = STORE.value().decode(Some(value)).map_err(unreadable)?;
@@ -210,11 +235,6 @@ impl LogEvidence {
         })
     }
 
-    /// True when records wait to be processed.
-    pub(crate) fn on_its_way(&self) -> bool {
-        self.on_its_way
-    }
-
     /// True when an order has events.
     pub(crate) fn knows(&self, id: OrderId) -> bool {
         self.orders.contains_key(&id)
@@ -223,14 +243,18 @@ impl LogEvidence {
     /// Tells the audit everything but the orders.
     pub(crate) fn tell(&self, audit: &mut Audit, settled: bool) {
         self.accepted.iter().for_each(|id| audit.accepted(*id));
-        self.stock.iter().for_each(|(sku, stock)| audit.stock(sku, stock));
+        self.stock
+            .iter()
+            .for_each(|(sku, stock)| audit.stock(sku, stock));
         for (sku, pieces) in self.received.iter().flatten() {
             audit.received(sku, *pieces);
         }
         // Reservations and stock are read one after the other: they agree when neither moves.
         if settled {
             audit.tells_reservations();
-            self.reservations.iter().for_each(|(key, it)| audit.reservation(key, it));
+            self.reservations
+                .iter()
+                .for_each(|(key, it)| audit.reservation(key, it));
         }
     }
 
@@ -271,38 +295,65 @@ impl TableEvidence {
     /// Reads the tables.
     pub(crate) async fn gather(tables: &Tables) -> Outcome<Self> {
         let progress = read_progress(tables.database(), open::SINK).await?;
-        let progress = progress.into_iter().map(|p| (p.partition, p.next_offset)).collect();
+        let progress = progress
+            .into_iter()
+            .map(|p| (p.partition, p.next_offset))
+            .collect();
         let mut orders = HashMap::new();
         let fingerprinted = |order: Order| {
             orders.insert(order.order_id, (order.version, fingerprint(&order)));
         };
         tables.for_each_order(fingerprinted).await?;
         let mut stock = HashMap::new();
-        tables.for_each_stock(|sku, row| _ = stock.insert(sku, row)).await?;
+        tables
+            .for_each_stock(|sku, row| _ = stock.insert(sku, row))
+            .await?;
         let mut ledger = Vec::new();
-        tables.for_each_ledger_entry(|entry| ledger.push(entry)).await?;
+        tables
+            .for_each_ledger_entry(|entry| ledger.push(entry))
+            .await?;
         let days = tables.orders_per_day(None, None).await?;
         let revenue = tables.revenue_per_hour(None, None).await?;
-        Ok(Self { orders, stock, ledger, days, revenue, progress })
+        Ok(Self {
+            orders,
+            stock,
+            ledger,
+            days,
+            revenue,
+            progress,
+        })
     }
 
-    /// True when the sink has not read all of its topics.
-    pub(crate) fn is_behind(log: &dyn Broker, progress: &[(TopicPartition, i64)]) -> Outcome<bool> {
+    /// The topics of which the sink has not read all.
+    pub(crate) fn unread(
+        log: &dyn Broker,
+        progress: &[(TopicPartition, i64)],
+    ) -> Outcome<BTreeSet<Arc<str>>> {
         let admin = log.admin()?;
         let scan = Scan::new(log, &*admin);
         let mut starts: BTreeMap<TopicPartition, i64> = BTreeMap::new();
-        for topic in sql::projections().iter().flat_map(|projection| projection.topics()) {
-            starts.extend(scan.ends(&topic)?.into_iter().map(|(partition, _)| (partition, 0)));
+        for topic in sql::projections()
+            .iter()
+            .flat_map(|projection| projection.topics())
+        {
+            starts.extend(
+                scan.ends(&topic)?
+                    .into_iter()
+                    .map(|(partition, _)| (partition, 0)),
+            );
         }
         starts.extend(progress.iter().cloned());
-        scan.any_from(&starts.into_iter().collect::<Vec<_>>())
+        scan.topics_from(&starts.into_iter().collect::<Vec<_>>())
     }
 
     /// Tells the audit the gateway's books and the reports.
     pub(crate) fn tell(&self, audit: &mut Audit, settled: bool, known: impl Fn(OrderId) -> bool) {
         audit.tells_ledger();
         // An order that came after the events were read is no order that nobody knows.
-        let entries = self.ledger.iter().filter(|entry| settled || known(entry.order_id));
+        let entries = self
+            .ledger
+            .iter()
+            .filter(|entry| settled || known(entry.order_id));
         entries.for_each(|entry| audit.ledger(entry));
         if settled {
             audit.tells_days();
@@ -329,9 +380,16 @@ impl<'a> Comparison<'a> {
             let row = tables.stock.get(sku);
             let same = row.is_some_and(|row| row == said);
             let may_differ = !settled && row.is_none_or(|row| row.version != said.version);
-            stock.expect(same || may_differ, || format!("sku=`{sku}`, log={said:?}, table={row:?}"));
+            stock.expect(same || may_differ, || {
+                format!("sku=`{sku}`, log={said:?}, table={row:?}")
+            });
         }
-        Self { tables, settled, orders: Check::new("table orders = log"), stock }
+        Self {
+            tables,
+            settled,
+            orders: Check::new("table orders = log"),
+            stock,
+        }
     }
 
     /// Compares an order as the log has it.
@@ -341,7 +399,10 @@ impl<'a> Comparison<'a> {
         let may_differ = !self.settled && row.is_none_or(|(version, _)| *version != order.version);
         self.orders.expect(same || may_differ, || {
             let version = row.map_or(0, |(version, _)| *version);
-            format!("order={}, version={}, table has {version}", order.order_id, order.version)
+            format!(
+                "order={}, version={}, table has {version}",
+                order.order_id, order.version
+            )
         });
     }
 
@@ -375,15 +436,25 @@ fn committed(log: &dyn Broker, group: &str, topic: &str) -> Outcome<Vec<(TopicPa
     let ends = Scan::new(log, &*admin).ends(topic)?;
     let partitions: Vec<_> = ends.into_iter().map(|(partition, _)| partition).collect();
     let offsets = admin.committed(group, &partitions)?;
-    Ok(partitions.into_iter().zip(offsets).map(|(p, at)| (p, at.unwrap_or(0))).collect())
+    Ok(partitions
+        .into_iter()
+        .zip(offsets)
+        .map(|(p, at)| (p, at.unwrap_or(0)))
+        .collect())
 }
 
 fn key<K, V>(topic: Topic<K, V>, record: &Fetched) -> Outcome<K> {
-    topic.key().decode(record.key.as_deref()).map_err(|e| unreadable(topic, record, &*e))
+    topic
+        .key()
+        .decode(record.key.as_deref())
+        .map_err(|e| unreadable(topic, record, &*e))
 }
 
 fn value<K, V>(topic: Topic<K, V>, record: &Fetched) -> Outcome<V> {
-    topic.value().decode(record.value.as_deref()).map_err(|e| unreadable(topic, record, &*e))
+    topic
+        .value()
+        .decode(record.value.as_deref())
+        .map_err(|e| unreadable(topic, record, &*e))
 }
 
 fn unreadable<K, V>(
@@ -392,5 +463,8 @@ fn unreadable<K, V>(
     error: &(dyn std::error::Error + 'static),
 ) -> Failure {
     let (name, offset) = (topic.name(), record.offset);
-    Failure::at(format!("a record cannot be read. topic=`{name}`, offset={offset}"), error)
+    Failure::at(
+        format!("a record cannot be read. topic=`{name}`, offset={offset}"),
+        error,
+    )
 }

@@ -68,7 +68,10 @@ impl Finality {
     pub(crate) fn follow(log: &dyn Broker, window: Arc<Semaphore>) -> Outcome<Self> {
         let admin = log.admin()?;
         let topics = admin.topics()?;
-        let count = topics.iter().find(|t| &*t.name == ORDER_EVENTS.name()).map_or(0, |t| t.partitions);
+        let count = topics
+            .iter()
+            .find(|t| &*t.name == ORDER_EVENTS.name())
+            .map_or(0, |t| t.partitions);
         let mut starts = Vec::new();
         for partition in 0..count.cast_signed() {
             let partition = TopicPartition::new(ORDER_EVENTS.name(), partition);
@@ -96,7 +99,11 @@ impl Finality {
             }
         });
         let thread = thread.map_err(|e| Failure::at("a thread cannot be started", &e))?;
-        Ok(Self { seen, stop, thread: Some(thread) })
+        Ok(Self {
+            seen,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// What was seen so far.
@@ -133,7 +140,11 @@ impl Seen {
 
     /// When that share of so many orders had ended, counted from `start`; `None` when they have not.
     pub(crate) fn ended_within(&self, start: Instant, orders: u64, share: f64) -> Option<Duration> {
-        let mut ends = self.ends.lock().expect("nothing panics with this lock").clone();
+        let mut ends = self
+            .ends
+            .lock()
+            .expect("nothing panics with this lock")
+            .clone();
         ends.sort_unstable();
         let wanted = (orders as f64 * share).ceil() as usize;
         Some(ends.get(wanted.checked_sub(1)?)?.duration_since(start))
@@ -164,7 +175,9 @@ impl Seen {
     fn hear(&self, record: &Fetched, now: Instant) {
         let id = ORDER_EVENTS.key().decode(record.key.as_deref());
         let event = serde_json::from_slice::<Kind>(record.value.as_deref().unwrap_or_default());
-        let (Ok(id), Ok(Kind { kind })) = (id, event) else { return };
+        let (Ok(id), Ok(Kind { kind })) = (id, event) else {
+            return;
+        };
         if !matches!(kind, OrderEventKind::Confirmed | OrderEventKind::Cancelled) {
             return;
         }
@@ -180,10 +193,16 @@ impl Seen {
 
     fn end(&self, intended: Instant, at: Instant, kind: OrderEventKind) {
         let us = u64::try_from(at.saturating_duration_since(intended).as_micros());
-        let mut latency = self.latency_us.lock().expect("nothing panics with this lock");
+        let mut latency = self
+            .latency_us
+            .lock()
+            .expect("nothing panics with this lock");
         latency.saturating_record(us.unwrap_or(u64::MAX));
         drop(latency);
-        self.ends.lock().expect("nothing panics with this lock").push(at);
+        self.ends
+            .lock()
+            .expect("nothing panics with this lock")
+            .push(at);
         let count = match kind {
             OrderEventKind::Confirmed => &self.confirmed,
             _ => &self.cancelled,

@@ -86,7 +86,10 @@ pub(crate) async fn run(args: Args) -> Outcome {
 }
 
 fn file_name(source: &Source) -> Outcome<String> {
-    let name = source.file.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = source
+        .file
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     name.ok_or_else(|| Failure::Usage(format!("not a file. file=`{}`", source.file.display())))
 }
 
@@ -115,8 +118,17 @@ async fn orders(source: &Source, event_time: bool) -> Outcome {
     progress.finish();
     let accepted = figures.accepted.load(Ordering::Relaxed);
     println!("{accepted} orders accepted");
-    for reason in figures.reasons.lock().expect("nothing panics with this lock").iter() {
+    for reason in figures
+        .reasons
+        .lock()
+        .expect("nothing panics with this lock")
+        .iter()
+    {
         println!("refused: {reason}");
     }
-    if accepted == orders as u64 { Ok(()) } else { Err(Failure::Told) }
+    if accepted == orders as u64 {
+        Ok(())
+    } else {
+        Err(Failure::Told)
+    }
 }

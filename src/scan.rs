@@ -1,6 +1,10 @@
 //! Reads whole topics, as far as they go at that moment.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use millstream_broker::{
     Admin, Broker, Error, Fetched, PartitionIx, Reader, Start, TopicPartition, Watermarks,
@@ -30,7 +34,10 @@ impl<'a> Scan<'a> {
     /// The partitions of a topic with their ends; none if there is no such topic.
     pub(crate) fn ends(&self, topic: &str) -> Outcome<Vec<(TopicPartition, Watermarks)>> {
         let topics = self.admin.topics()?;
-        let count = topics.iter().find(|t| &*t.name == topic).map_or(0, |t| t.partitions);
+        let count = topics
+            .iter()
+            .find(|t| &*t.name == topic)
+            .map_or(0, |t| t.partitions);
         (0..count.cast_signed())
             .map(|p| {
                 let partition = TopicPartition::new(topic, p);
@@ -47,23 +54,31 @@ impl<'a> Scan<'a> {
         each: &mut dyn FnMut(i32, &Fetched) -> Outcome,
     ) -> Outcome {
         let ranges = self.ends(topic)?;
-        let ranges: Vec<_> = ranges.into_iter().map(|(p, ends)| (p, ends.low, ends.high)).collect();
-        self.ranges(&ranges, &mut |partition, record| each(ranges[partition].0.partition, record))
+        let ranges: Vec<_> = ranges
+            .into_iter()
+            .map(|(p, ends)| (p, ends.low, ends.high))
+            .collect();
+        self.ranges(&ranges, &mut |partition, record| {
+            each(ranges[partition].0.partition, record)
+        })
     }
 
-    /// True when there is a record at or behind an offset.
-    pub(crate) fn any_from(&self, starts: &[(TopicPartition, i64)]) -> Outcome<bool> {
+    /// The topics that have a record at or behind an offset.
+    pub(crate) fn topics_from(
+        &self,
+        starts: &[(TopicPartition, i64)],
+    ) -> Outcome<BTreeSet<Arc<str>>> {
         let mut ranges = Vec::new();
         for (partition, from) in starts {
             let ends = self.admin.watermarks(partition)?;
             ranges.push((partition.clone(), (*from).max(ends.low), ends.high));
         }
-        let mut any = false;
-        self.ranges(&ranges, &mut |_, _| {
-            any = true;
+        let mut topics = BTreeSet::new();
+        self.ranges(&ranges, &mut |at, _| {
+            topics.insert(ranges[at].0.topic.clone());
             Ok(())
         })?;
-        Ok(any)
+        Ok(topics)
     }
 
     fn ranges(
@@ -71,13 +86,17 @@ impl<'a> Scan<'a> {
         ranges: &[(TopicPartition, i64, i64)],
         each: &mut dyn FnMut(usize, &Fetched) -> Outcome,
     ) -> Outcome {
-        let open: Vec<usize> = (0..ranges.len()).filter(|&at| ranges[at].1 < ranges[at].2).collect();
+        let open: Vec<usize> = (0..ranges.len())
+            .filter(|&at| ranges[at].1 < ranges[at].2)
+            .collect();
         if open.is_empty() {
             return Ok(());
         }
         let mut reader = self.log.reader()?;
-        let starts: Vec<_> =
-            open.iter().map(|&at| (ranges[at].0.clone(), Start::Offset(ranges[at].1))).collect();
+        let starts: Vec<_> = open
+            .iter()
+            .map(|&at| (ranges[at].0.clone(), Start::Offset(ranges[at].1)))
+            .collect();
         reader.assign(&starts)?;
         let mut fetched = Vec::new();
         let mut heard = Instant::now();

@@ -1,6 +1,7 @@
 //! `millstream verify`: do log, tables and the gateway's books keep the shop's promises?
 
 use std::{
+    collections::BTreeSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -41,10 +42,13 @@ pub(crate) async fn run(args: &Args) -> Outcome {
     let settings = inspect::read(&args.flags)?;
     let opened = open::Opened::log(&settings)?;
     let tables = open::tables(&settings).await?;
-    let verdict =
-        settled_verdict(&opened.log, &tables, &settings, args.wait.duration()).await?;
+    let verdict = settled_verdict(&opened.log, &tables, &settings, args.wait.duration()).await?;
     verdict.print();
-    if verdict.holds() { Ok(()) } else { Err(Failure::Told) }
+    if verdict.holds() {
+        Ok(())
+    } else {
+        Err(Failure::Told)
+    }
 }
 
 /// What was found about one promise.
@@ -64,8 +68,8 @@ pub(crate) struct Verdict {
     rows: Vec<Row>,
     /// Orders that are not final and need not be yet.
     open: u64,
-    /// True when nothing was on its way: then all promises are checked to the letter.
-    settled: bool,
+    /// Topics of which not all was read. When there are none, all promises are checked to the letter.
+    unread: BTreeSet<Arc<str>>,
 }
 
 impl Verdict {
@@ -83,7 +87,11 @@ impl Verdict {
     pub(crate) fn print(&self) {
         let mut table = Table::new(["PROMISE", "CHECKED", "BROKEN"]);
         for row in &self.rows {
-            table.row([row.what.clone(), row.checked.to_string(), row.broken.to_string()]);
+            table.row([
+                row.what.clone(),
+                row.checked.to_string(),
+                row.broken.to_string(),
+            ]);
         }
         table.print();
         for row in self.rows.iter().filter(|row| row.broken > 0) {
@@ -91,12 +99,17 @@ impl Verdict {
                 println!("broken: {}: {example}", row.what);
             }
         }
-        match (self.holds(), self.settled) {
-            (true, true) => println!("all promises hold"),
-            (true, false) => {
-                println!("all promises hold so far; work is on its way ({} orders open)", self.open);
-            }
-            (false, _) => println!("promises are broken"),
+        if !self.holds() {
+            println!("promises are broken");
+        } else if self.unread.is_empty() {
+            println!("all promises hold");
+        } else {
+            let topics: Vec<_> = self.unread.iter().map(|topic| &**topic).collect();
+            println!(
+                "all promises hold so far; {} orders are open, and work waits in {}",
+                self.open,
+                topics.join(", ")
+            );
         }
     }
 }
@@ -111,7 +124,7 @@ pub(crate) async fn settled_verdict(
     let began = Instant::now();
     loop {
         let verdict = look(log, tables, settings).await?;
-        if (verdict.holds() && verdict.settled) || began.elapsed() >= patience {
+        if (verdict.holds() && verdict.unread.is_empty()) || began.elapsed() >= patience {
             return Ok(verdict);
         }
         tokio::time::sleep(LOOK_AGAIN).await;
@@ -128,17 +141,23 @@ async fn look(log: &Arc<dyn Broker>, tables: &Tables, settings: &Settings) -> Ou
     })
     .await?;
     let in_tables = TableEvidence::gather(tables).await?;
-    let settled = !evidence.on_its_way()
-        && !blocking({
-            let log = log.clone();
-            let progress = in_tables.progress.clone();
-            move || TableEvidence::is_behind(&*log, &progress)
-        })
-        .await?;
+    let behind = blocking({
+        let (log, progress) = (log.clone(), in_tables.progress.clone());
+        move || TableEvidence::unread(&*log, &progress)
+    })
+    .await?;
+    let unread: BTreeSet<Arc<str>> = evidence.unread.union(&behind).cloned().collect();
+    let settled = unread.is_empty();
     let deadline = i64::try_from(settings.payment.deadline.duration().as_millis());
-    let final_before =
-        evidence.newest_ms.saturating_sub(deadline.unwrap_or(i64::MAX)).saturating_sub(SLACK_MS);
-    let expect = Expect { final_before, settled, zone: crate::shop::zone(settings)? };
+    let final_before = evidence
+        .newest_ms
+        .saturating_sub(deadline.unwrap_or(i64::MAX))
+        .saturating_sub(SLACK_MS);
+    let expect = Expect {
+        final_before,
+        settled,
+        zone: crate::shop::zone(settings)?,
+    };
     let log = log.clone();
     blocking(move || {
         let mut audit = Audit::new(expect);
@@ -149,23 +168,36 @@ async fn look(log: &Arc<dyn Broker>, tables: &Tables, settings: &Settings) -> Ou
             comparison.order(order);
             audit.order(order);
         })?;
-        Ok(verdict(audit, &evidence, comparison, settled))
+        Ok(verdict(audit, &evidence, comparison, unread))
     })
     .await
 }
 
-fn verdict(audit: Audit, evidence: &LogEvidence, comparison: Comparison<'_>, settled: bool) -> Verdict {
+fn verdict(
+    audit: Audit,
+    evidence: &LogEvidence,
+    comparison: Comparison<'_>,
+    unread: BTreeSet<Arc<str>>,
+) -> Verdict {
     let report = audit.finish();
     let of_audit = report.findings.iter().map(|(promise, finding)| Row {
         what: promise.to_string(),
         checked: finding.checked,
         broken: finding.violated,
-        examples: finding.examples.iter().map(|violation| violation.detail.clone()).collect(),
+        examples: finding
+            .examples
+            .iter()
+            .map(|violation| violation.detail.clone())
+            .collect(),
     });
     let mut rows: Vec<Row> = of_audit.collect();
     rows.extend(evidence.rows());
     rows.extend(comparison.into_rows());
-    Verdict { rows, open: report.open, settled }
+    Verdict {
+        rows,
+        open: report.open,
+        unread,
+    }
 }
 
 async fn blocking<T: Send + 'static>(

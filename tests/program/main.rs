@@ -3,5 +3,7 @@
 mod shop;
 
 mod analytics;
+mod bench_kafka;
 mod shop_embedded;
+mod shop_kafka;
 mod usage;

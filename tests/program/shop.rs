@@ -14,6 +14,11 @@ const START_MAX: Duration = Duration::from_secs(60);
 /// SIGTERM ends a shop within this time.
 const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// How long a shop to which no orders come may take to come to rest.
+const REST_MAX: Duration = Duration::from_secs(60);
+/// How often a shop is started again because it was stopped too early.
+const RESTS_MAX: usize = 5;
+
 /// The program under test.
 pub(crate) fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_millstream"))
@@ -29,7 +34,11 @@ pub(crate) fn millstream(arguments: &[&str]) -> Output {
 pub(crate) fn succeeds(arguments: &[&str]) -> String {
     let output = millstream(arguments);
     let (out, errors) = (text(&output.stdout), text(&output.stderr));
-    assert!(output.status.success(), "{arguments:?}: {:?}\n{out}\n{errors}", output.status);
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {:?}\n{out}\n{errors}",
+        output.status
+    );
     out
 }
 
@@ -90,6 +99,33 @@ impl Shop {
         let mut program = self.program.take().expect("it runs");
         let status = program.terminate(STOP_MAX);
         assert!(status.success(), "{status}: {}", program.errors());
+    }
+
+    /// Stops it once everything has come to rest, and verifies it to the letter.
+    ///
+    /// A call of the gateway may be on its way when the shop is told to stop; the next start takes it up.
+    #[track_caller]
+    pub(crate) fn stop_and_verify(&mut self) -> String {
+        for _ in 0..RESTS_MAX {
+            eventually(REST_MAX, "the shop has come to rest", || {
+                self.rests().then_some(())
+            });
+            self.stop();
+            let verdict = succeeds(&["verify", "--data-dir", &self.data_dir()]);
+            if verdict.ends_with("all promises hold\n") {
+                return verdict;
+            }
+            self.start_again();
+        }
+        panic!("it does not come to rest");
+    }
+
+    /// True when streams and sink have read everything.
+    fn rests(&self) -> bool {
+        let lag = get(&format!("{}/lag", self.admin_url())).map(|answer| answer.body["lag"] == 0);
+        let metrics = get(&format!("{}/metrics", self.admin_url())).map(|answer| answer.text);
+        lag.unwrap_or(false)
+            && metrics.is_ok_and(|text| text.lines().any(|line| line == "shop_sink_lag_records 0"))
     }
 
     /// Where customers are served.

@@ -17,16 +17,32 @@ fn no_order_is_lost_when_the_shop_is_killed_under_load() {
     let (url, acked) = (shop.url(), shop.file("acked").display().to_string());
     let orders = ORDERS.to_string();
     let arguments = [
-        "load", "--url", &url, "--orders", &orders, "--rate", "400", "--setup", "--mixed-payments",
-        "--acked", &acked,
+        "load",
+        "--url",
+        &url,
+        "--orders",
+        &orders,
+        "--rate",
+        "400",
+        "--setup",
+        "--mixed-payments",
+        "--acked",
+        &acked,
     ];
     let mut load = Program::start(binary(), &arguments, &shop.file("load"));
     load.line("stock ", Duration::from_secs(120));
-    let acked_orders = || std::fs::read_to_string(&acked).unwrap_or_default().lines().count();
+    let acked_orders = || {
+        std::fs::read_to_string(&acked)
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
     for kill in 1..=KILLS {
         // In the middle of the work, not before it and not behind it.
         let wanted = ORDERS * kill / (KILLS + 1);
-        eventually(Duration::from_secs(60), "orders come", || (acked_orders() >= wanted).then_some(()));
+        eventually(Duration::from_secs(60), "orders come", || {
+            (acked_orders() >= wanted).then_some(())
+        });
         shop.kill();
         shop.start_again();
     }
@@ -38,13 +54,18 @@ fn no_order_is_lost_when_the_shop_is_killed_under_load() {
     let data_dir = shop.data_dir();
     let refused = millstream(&["verify", "--data-dir", &data_dir]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(text(&refused.stderr).contains("another process"), "{}", text(&refused.stderr));
+    assert!(
+        text(&refused.stderr).contains("another process"),
+        "{}",
+        text(&refused.stderr)
+    );
 
-    shop.stop();
-    let verdict = succeeds(&["verify", "--data-dir", &data_dir]);
-    assert!(verdict.contains("all promises hold\n"), "{verdict}");
+    shop.stop_and_verify();
     let log = shop.log();
-    assert!(log.contains("replayed="), "the log tells what was replayed: {log}");
+    assert!(
+        log.contains("replayed="),
+        "the log tells what was replayed: {log}"
+    );
     for wrong in [" ERROR ", "panicked", "corrupt"] {
         assert!(!log.contains(wrong), "{log}");
     }
@@ -55,7 +76,9 @@ fn a_restart_goes_on_where_the_shop_stopped() {
     let mut shop = Shop::start(&["--set", "payment.deadline=8s"]);
     let load = |shop: &Shop, run: &str| {
         let url = shop.url();
-        succeeds(&["load", "--url", &url, "--orders", "100", "--setup", "--run", run])
+        succeeds(&[
+            "load", "--url", &url, "--orders", "100", "--setup", "--run", run,
+        ])
     };
     load(&shop, "one");
     shop.stop();
@@ -66,11 +89,15 @@ fn a_restart_goes_on_where_the_shop_stopped() {
     load(&shop, "two");
     let counts = get(&format!("{}/v1/analytics/order-status", shop.url())).expect("an answer");
     assert_eq!(counts.status, 200);
-    shop.stop();
-    let verdict = succeeds(&["verify", "--data-dir", &shop.data_dir()]);
-    assert!(verdict.contains("no accepted order is lost"), "{verdict}");
-    let orders = verdict.lines().find(|line| line.starts_with("no accepted order")).expect("a row");
-    assert!(orders.split_whitespace().any(|word| word == "200"), "{orders}");
+    let verdict = shop.stop_and_verify();
+    let orders = verdict
+        .lines()
+        .find(|line| line.starts_with("no accepted order"))
+        .expect("a row");
+    assert!(
+        orders.split_whitespace().any(|word| word == "200"),
+        "{orders}"
+    );
     let stores = succeeds(&["stores", "--data-dir", &shop.data_dir()]);
     assert!(stores.contains("reservations"), "{stores}");
     let topics = succeeds(&["topics", "--data-dir", &shop.data_dir()]);

@@ -18,6 +18,8 @@ pub struct Answer {
     pub status: u16,
     /// The lines of the head behind the first, in lower case.
     pub head: String,
+    /// The body.
+    pub text: String,
     /// The body as JSON; null if it is none.
     pub body: JsonValue,
 }
@@ -39,7 +41,9 @@ pub fn post(url: &str, headers: &[(&str, &str)], body: &JsonValue) -> io::Result
 }
 
 fn exchange(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> io::Result<Answer> {
-    let rest = url.strip_prefix("http://").ok_or_else(|| io::Error::other("no http address"))?;
+    let rest = url
+        .strip_prefix("http://")
+        .ok_or_else(|| io::Error::other("no http address"))?;
     let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
     let mut stream = TcpStream::connect(authority)?;
     stream.set_read_timeout(Some(SILENCE_MAX))?;
@@ -63,6 +67,14 @@ fn parse(answer: &str) -> Option<Answer> {
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let (first, head) = head.split_once("\r\n")?;
     let status = first.split_whitespace().nth(1)?.parse().ok()?;
-    let body = serde_json::from_str(body).unwrap_or_default();
-    Some(Answer { status, head: head.to_lowercase(), body })
+    let (text, body) = (
+        body.to_owned(),
+        serde_json::from_str(body).unwrap_or_default(),
+    );
+    Some(Answer {
+        status,
+        head: head.to_lowercase(),
+        text,
+        body,
+    })
 }

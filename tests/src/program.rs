@@ -26,7 +26,11 @@ impl Program {
     /// # Panics
     /// When it cannot be started.
     pub fn start(binary: &Path, arguments: &[&str], errors: &Path) -> Self {
-        let log = File::options().create(true).append(true).open(errors).expect("a file for errors");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(errors)
+            .expect("a file for errors");
         let mut child = Command::new(binary)
             .args(arguments)
             .stdin(Stdio::null())
@@ -43,7 +47,11 @@ impl Program {
                 let _ = tell.send(line);
             }
         });
-        Self { child, lines, errors: errors.to_owned() }
+        Self {
+            child,
+            lines,
+            errors: errors.to_owned(),
+        }
     }
 
     /// Waits for a line of standard output that begins like this, and returns the rest of it.
@@ -61,7 +69,9 @@ impl Program {
                         return rest.trim().to_owned();
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => panic!("no line `{beginning}`: {}", self.errors()),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("no line `{beginning}`: {}", self.errors())
+                }
                 Err(RecvTimeoutError::Disconnected) => panic!("it has ended: {}", self.errors()),
             }
         }
@@ -88,7 +98,10 @@ impl Program {
     #[track_caller]
     pub fn terminate(&mut self, within: Duration) -> ExitStatus {
         let pid = self.child.id().to_string();
-        let told = Command::new("kill").args(["-TERM", &pid]).status().expect("kill starts");
+        let told = Command::new("kill")
+            .args(["-TERM", &pid])
+            .status()
+            .expect("kill starts");
         assert!(told.success(), "it can be told");
         self.wait(within)
     }
@@ -99,7 +112,9 @@ impl Program {
     /// When it takes longer.
     #[track_caller]
     pub fn wait(&mut self, within: Duration) -> ExitStatus {
-        eventually(within, "the program ends", || self.child.try_wait().expect("it can be waited for"))
+        eventually(within, "the program ends", || {
+            self.child.try_wait().expect("it can be waited for")
+        })
     }
 }
 
@@ -116,7 +131,10 @@ impl Drop for Program {
 /// # Panics
 /// When it cannot be started.
 pub fn run(binary: &Path, arguments: &[&str]) -> Output {
-    let output = Command::new(binary).args(arguments).stdin(Stdio::null()).output();
+    let output = Command::new(binary)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output();
     output.expect("the program starts")
 }
 

@@ -20,9 +20,10 @@ use rdkafka::{
 
 use super::{
     config::KafkaConfig,
-    consumer::committed,
     context::{Context, lock},
-    create, deadline, retire, triage,
+    create, deadline,
+    offsets::committed,
+    retire, triage,
 };
 use crate::{Admin, Cleanup, Error, NewTopic, Result, TopicInfo, TopicPartition, Watermarks};
 

@@ -63,11 +63,13 @@ impl ClientContext for Context {
             return;
         }
         match level {
-            RDKafkaLogLevel::Emerg
-            | RDKafkaLogLevel::Alert
-            | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error => error!(client = who, fac, "kafka client: {line}"),
-            RDKafkaLogLevel::Warning => warn!(client = who, fac, "kafka client: {line}"),
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                error!(client = who, fac, "kafka client: {line}")
+            }
+            // Errors of consequence are also returned by the calls they hit.
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
+                warn!(client = who, fac, "kafka client: {line}")
+            }
             RDKafkaLogLevel::Notice => info!(client = who, fac, "kafka client: {line}"),
             RDKafkaLogLevel::Info => debug!(client = who, fac, "kafka client: {line}"),
             RDKafkaLogLevel::Debug => trace!(client = who, fac, "kafka client: {line}"),
@@ -109,6 +111,7 @@ pub(super) enum Rebalance {
 pub(super) struct MemberContext {
     common: Context,
     rebalances: Mutex<VecDeque<Rebalance>>,
+    timed_out: AtomicBool,
     closing: AtomicBool,
 }
 
@@ -117,6 +120,7 @@ impl MemberContext {
         Self {
             common: Context::new(who),
             rebalances: Mutex::default(),
+            timed_out: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         }
     }
@@ -129,6 +133,11 @@ impl MemberContext {
         !lock(&self.rebalances).is_empty()
     }
 
+    /// True when the session ran out, as the client believes, and nothing was assigned since.
+    pub(super) fn timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::SeqCst)
+    }
+
     /// From now on nobody answers rebalances, so they are answered here: closing waits for that.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
@@ -137,6 +146,9 @@ impl MemberContext {
 
 impl ClientContext for MemberContext {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, line: &str) {
+        if fac == "SESSTMOUT" {
+            self.timed_out.store(true, Ordering::SeqCst);
+        }
         self.common.log(level, fac, line);
     }
 
@@ -163,6 +175,7 @@ impl ConsumerContext for MemberContext {
             return;
         }
         let rebalance = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.timed_out.store(false, Ordering::SeqCst);
             Rebalance::Assign(named(partitions))
         } else {
             Rebalance::Revoke {

@@ -58,9 +58,12 @@ pub(super) fn figures(state: &Arc<DoorState>) -> Vec<Figure> {
             gauge,
             |s| s.in_flight.waiting() as f64,
         ),
-        figure("shop_order_followers", "Clients that follow an order.", gauge, |s| {
-            s.feed.followers() as f64
-        }),
+        figure(
+            "shop_order_followers",
+            "Clients that follow an order.",
+            gauge,
+            |s| s.feed.followers() as f64,
+        ),
         figure("shop_products", "Products in the catalogue.", gauge, |s| {
             s.catalogue.len() as f64
         }),

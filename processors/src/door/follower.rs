@@ -58,10 +58,15 @@ impl Follower {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("shop-door".into()).spawn(run);
+        let thread = std::thread::Builder::new()
+            .name("shop-door".into())
+            .spawn(run);
         let thread = thread
             .map_err(|e| Error::caused(ErrorKind::Config, "a thread could not be started", e))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -121,8 +126,12 @@ fn follow(
 }
 
 fn take_event(record: &Fetched, in_flight: &InFlight, feed: &Feed) {
-    let (Some(key), Some(value)) = (&record.key, &record.value) else { return };
-    let Ok(id) = ORDER_EVENTS.key().decode(Some(key)) else { return };
+    let (Some(key), Some(value)) = (&record.key, &record.value) else {
+        return;
+    };
+    let Ok(id) = ORDER_EVENTS.key().decode(Some(key)) else {
+        return;
+    };
     in_flight.settled(id);
     feed.publish(id, value);
 }

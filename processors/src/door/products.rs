@@ -28,8 +28,11 @@ const PAGE_MAX: usize = 200;
 /// How long a write waits until this process reads it back.
 const READ_BACK_MAX: Duration = Duration::from_secs(5);
 
-const NO_SUCH_PRODUCT: ProblemKind =
-    ProblemKind::new("no-such-product", StatusCode::NOT_FOUND, "There is no such product.");
+const NO_SUCH_PRODUCT: ProblemKind = ProblemKind::new(
+    "no-such-product",
+    StatusCode::NOT_FOUND,
+    "There is no such product.",
+);
 const DUPLICATE: ProblemKind = ProblemKind::new(
     "duplicate-product",
     StatusCode::CONFLICT,
@@ -101,7 +104,12 @@ impl ProductRequest {
         let text_bounds = [
             ("/name", Some(&self.name), 1, NAME_BYTES_MAX),
             ("/category", self.category.as_ref(), 1, NAME_BYTES_MAX),
-            ("/description", self.description.as_ref(), 0, DESCRIPTION_BYTES_MAX),
+            (
+                "/description",
+                self.description.as_ref(),
+                0,
+                DESCRIPTION_BYTES_MAX,
+            ),
         ];
         for (pointer, text, min, max) in text_bounds {
             if text.is_some_and(|t| t.trim().len() < min || t.len() > max) {
@@ -184,8 +192,8 @@ struct Written {
 }
 
 impl DoorState {
-    /// Writes what `decide` makes of the present product. One write of a sku at a time in this process; of two
-    /// processes that write one sku at the same moment, the later counts.
+    /// Writes what `decide` makes of the present product. One write of a sku at a time in this
+    /// process; of two processes that write one sku at the same moment, the later counts.
     async fn write(
         &self,
         sku: &Sku,
@@ -209,14 +217,26 @@ impl DoorState {
         decide: impl FnOnce(Option<&Listed>) -> Result<Option<Product>, Problem>,
     ) -> Result<Written, Problem> {
         let product = decide(self.catalogue.get(sku).as_deref())?;
-        let (partition, offset) =
-            self.log.append(&PRODUCTS, sku, &product, Box::new(|_| ())).await?;
+        let (partition, offset) = self
+            .log
+            .append(&PRODUCTS, sku, &product, Box::new(|_| ()))
+            .await?;
         // Whoever has written reads it, here at least.
-        if !self.catalogue_feed.wait_for(partition, offset, READ_BACK_MAX).await {
+        if !self
+            .catalogue_feed
+            .wait_for(partition, offset, READ_BACK_MAX)
+            .await
+        {
             tracing::warn!(%sku, "a product was written and is not read back yet");
         }
-        let listed = self.catalogue.get(sku).filter(|l| Some(&l.product) == product.as_ref());
-        Ok(Written { product, etag: listed.map(|l| l.etag.clone()) })
+        let listed = self
+            .catalogue
+            .get(sku)
+            .filter(|l| Some(&l.product) == product.as_ref());
+        Ok(Written {
+            product,
+            etag: listed.map(|l| l.etag.clone()),
+        })
     }
 }
 
@@ -233,7 +253,11 @@ fn parse_sku(text: &str) -> Result<Sku, Problem> {
 fn shown(written: &Written, status: StatusCode) -> Response {
     let product = written.product.as_ref().map(HttpProduct::of);
     let mut response = (status, Json(product)).into_response();
-    if let Some(tag) = written.etag.as_deref().and_then(|tag| HeaderValue::from_str(tag).ok()) {
+    if let Some(tag) = written
+        .etag
+        .as_deref()
+        .and_then(|tag| HeaderValue::from_str(tag).ok())
+    {
         response.headers_mut().insert(header::ETAG, tag);
     }
     response
@@ -243,8 +267,14 @@ fn shown(written: &Written, status: StatusCode) -> Response {
 fn names(headers: &HeaderMap, header: HeaderName, tag: &str) -> Option<bool> {
     let mut values = headers.get_all(header).iter().peekable();
     values.peek()?;
-    let tags = values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim);
-    Some(tags.map(|t| t.strip_prefix("W/").unwrap_or(t)).any(|t| t == "*" || t == tag))
+    let tags = values
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim);
+    Some(
+        tags.map(|t| t.strip_prefix("W/").unwrap_or(t))
+            .any(|t| t == "*" || t == tag),
+    )
 }
 
 fn unchanged(headers: &HeaderMap, present: &Listed) -> Result<(), Problem> {
@@ -290,11 +320,24 @@ pub(super) async fn list(
         return Err(not_loaded());
     }
     let limit = page_size(params.limit, PAGE_DEFAULT, PAGE_MAX)?;
-    let cursor = params.cursor.as_deref().map(str::parse::<ProductCursor>).transpose();
+    let cursor = params
+        .cursor
+        .as_deref()
+        .map(str::parse::<ProductCursor>)
+        .transpose();
     let cursor = cursor.map_err(|_| bad_parameter("this is no cursor"))?;
-    let query = ProductQuery { words: params.query, category: params.category, limit, cursor };
+    let query = ProductQuery {
+        words: params.query,
+        category: params.category,
+        limit,
+        cursor,
+    };
     let page = door.catalogue.page(&query);
-    let items: Vec<_> = page.items.iter().map(|l| HttpProduct::of(&l.product)).collect();
+    let items: Vec<_> = page
+        .items
+        .iter()
+        .map(|l| HttpProduct::of(&l.product))
+        .collect();
     let mut body = json!({ "items": items });
     if let Some(next) = page.next_cursor {
         body["next_cursor"] = next.to_string().into();

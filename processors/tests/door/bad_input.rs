@@ -24,15 +24,18 @@ fn with_line(line: JsonValue) -> String {
 
 fn keyed(body: impl Into<Body>) -> Request<Body> {
     let mut request = with_json("POST", "/v1/orders", body);
-    request.headers_mut().insert("idempotency-key", HeaderValue::from_static("bad"));
+    request
+        .headers_mut()
+        .insert("idempotency-key", HeaderValue::from_static("bad"));
     request
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_wrong_order_is_told_what_is_wrong_and_where() {
     let shop = Shop::open().await;
-    let lines: Vec<_> =
-        (0..201).map(|n| json!({ "sku": format!("s{n}"), "quantity": 1 })).collect();
+    let lines: Vec<_> = (0..201)
+        .map(|n| json!({ "sku": format!("s{n}"), "quantity": 1 }))
+        .collect();
     let without = |field: &str| {
         let mut body = order("ada", &[("tea", 1)]);
         body.as_object_mut().expect("an object").remove(field);
@@ -42,42 +45,142 @@ async fn each_wrong_order_is_told_what_is_wrong_and_where() {
     let cases: Vec<(String, u16, &str, &str)> = vec![
         ("".into(), 400, "malformed-json", ""),
         ("{".into(), 400, "malformed-json", ""),
-        ("{\"customer_id\": \"ada\",}".into(), 400, "malformed-json", ""),
-        (format!("{} x", order("ada", &[("tea", 1)])), 400, "malformed-json", ""),
+        (
+            "{\"customer_id\": \"ada\",}".into(),
+            400,
+            "malformed-json",
+            "",
+        ),
+        (
+            format!("{} x", order("ada", &[("tea", 1)])),
+            400,
+            "malformed-json",
+            "",
+        ),
         ("[]".into(), 422, invalid, ""),
         ("null".into(), 422, invalid, ""),
         ("\"order\"".into(), 422, invalid, ""),
         (with("status", "CONFIRMED".into()), 422, invalid, "/status"),
         (with("total", 1.into()), 422, invalid, "/total"),
-        (with("placed_at", "2017-01-01T00:00:00Z".into()), 422, "invalid-order", "/placed_at"),
+        (
+            with("placed_at", "2017-01-01T00:00:00Z".into()),
+            422,
+            "invalid-order",
+            "/placed_at",
+        ),
         (without("customer_id"), 422, invalid, "/customer_id"),
         (without("lines"), 422, invalid, "/lines"),
         (without("payment"), 422, invalid, "/payment"),
         (with("customer_id", "".into()), 422, invalid, "/customer_id"),
         (with("customer_id", 7.into()), 422, invalid, "/customer_id"),
-        (with("customer_id", JsonValue::Null), 422, invalid, "/customer_id"),
+        (
+            with("customer_id", JsonValue::Null),
+            422,
+            invalid,
+            "/customer_id",
+        ),
         (with("currency", "XXX".into()), 422, invalid, "/currency"),
         (with("currency", "usd".into()), 422, invalid, "/currency"),
         (with("payment", json!({})), 422, invalid, "/payment/token"),
-        (with("payment", json!({"token":"t","amount":1})), 422, invalid, "/payment/amount"),
-        (with("payment", json!({"token":""})), 422, "invalid-order", "/payment/token"),
-        (with("expected_total", 1.5.into()), 422, invalid, "/expected_total"),
-        (with("expected_total", "1".into()), 422, invalid, "/expected_total"),
-        (with("expected_total", (-1).into()), 422, "invalid-order", "/expected_total"),
+        (
+            with("payment", json!({"token":"t","amount":1})),
+            422,
+            invalid,
+            "/payment/amount",
+        ),
+        (
+            with("payment", json!({"token":""})),
+            422,
+            "invalid-order",
+            "/payment/token",
+        ),
+        (
+            with("expected_total", 1.5.into()),
+            422,
+            invalid,
+            "/expected_total",
+        ),
+        (
+            with("expected_total", "1".into()),
+            422,
+            invalid,
+            "/expected_total",
+        ),
+        (
+            with("expected_total", (-1).into()),
+            422,
+            "invalid-order",
+            "/expected_total",
+        ),
         (with("lines", json!([])), 422, "invalid-order", "/lines"),
         (with("lines", json!(lines)), 422, "invalid-order", "/lines"),
         (with("lines", json!({})), 422, invalid, "/lines"),
-        (with_line(json!({"sku":"tea","quantity":0})), 422, "invalid-order", "/lines/1/quantity"),
-        (with_line(json!({"sku":"tea","quantity":-1})), 422, "invalid-order", "/lines/1/quantity"),
-        (with_line(json!({"sku":"tea","quantity":10_001})), 422, "invalid-order", "/lines/1/quantity"),
-        (with_line(json!({"sku":"milk","quantity":10_000})), 422, "invalid-order", "/lines/1/quantity"),
-        (with_line(json!({"sku":"tea","quantity":1.5})), 422, invalid, "/lines/1/quantity"),
-        (with_line(json!({"sku":"tea","quantity":1e30})), 422, invalid, "/lines/1/quantity"),
-        (with_line(json!({"sku":"tea","quantity":"1"})), 422, invalid, "/lines/1/quantity"),
-        (with_line(json!({"sku":"tea"})), 422, invalid, "/lines/1/quantity"),
-        (with_line(json!({"sku":"","quantity":1})), 422, invalid, "/lines/1/sku"),
-        (with_line(json!({"sku":"a\u{0}b","quantity":1})), 422, invalid, "/lines/1/sku"),
-        (with_line(json!({"sku":"tea","quantity":1,"price":1})), 422, invalid, "/lines/1/price"),
+        (
+            with_line(json!({"sku":"tea","quantity":0})),
+            422,
+            "invalid-order",
+            "/lines/1/quantity",
+        ),
+        (
+            with_line(json!({"sku":"tea","quantity":-1})),
+            422,
+            "invalid-order",
+            "/lines/1/quantity",
+        ),
+        (
+            with_line(json!({"sku":"tea","quantity":10_001})),
+            422,
+            "invalid-order",
+            "/lines/1/quantity",
+        ),
+        (
+            with_line(json!({"sku":"milk","quantity":10_000})),
+            422,
+            "invalid-order",
+            "/lines/1/quantity",
+        ),
+        (
+            with_line(json!({"sku":"tea","quantity":1.5})),
+            422,
+            invalid,
+            "/lines/1/quantity",
+        ),
+        (
+            with_line(json!({"sku":"tea","quantity":1e30})),
+            422,
+            invalid,
+            "/lines/1/quantity",
+        ),
+        (
+            with_line(json!({"sku":"tea","quantity":"1"})),
+            422,
+            invalid,
+            "/lines/1/quantity",
+        ),
+        (
+            with_line(json!({"sku":"tea"})),
+            422,
+            invalid,
+            "/lines/1/quantity",
+        ),
+        (
+            with_line(json!({"sku":"","quantity":1})),
+            422,
+            invalid,
+            "/lines/1/sku",
+        ),
+        (
+            with_line(json!({"sku":"a\u{0}b","quantity":1})),
+            422,
+            invalid,
+            "/lines/1/sku",
+        ),
+        (
+            with_line(json!({"sku":"tea","quantity":1,"price":1})),
+            422,
+            invalid,
+            "/lines/1/price",
+        ),
     ];
     for (body, status, kind, pointer) in cases {
         let answer = shop.send(keyed(body.clone())).await;
@@ -101,27 +204,42 @@ async fn requests_that_are_no_orders_at_all_are_refused() {
         ("\"\"".to_owned(), "idempotency-key-required"),
     ] {
         let mut request = with_json("POST", "/v1/orders", good.clone());
-        request.headers_mut().insert("idempotency-key", key.parse().expect("a header"));
+        request
+            .headers_mut()
+            .insert("idempotency-key", key.parse().expect("a header"));
         shop.send(request).await.is_problem(400, kind);
     }
-    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/xml"] {
+    for kind in [
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "application/xml",
+    ] {
         let mut request = keyed(good.clone());
-        request.headers_mut().insert("content-type", kind.parse().expect("a header"));
+        request
+            .headers_mut()
+            .insert("content-type", kind.parse().expect("a header"));
         shop.send(request).await.is_problem(415, "not-json");
     }
     let mut untyped = keyed(good.clone());
     untyped.headers_mut().remove("content-type");
     shop.send(untyped).await.is_problem(415, "not-json");
     let large = format!("{good}{}", " ".repeat(64 << 10));
-    shop.send(keyed(large.clone())).await.is_problem(413, "too-large");
+    shop.send(keyed(large.clone()))
+        .await
+        .is_problem(413, "too-large");
     let pieces = [Ok::<_, std::io::Error>(large)];
     let unannounced = Body::from_stream(futures_util::stream::iter(pieces));
-    shop.send(keyed(unannounced)).await.is_problem(413, "too-large");
+    shop.send(keyed(unannounced))
+        .await
+        .is_problem(413, "too-large");
     lives_on(&shop).await;
 }
 
 async fn lives_on(shop: &Shop) {
-    let good = shop.place("good", &order("ada", &[("no-such-sku", 1)]), true).await.is(200);
+    let good = shop
+        .place("good", &order("ada", &[("no-such-sku", 1)]), true)
+        .await
+        .is(200);
     assert_eq!(good["reason"], "UNKNOWN_PRODUCT");
 }
 
@@ -143,8 +261,21 @@ fn any_json() -> impl Strategy<Value = JsonValue> {
     let name = prop_oneof![
         ".{0,6}",
         prop::sample::select(vec![
-            "customer_id", "currency", "lines", "sku", "quantity", "payment", "token", "name",
-            "expected_total", "placed_at", "price", "adjustment_id", "delta", "reason", "restock",
+            "customer_id",
+            "currency",
+            "lines",
+            "sku",
+            "quantity",
+            "payment",
+            "token",
+            "name",
+            "expected_total",
+            "placed_at",
+            "price",
+            "adjustment_id",
+            "delta",
+            "reason",
+            "restock",
         ])
         .prop_map(str::to_owned),
     ];
@@ -159,8 +290,19 @@ fn any_json() -> impl Strategy<Value = JsonValue> {
 
 /// A body that is right but for one field, or anything at all.
 fn any_body() -> impl Strategy<Value = String> {
-    let fields = ["customer_id", "currency", "lines", "payment", "expected_total", "sku", "name",
-        "price", "adjustment_id", "delta", "reason"];
+    let fields = [
+        "customer_id",
+        "currency",
+        "lines",
+        "payment",
+        "expected_total",
+        "sku",
+        "name",
+        "price",
+        "adjustment_id",
+        "delta",
+        "reason",
+    ];
     let right = |field: &str, value: JsonValue| {
         let mut body = order("ada", &[("tea", 1)]);
         if matches!(field, "sku" | "name" | "price") {
@@ -185,28 +327,46 @@ fn any_body() -> impl Strategy<Value = String> {
 #[test]
 fn no_body_makes_the_shop_fail() {
     let mut threads = tokio::runtime::Builder::new_multi_thread();
-    let runtime = threads.worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime = threads
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let shop = runtime.block_on(Shop::open());
-    let mut runner = TestRunner::new(Config { cases: 400, ..Config::default() });
+    let mut runner = TestRunner::new(Config {
+        cases: 400,
+        ..Config::default()
+    });
     let path = prop::sample::select(vec![
         ("POST", "/v1/orders"),
         ("POST", "/v1/products"),
         ("PUT", "/v1/products/tea"),
         ("POST", "/v1/inventory/tea/adjustments"),
-        ("POST", "/v1/orders/00000000-0000-0000-0000-000000000000/cancel"),
+        (
+            "POST",
+            "/v1/orders/00000000-0000-0000-0000-000000000000/cancel",
+        ),
     ]);
-    let outcome = runner.run(&(path, any_body(), ".{0,20}"), |((method, path), body, key)| {
-        let mut request = with_json(method, path, body.clone());
-        if let Ok(key) = HeaderValue::from_str(&key) {
-            request.headers_mut().insert("idempotency-key", key);
-        }
-        let answer = runtime.block_on(shop.send(request));
-        prop_assert!(answer.status < 500, "{} {path} {body}: {}", answer.status, answer.text);
-        if answer.status >= 400 {
-            prop_assert_eq!(&answer.headers["content-type"], "application/problem+json");
-        }
-        Ok(())
-    });
+    let outcome = runner.run(
+        &(path, any_body(), ".{0,20}"),
+        |((method, path), body, key)| {
+            let mut request = with_json(method, path, body.clone());
+            if let Ok(key) = HeaderValue::from_str(&key) {
+                request.headers_mut().insert("idempotency-key", key);
+            }
+            let answer = runtime.block_on(shop.send(request));
+            prop_assert!(
+                answer.status < 500,
+                "{} {path} {body}: {}",
+                answer.status,
+                answer.text
+            );
+            if answer.status >= 400 {
+                prop_assert_eq!(&answer.headers["content-type"], "application/problem+json");
+            }
+            Ok(())
+        },
+    );
     outcome.expect("no 5xx");
     runtime.block_on(lives_on(&shop));
     runtime.block_on(async move { drop(shop) });

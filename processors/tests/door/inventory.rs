@@ -7,7 +7,9 @@ use crate::shop::{Answer, Shop, order};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_adjustment_counts_once_and_is_refused_below_what_is_reserved() {
     let shop = Shop::open().await;
-    shop.get("/v1/inventory/tea").await.is_problem(404, "no-such-stock");
+    shop.get("/v1/inventory/tea")
+        .await
+        .is_problem(404, "no-such-stock");
     shop.list_product("tea", 150).await;
     assert_eq!(shop.get("/v1/inventory/tea").await.is(200)["available"], 0);
     let accepted = shop.adjust("tea", "a/1", 5).await;
@@ -20,11 +22,17 @@ async fn an_adjustment_counts_once_and_is_refused_below_what_is_reserved() {
     shop.adjust("tea", "a/1", 5).await.is(202);
     shop.adjust("tea", "b", -6).await.is(202);
     let refused = |a: &Answer| a.json()["status"] == "REFUSED";
-    shop.eventually("/v1/inventory/tea/adjustments/b", refused).await;
+    shop.eventually("/v1/inventory/tea/adjustments/b", refused)
+        .await;
     assert_eq!(shop.get("/v1/inventory/tea").await.is(200)["on_hand"], 5);
     let unknown = "/v1/inventory/tea/adjustments/unknown";
-    shop.get(unknown).await.is_problem(404, "no-such-adjustment");
-    let sold = shop.place("k", &order("ada", &[("tea", 5)]), true).await.is(200);
+    shop.get(unknown)
+        .await
+        .is_problem(404, "no-such-adjustment");
+    let sold = shop
+        .place("k", &order("ada", &[("tea", 5)]), true)
+        .await
+        .is(200);
     assert_eq!(sold["status"], "CONFIRMED");
     let all_sold = |a: &Answer| a.json()["sold"] == 5 && a.json()["on_hand"] == 0;
     shop.eventually("/v1/inventory/tea", all_sold).await;

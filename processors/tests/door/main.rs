@@ -8,3 +8,4 @@ mod inventory;
 mod orders;
 mod overload;
 mod streams;
+mod two;

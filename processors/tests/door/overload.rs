@@ -14,11 +14,19 @@ async fn accepted_orders_are_pending_until_they_are_processed_also_after_a_resta
     assert_eq!(placed["status"], "PENDING");
     let path = format!("/v1/orders/{}", placed["order_id"].as_str().expect("an id"));
     let pending = shop.get(&path).await.is(200);
-    assert_eq!((&pending["status"], &pending["version"]), (&"PENDING".into(), &0.into()));
+    assert_eq!(
+        (&pending["status"], &pending["version"]),
+        (&"PENDING".into(), &0.into())
+    );
     assert_eq!(pending["lines"][0]["quantity"], 2);
-    assert_eq!(shop.place("k", &body, false).await.is(202)["order_id"], placed["order_id"]);
+    assert_eq!(
+        shop.place("k", &body, false).await.is(202)["order_id"],
+        placed["order_id"]
+    );
     let other = order("ada", &[("tea", 3)]);
-    shop.place("k", &other, false).await.is_problem(422, "idempotency-key-reused");
+    shop.place("k", &other, false)
+        .await
+        .is_problem(422, "idempotency-key-reused");
 
     shop.place("second", &body, false).await.is(202);
     let turned_away = shop.place("third", &body, false).await;
@@ -30,9 +38,16 @@ async fn accepted_orders_are_pending_until_they_are_processed_also_after_a_resta
     let door = Door::open(DoorConfig::new("shop"), log, queries, tables).expect("a door");
     shop.router = door.router();
     assert_eq!(shop.get(&path).await.is(200)["status"], "PENDING");
-    shop.place("k", &other, false).await.is_problem(422, "idempotency-key-reused");
-    assert_eq!(shop.place("k", &body, false).await.is(202)["order_id"], placed["order_id"]);
-    let unknown = shop.get("/v1/orders/00000000-0000-0000-0000-000000000000").await;
+    shop.place("k", &other, false)
+        .await
+        .is_problem(422, "idempotency-key-reused");
+    assert_eq!(
+        shop.place("k", &body, false).await.is(202)["order_id"],
+        placed["order_id"]
+    );
+    let unknown = shop
+        .get("/v1/orders/00000000-0000-0000-0000-000000000000")
+        .await;
     unknown.is_problem(503, "unavailable");
 }
 

@@ -53,8 +53,14 @@ pub(crate) struct Answer {
 impl Answer {
     async fn of(response: Response) -> Self {
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = to_bytes(response.into_body(), 16 << 20).await.expect("a body");
-        Self { status, headers, text: String::from_utf8(body.to_vec()).expect("text") }
+        let body = to_bytes(response.into_body(), 16 << 20)
+            .await
+            .expect("a body");
+        Self {
+            status,
+            headers,
+            text: String::from_utf8(body.to_vec()).expect("text"),
+        }
     }
 
     #[track_caller]
@@ -65,7 +71,11 @@ impl Answer {
     #[track_caller]
     pub(crate) fn is(&self, status: u16) -> JsonValue {
         assert_eq!(self.status, status, "{}", self.text);
-        if self.text.is_empty() { JsonValue::Null } else { self.json() }
+        if self.text.is_empty() {
+            JsonValue::Null
+        } else {
+            self.json()
+        }
     }
 
     #[track_caller]
@@ -80,19 +90,30 @@ impl Answer {
 }
 
 /// Tables in SQLite, in that folder.
-async fn tables(dir: &Path) -> Tables {
+pub(crate) async fn tables(dir: &Path) -> Tables {
     let url = format!("sqlite://{}", dir.join("shop.db").display());
-    Tables::open(Database::connect(&url).await.expect("a database")).await.expect("tables")
+    Tables::open(Database::connect(&url).await.expect("a database"))
+        .await
+        .expect("tables")
 }
 
-fn open_log(dir: &Path) -> Arc<dyn Broker> {
+pub(crate) fn open_log(dir: &Path) -> Arc<dyn Broker> {
     let log = EmbeddedBroker::open(&dir.join("log"), EmbeddedConfig::default()).expect("a log");
-    log.admin().expect("admin").create_topics(&new_topics(PARTITIONS)).expect("topics");
+    log.admin()
+        .expect("admin")
+        .create_topics(&new_topics(PARTITIONS))
+        .expect("topics");
     log
 }
 
-fn start_application(log: &Arc<dyn Broker>) -> Application {
+pub(crate) fn start_application(
+    log: &Arc<dyn Broker>,
+    instance: &str,
+    endpoint: Option<String>,
+) -> Application {
     let mut config = Config::new("shop", "unused");
+    config.instance_id = instance.to_owned();
+    config.endpoint = endpoint;
     config.state = StateKind::Memory;
     config.policies = Policies {
         decode: ErrorPolicy::DeadLetter,
@@ -112,14 +133,17 @@ impl Shop {
         let dir = tempfile::tempdir().expect("a folder");
         let log = open_log(dir.path());
         let tables = tables(dir.path()).await;
-        let application = start_application(&log);
+        let application = start_application(&log, "0", None);
         let gateway = Arc::new(SimulatedGateway::open(tables.clone()));
         let worker = WorkerConfig::new("shop", "0");
         let runtime = tokio::runtime::Handle::current();
         let gateway =
             GatewayWorker::start(log.clone(), gateway, runtime, worker).expect("a worker");
-        let dead_letters =
-            TopicDeadLetters::new(log.appender().expect("appender"), "shop.dead-letters", PARTITIONS);
+        let dead_letters = TopicDeadLetters::new(
+            log.appender().expect("appender"),
+            "shop.dead-letters",
+            PARTITIONS,
+        );
         let sink = Sink::new(
             SinkConfig::new("shop", "shop-sink", "0"),
             log.clone(),
@@ -129,7 +153,11 @@ impl Shop {
         );
         let begin = Instant::now();
         while application.health() != Health::Running {
-            assert!(begin.elapsed() < DEADLINE, "the application runs: {:?}", application.health());
+            assert!(
+                begin.elapsed() < DEADLINE,
+                "the application runs: {:?}",
+                application.health()
+            );
             tokio::task::yield_now().await;
         }
         let mut config = DoorConfig::new("shop");
@@ -161,7 +189,10 @@ impl Shop {
         for (sku, price) in [("tea", 150), ("milk", 99)] {
             shop.list_product(sku, price).await;
             shop.adjust(sku, "first", 10).await.is(202);
-            shop.eventually(&format!("/v1/inventory/{sku}"), |a| a.json()["on_hand"] == 10).await;
+            shop.eventually(&format!("/v1/inventory/{sku}"), |a| {
+                a.json()["on_hand"] == 10
+            })
+            .await;
         }
         shop
     }
@@ -173,16 +204,17 @@ impl Shop {
 
     pub(crate) async fn adjust(&self, sku: &str, id: &str, delta: i64) -> Answer {
         let body = json!({ "adjustment_id": id, "delta": delta, "reason": "counted" });
-        self.post(&format!("/v1/inventory/{sku}/adjustments"), &body).await
+        self.post(&format!("/v1/inventory/{sku}/adjustments"), &body)
+            .await
     }
 
     pub(crate) async fn send(&self, request: Request<Body>) -> Answer {
-        let response = self.router.clone().oneshot(request).await;
-        Answer::of(response.expect("routers do not fail")).await
+        send(&self.router, request).await
     }
 
     pub(crate) async fn get(&self, path: &str) -> Answer {
-        self.send(Request::get(path).body(Body::empty()).expect("a request")).await
+        self.send(Request::get(path).body(Body::empty()).expect("a request"))
+            .await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &JsonValue) -> Answer {
@@ -208,7 +240,12 @@ impl Shop {
             if answer.status == StatusCode::OK.as_u16() && good(&answer) {
                 return answer;
             }
-            assert!(begin.elapsed() < DEADLINE, "{path}: {} {}", answer.status, answer.text);
+            assert!(
+                begin.elapsed() < DEADLINE,
+                "{path}: {} {}",
+                answer.status,
+                answer.text
+            );
             tokio::task::yield_now().await;
         }
     }
@@ -221,6 +258,11 @@ impl Shop {
     }
 }
 
+pub(crate) async fn send(router: &Router, request: Request<Body>) -> Answer {
+    let response = router.clone().oneshot(request).await;
+    Answer::of(response.expect("routers do not fail")).await
+}
+
 pub(crate) fn with_json(method: &str, path: &str, body: impl Into<Body>) -> Request<Body> {
     let request = Request::builder().method(method).uri(path);
     let request = request.header("content-type", "application/json");
@@ -228,7 +270,9 @@ pub(crate) fn with_json(method: &str, path: &str, body: impl Into<Body>) -> Requ
 }
 
 pub(crate) fn order(customer: &str, lines: &[(&str, i64)]) -> JsonValue {
-    let lines: Vec<_> =
-        lines.iter().map(|(sku, quantity)| json!({ "sku": sku, "quantity": quantity })).collect();
+    let lines: Vec<_> = lines
+        .iter()
+        .map(|(sku, quantity)| json!({ "sku": sku, "quantity": quantity }))
+        .collect();
     json!({ "customer_id": customer, "lines": lines, "payment": { "token": "tok_approve" } })
 }
