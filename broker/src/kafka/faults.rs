@@ -169,7 +169,8 @@ fn member(mock: &Mock) -> KafkaConsumer {
         group_id: "g".into(),
         instance_id: "m".into(),
         topics: vec!["t".into()],
-        session_timeout: Duration::from_secs(2),
+        // The mock lets a group settle for three seconds.
+        session_timeout: Duration::from_secs(5),
     };
     KafkaConsumer::new(&KafkaConfig::new(mock.bootstrap_servers()), group).expect("member")
 }
