@@ -1,7 +1,7 @@
 //! `Connection`: one HTTP/1.1 connection to a shop, made again when it breaks.
 //!
-//! Thousands of requests a second come from the same two cores that serve them, so this is hyper's bare
-//! connection: no pool, no redirects.
+//! Thousands of requests a second come from the same two cores that serve them, so this is hyper's
+//! bare connection: no pool, no redirects.
 
 use std::{
     future::poll_fn,
@@ -162,11 +162,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Sends a request and reads the whole answer. A connection that was closed while it was idle is made again.
+    /// Sends a request and reads the whole answer. A connection that was closed while it was idle
+    /// is made again.
     pub(crate) async fn send(&mut self, call: &Call) -> io::Result<Answer> {
         let reused = self.sender.is_some();
         match self.send_once(call).await {
-            // Nothing of the answer came over a connection that the server had closed: ask again over a new one.
+            // Nothing of the answer came over a connection that the server had closed: ask again
+            // over a new one.
             Err(error) if reused && error.kind() != io::ErrorKind::TimedOut => {
                 self.send_once(call).await
             }
@@ -174,8 +176,8 @@ impl Connection {
         }
     }
 
-    /// As [`send`](Self::send), again and again while the shop is away, overloaded or failing. A call that is
-    /// repeated needs a name, or must do no harm when it comes twice.
+    /// As [`send`](Self::send), again and again while the shop is away, overloaded or failing. A
+    /// call that is repeated needs a name, or must do no harm when it comes twice.
     pub(crate) async fn send_until(
         &mut self,
         call: &Call,

@@ -55,8 +55,8 @@ const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// How often the demo looks whether all orders are final.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What a demo does otherwise than a shop: baskets say when they were bought, and nobody wants to wait a
-/// minute for a gateway that never answers.
+/// What a demo does otherwise than a shop: baskets say when they were bought, and nobody wants to
+/// wait a minute for a gateway that never answers.
 fn built_in(data_dir: PathBuf) -> Settings {
     let mut settings = Settings {
         data_dir,
@@ -110,8 +110,8 @@ pub(crate) async fn run(args: Args) -> Outcome {
     }
 }
 
-/// Fills the shelves, sends the orders, waits for their ends and checks everything. False when something is
-/// not as it should be.
+/// Fills the shelves, sends the orders, waits for their ends and checks everything. False when
+/// something is not as it should be.
 async fn show(args: &Args, shop: &RunningShop, baskets: Baskets) -> Outcome<bool> {
     shop.ready().await?;
     let url = shop.url().ok_or_else(|| {
@@ -217,7 +217,8 @@ fn summary(figures: &Figures, seen: &Seen, start: Instant) {
     println!("accepted    {accepted:>8}   refused {refused}");
     println!("confirmed   {:>8}", seen.confirmed.load(Ordering::Relaxed));
     println!("cancelled   {:>8}", seen.cancelled.load(Ordering::Relaxed));
-    // The rest waits for a gateway that does not answer, until its deadline: that says nothing of the shop.
+    // The rest waits for a gateway that does not answer, until its deadline: that says nothing of
+    // the shop.
     for (share, percent) in [(0.99, 99), (1.0, 100)] {
         if let Some(took) = seen.ended_within(start, accepted, share) {
             let took = took.as_secs_f64();

@@ -113,8 +113,8 @@ impl LogEvidence {
             unread: BTreeSet::new(),
             newest_ms: 0,
         };
-        // Commands that were processed before the events are read have their events among them; stock is
-        // read before the orders, so that nothing is sold of which no order is known.
+        // Commands that were processed before the events are read have their events among them;
+        // stock is read before the orders, so that nothing is sold of which no order is known.
         let processed = inputs(log, application_id)?;
         evidence.read_commands(&scan, &processed)?;
         evidence.read_stock(&scan)?;
@@ -156,7 +156,8 @@ impl LogEvidence {
             let event: InventoryEvent = value(topic, record)?;
             let Stock { on_hand, reserved, sold, version } = event.stock;
             self.every_moment.expect(event.stock.adds_up(), || {
-                format!("sku=`{sku}`, version={version}, on_hand={on_hand}, reserved={reserved}, sold={sold}")
+                let pieces = format!("on_hand={on_hand}, reserved={reserved}, sold={sold}");
+                format!("sku=`{sku}`, version={version}, {pieces}")
             });
             if let InventoryChange::Adjusted { delta, .. } = event.change {
                 *received.entry(sku.clone()).or_insert(0) += delta;

@@ -138,7 +138,8 @@ impl Seen {
         self.confirmed.load(Ordering::Relaxed) + self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// When that share of so many orders had ended, counted from `start`; `None` when they have not.
+    /// When that share of so many orders had ended, counted from `start`; `None` when they have
+    /// not.
     pub(crate) fn ended_within(&self, start: Instant, orders: u64, share: f64) -> Option<Duration> {
         let mut ends = self
             .ends

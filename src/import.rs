@@ -27,7 +27,8 @@ pub(crate) struct Args {
 enum What {
     /// A catalogue: CSV with sku, name, category and price_cents
     Products(Source),
-    /// A stock list: CSV with sku and quantity. The pieces are added; the same list twice counts once
+    /// A stock list: CSV with sku and quantity. The pieces are added; the same list twice counts
+    /// once
     Stock {
         #[command(flatten)]
         source: Source,
@@ -35,7 +36,8 @@ enum What {
         #[arg(long, value_name = "NAME")]
         list: Option<String>,
     },
-    /// Baskets: JSON Lines with order, customer, ts and lines of sku and qty. The same file twice orders once
+    /// Baskets: JSON Lines with order, customer, ts and lines of sku and qty. The same file twice
+    /// orders once
     Orders {
         #[command(flatten)]
         source: Source,

@@ -1,7 +1,7 @@
 //! Millstream: Kafka Streams for Rust, on Kafka or on an embedded log.
 //!
-//! A program names its topics and stores once, as constants, and says what happens to records; Millstream runs it
-//! over partitions with state that survives crashes, exactly once.
+//! A program names its topics and stores once, as constants, and says what happens to records;
+//! Millstream runs it over partitions with state that survives crashes, exactly once.
 //!
 //! ```
 //! use millstream::{

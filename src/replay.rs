@@ -1,7 +1,7 @@
 //! `Replay`: baskets become orders, over HTTP, at a given pace.
 //!
-//! The pace is an open loop: each order has its time, whether or not the shop keeps up, and its latency
-//! counts from that time. A shop that stalls cannot hide it by slowing the replay down.
+//! The pace is an open loop: each order has its time, whether or not the shop keeps up, and its
+//! latency counts from that time. A shop that stalls cannot hide it by slowing the replay down.
 
 use std::{
     sync::{

@@ -9,7 +9,8 @@ use std::{
 
 use axum::{Router, http::StatusCode, routing::get};
 use millstream_api::{
-    AdminState, Check, Figure, FigureKind, ServeLimits, admin_router, refuse_non_loopback, serve,
+    AdminState, Check, Figure, FigureKind, FrontLimits, ServeLimits, admin_router, front,
+    refuse_non_loopback, serve,
 };
 use millstream_broker::{Admin, Broker};
 use millstream_config::{Flags, ListenAddress, Role, Settings};
@@ -416,7 +417,7 @@ fn admin_pages(
             .into_iter()
             .fold(state.with_check(check), AdminState::with_figure);
     }
-    Ok(admin_router(state))
+    Ok(front(admin_router(state), FrontLimits::default()))
 }
 
 fn sink_figures(sink: &RunningSink) -> Vec<Figure> {
@@ -508,7 +509,8 @@ impl Server {
         };
         let shutdown = async move {
             if closed.wait_for(|closed| *closed).await.is_err() {
-                // Whoever could close it is gone without a word: it serves as long as the program runs.
+                // Whoever could close it is gone without a word: it serves as long as the program
+                // runs.
                 pending::<()>().await;
             }
         };

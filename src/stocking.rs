@@ -65,7 +65,8 @@ pub(crate) async fn put_products(
     work(server, clients, steps).await
 }
 
-/// Adds pieces to the stock; the same list under the same name counts once. Returns when the shop has counted all.
+/// Adds pieces to the stock; the same list under the same name counts once. Returns when the shop
+/// has counted all.
 pub(crate) async fn add_stock(
     server: &Server,
     clients: usize,
@@ -78,7 +79,8 @@ pub(crate) async fn add_stock(
         .map(|row| Step::Add(list.clone(), row.clone()))
         .collect();
     work(server, clients, steps).await?;
-    // What was accepted is durable, but not yet counted; an order that came before would find nothing.
+    // What was accepted is durable, but not yet counted; an order that came before would find
+    // nothing.
     let steps = rows
         .into_iter()
         .map(|row| Step::Count(list.clone(), row.sku))

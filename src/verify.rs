@@ -68,7 +68,8 @@ pub(crate) struct Verdict {
     rows: Vec<Row>,
     /// Orders that are not final and need not be yet.
     open: u64,
-    /// Topics of which not all was read. When there are none, all promises are checked to the letter.
+    /// Topics of which not all was read. When there are none, all promises are checked to the
+    /// letter.
     unread: BTreeSet<Arc<str>>,
 }
 
@@ -114,7 +115,8 @@ impl Verdict {
     }
 }
 
-/// Looks until nothing is on its way and all promises hold, at most for so long; the last look counts.
+/// Looks until nothing is on its way and all promises hold, at most for so long; the last look
+/// counts.
 pub(crate) async fn settled_verdict(
     log: &Arc<dyn Broker>,
     tables: &Tables,
@@ -131,8 +133,8 @@ pub(crate) async fn settled_verdict(
     }
 }
 
-/// One look. The order of reading makes that what is read later may only know more: a running shop is no
-/// reason for an alarm.
+/// One look. The order of reading makes that what is read later may only know more: a running shop
+/// is no reason for an alarm.
 async fn look(log: &Arc<dyn Broker>, tables: &Tables, settings: &Settings) -> Outcome<Verdict> {
     let application = settings.streams.application_id.clone();
     let evidence = blocking({

@@ -1,4 +1,5 @@
-//! Reports over the replayed sample, against figures that are computed from the input without the engine.
+//! Reports over the replayed sample, against figures that are computed from the input without the
+//! engine.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -103,7 +103,8 @@ impl Shop {
 
     /// Stops it once everything has come to rest, and verifies it to the letter.
     ///
-    /// A call of the gateway may be on its way when the shop is told to stop; the next start takes it up.
+    /// A call of the gateway may be on its way when the shop is told to stop; the next start takes
+    /// it up.
     #[track_caller]
     pub(crate) fn stop_and_verify(&mut self) -> String {
         for _ in 0..RESTS_MAX {

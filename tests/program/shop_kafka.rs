@@ -1,4 +1,5 @@
-//! Two processes of a shop on Kafka and MariaDB share the work, and lose nothing when they are killed.
+//! Two processes of a shop on Kafka and MariaDB share the work, and lose nothing when they are
+//! killed.
 //!
 //! `MILLSTREAM_TEST_KAFKA` names a broker as host:port, `MILLSTREAM_TEST_MYSQL` a database server.
 
@@ -52,23 +53,50 @@ fn clear(kafka: &str) {
     });
 }
 
-/// A database of this run's own.
-fn database(server: &str) -> String {
-    let name = format!("millstream_program_{}", std::process::id());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    runtime.expect("a runtime").block_on(async {
-        let database = Database::connect(server).await.expect("the server answers");
-        let create = format!("CREATE DATABASE `{name}` CHARACTER SET utf8mb4");
+/// A database of this run's own, which goes when this is dropped.
+struct OwnDatabase {
+    server: String,
+    name: String,
+}
+
+impl OwnDatabase {
+    fn create(server: String) -> Self {
+        let name = format!("millstream_program_{}", std::process::id());
+        let database = Self { server, name };
+        database.execute("CREATE DATABASE");
         database
-            .rows(create, &[], |_| Ok(()))
-            .await
-            .expect("created");
-        database.close().await;
-    });
-    let (server, _) = server.rsplit_once('/').expect("the URL names a database");
-    format!("{server}/{name}")
+    }
+
+    fn url(&self) -> String {
+        let (server, _) = self
+            .server
+            .rsplit_once('/')
+            .expect("the URL names a database");
+        format!("{server}/{}", self.name)
+    }
+
+    fn execute(&self, what: &str) {
+        let statement = format!("{what} `{}`", self.name);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let database = Database::connect(&self.server)
+                .await
+                .expect("the server answers");
+            database
+                .rows(statement, &[], |_| Ok(()))
+                .await
+                .expect("done");
+            database.close().await;
+        });
+    }
+}
+
+impl Drop for OwnDatabase {
+    fn drop(&mut self) {
+        self.execute("DROP DATABASE");
+    }
 }
 
 /// The tasks that a process says it runs.
@@ -91,7 +119,8 @@ fn two_processes_share_the_work_and_lose_nothing() {
         return;
     };
     clear(&kafka);
-    let database_url = database(&server);
+    let database = OwnDatabase::create(server);
+    let database_url = database.url();
     let flags = [
         "--bootstrap-servers",
         &kafka,
@@ -100,7 +129,7 @@ fn two_processes_share_the_work_and_lose_nothing() {
         "--set",
         "streams.session_timeout=6s",
         "--set",
-        "shop.partitions=4",
+        "payment.deadline=15s",
     ];
     let (mut one, mut two) = (Shop::start(&flags), Shop::start(&flags));
     let shared = eventually(Duration::from_secs(60), "both have tasks", || {

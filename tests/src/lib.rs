@@ -1,6 +1,8 @@
-//! What tests of whole programs need: processes under control, waiting with a deadline, and a bare HTTP client.
+//! What tests of whole programs need: processes under control, waiting with a deadline, and a bare
+//! HTTP client.
 //!
-//! Nothing here sleeps for a fixed time: everything waits for a condition, and fails when it does not come about.
+//! Nothing here sleeps for a fixed time: everything waits for a condition, and fails when it does
+//! not come about.
 
 mod http;
 mod program;

@@ -35,7 +35,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("processors", ENGINE),
     ("benches", EVERY),
     ("tests", EVERY),
-    ("", EVERY),
+    ("", PROGRAM),
 ];
 
 const ENGINE: &[&str] = &[
@@ -60,6 +60,20 @@ const EVERY: &[&str] = &[
     "config",
     "processors",
     "",
+];
+
+/// The program measures, too.
+const PROGRAM: &[&str] = &[
+    "topology",
+    "state",
+    "operators",
+    "broker",
+    "runtime",
+    "sinks",
+    "api",
+    "config",
+    "processors",
+    "benches",
 ];
 
 /// Foreign crates that would bring I/O, threads or `async` to a layer that has none.
