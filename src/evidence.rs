@@ -154,7 +154,12 @@ impl LogEvidence {
         scan.topic(topic.name(), &mut |_, record| {
             let sku = key(topic, record)?;
             let event: InventoryEvent = value(topic, record)?;
-            let Stock { on_hand, reserved, sold, version } = event.stock;
+            let Stock {
+                on_hand,
+                reserved,
+                sold,
+                version,
+            } = event.stock;
             self.every_moment.expect(event.stock.adds_up(), || {
                 let pieces = format!("on_hand={on_hand}, reserved={reserved}, sold={sold}");
                 format!("sku=`{sku}`, version={version}, {pieces}")

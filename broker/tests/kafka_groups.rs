@@ -1,4 +1,5 @@
-//! Groups on a real Kafka broker: rebalances that are answered late, pauses under load, places kept and left.
+//! Groups on a real Kafka broker: rebalances that are answered late, pauses under load, places kept
+//! and left.
 
 mod cluster;
 

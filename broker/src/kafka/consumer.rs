@@ -81,10 +81,10 @@ impl KafkaConsumer {
 
     /// Starts over under the same name, which the brokers let a static member do at any time.
     ///
-    /// A client whose session ran out forgets its member id and goes on with its heartbeats until the
-    /// revocation is answered; brokers that remember the member then call it fenced, though nobody else is
-    /// there. If there is somebody else after all, the new client is fenced again or fences in turn, and one
-    /// of the two is told so.
+    /// A client whose session ran out forgets its member id and goes on with its heartbeats until
+    /// the revocation is answered; brokers that remember the member then call it fenced, though
+    /// nobody else is there. If there is somebody else after all, the new client is fenced again or
+    /// fences in turn, and one of the two is told so.
     fn join_anew(&mut self) -> Result<Option<Event>> {
         warn!(member = %self.group.instance_id, "session ran out: member joins anew");
         let old = self

@@ -1,4 +1,5 @@
-//! What producers and members make of a cluster that misbehaves, played by librdkafka's mock brokers.
+//! What producers and members make of a cluster that misbehaves, played by librdkafka's mock
+//! brokers.
 //!
 //! The mock knows neither fencing nor aborted records; those are tested on a real broker.
 

@@ -56,8 +56,8 @@ struct Slot {
     position: Option<i64>,
     /// The offset of the last message that was no record, such as the end of the partition.
     told_at: i64,
-    /// False until the first message, where the partition may have been read before. librdkafka stops that
-    /// in its own time, and then takes the lead off and forgets its position.
+    /// False until the first message, where the partition may have been read before. librdkafka
+    /// stops that in its own time, and then takes the lead off and forgets its position.
     settled: bool,
     paused: bool,
     /// Records that were already on their way when the partition was paused.
@@ -144,7 +144,8 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
     /// Reads nothing more; records that were on their way are dropped.
     pub(super) fn unassign(&mut self) -> Result<()> {
         self.forget();
-        // The group goes on only when everything has been stopped, so the next assignment finds it so.
+        // The group goes on only when everything has been stopped, so the next assignment finds it
+        // so.
         self.assigned = false;
         let unassigned = self.consumer().unassign();
         unassigned.map_err(|e| Error::client("cannot give partitions back", e))

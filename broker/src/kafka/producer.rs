@@ -219,8 +219,8 @@ impl KafkaProducer {
         self.markers_at = self.ledger.wrote().then(Instant::now);
     }
 
-    /// The step was not done in time, and no other step may follow it; the next `init` settles what became
-    /// of the transaction.
+    /// The step was not done in time, and no other step may follow it; the next `init` settles what
+    /// became of the transaction.
     fn given_up(step: Step) -> ProducerError {
         match step {
             Step::Again(error) => ProducerError::Fatal(error.into()),
@@ -385,7 +385,8 @@ impl Producer for KafkaProducer {
             ));
         }
         self.drain()?;
-        // Without an answer for so long the client is given up: the next `init` settles what became of it.
+        // Without an answer for so long the client is given up: the next `init` settles what became
+        // of it.
         let within = self.config.transaction_timeout;
         run(self.raw(), within, |p| {
             p.commit_transaction(Timeout::After(within))

@@ -4,7 +4,8 @@
 //! no I/O: `millstream verify` reads the facts from the database, tests make them up.
 //!
 //! Where the shop is still at work, read stock first, then orders, then the gateway's books: the
-//! shop writes in the other direction, so that whatever is read has its cause in what is read later.
+//! shop writes in the other direction, so that whatever is read has its cause in what is read
+//! later.
 //!
 //! ```
 //! use millstream_processors::audit::{Audit, Expect};

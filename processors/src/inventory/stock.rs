@@ -2,9 +2,9 @@
 //!
 //! Invariant: `0 <= reserved <= on_hand` and `0 <= sold` before and after every command.
 //! Invariant: a command that came before changes nothing when it comes again.
-//! Invariant: a reserve is answered once, at once or, where the catalogue does not have the product,
-//! when it was given time to arrive.
-//! Invariant: a release that overtakes its reserve leaves a mark, and the reserve is refused.
+//! Invariant: a reserve is answered once, at once or, where the catalogue does not have the
+//! product, when it was given time to arrive. Invariant: a release that overtakes its reserve
+//! leaves a mark, and the reserve is refused.
 
 use std::sync::Arc;
 
