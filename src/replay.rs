@@ -246,7 +246,7 @@ pub(crate) fn order_call(basket: &Basket, key: String, token: &str, event_time: 
         "payment": { "token": token },
     });
     if event_time {
-        body["placed_at"] = rfc3339(basket.ts).into();
+        body["placed_at"] = rfc3339(basket.ts);
     }
     Call::post("/v1/orders", &body).idempotent(key)
 }

@@ -106,8 +106,12 @@ fn windows(c: &mut Criterion) {
                     let (key, time) = (scattered(step), step as i64);
                     let mut buffer = state.window(0, &BUFFER);
                     buffer.add(&key, time, step).expect("nothing fails");
-                    black_box(buffer.fetch(&key, time - 10_000, time + 10_000))
-                        .expect("nothing fails");
+                    let mut see = |_, value: &u64, _| {
+                        black_box(*value);
+                        Ok(())
+                    };
+                    let fetched = buffer.fetch(&key, time - 10_000, time + 10_000, &mut see);
+                    fetched.expect("nothing fails");
                 }
             },
             BatchSize::LargeInput,

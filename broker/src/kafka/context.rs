@@ -17,7 +17,7 @@ use rdkafka::{
     producer::{DeliveryResult, ProducerContext},
     types::RDKafkaRespErr,
 };
-use tracing::{debug, error, info, trace, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::TopicPartition;
 
@@ -54,7 +54,7 @@ impl ClientContext for Context {
         if fac == "REQTMOUT" || (fac == "FAIL" && line.contains("in state UP")) {
             self.trouble.fetch_add(1, Ordering::Relaxed);
         }
-        if matches!(fac, "FAIL" | "REQTMOUT" | "ERROR") {
+        if matches!(fac, "FAIL" | "REQTMOUT" | "ERROR" | "GETPID") {
             if let Some(unsaid) = connection_line_is_due(Instant::now()) {
                 warn!(client = who, unsaid, "kafka connection: {line}");
             } else {
@@ -63,13 +63,12 @@ impl ClientContext for Context {
             return;
         }
         match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                error!(client = who, fac, "kafka client: {line}")
-            }
             // Errors of consequence are also returned by the calls they hit.
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning => {
-                warn!(client = who, fac, "kafka client: {line}")
-            }
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => warn!(client = who, fac, "kafka client: {line}"),
             RDKafkaLogLevel::Notice => info!(client = who, fac, "kafka client: {line}"),
             RDKafkaLogLevel::Info => debug!(client = who, fac, "kafka client: {line}"),
             RDKafkaLogLevel::Debug => trace!(client = who, fac, "kafka client: {line}"),
@@ -77,8 +76,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Connection errors were logged above; errors of consequence are returned by the calls they
-        // hit.
+        // Connection errors are log lines as well; the others are returned by the calls they hit.
         debug!(client = &*self.who, %error, "kafka client reports an error: {reason}");
     }
 
