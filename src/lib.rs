@@ -14,9 +14,9 @@
 //! const PER_MINUTE: WindowStore<String, u64> = WindowStore::new("per-minute", text(), u64_be());
 //!
 //! let b = StreamsBuilder::new();
-//! let words = b.stream(WORDS).filter(|_, word| !word.is_empty()).group_by_key();
-//! words.clone().windowed_by(Tumbling::of(mins(1))).count(PER_MINUTE);
-//! words.count(TOTAL).to_stream().flat_map(|word, n| n.map(|n| (word, n))).to(COUNTS);
+//! let words = b.stream(WORDS).filter(|_, word| !word.is_empty());
+//! words.clone().group_by_key().windowed_by(Tumbling::of(mins(1))).count(PER_MINUTE);
+//! words.group_by_key().count(TOTAL).to_stream().flat_map(|word, n| n.map(|n| (word, n))).to(COUNTS);
 //!
 //! // The same topology runs in a test …
 //! let mut driver = TestDriver::new(&b.build()?)?;
