@@ -16,7 +16,8 @@
 //! let b = StreamsBuilder::new();
 //! let words = b.stream(WORDS).filter(|_, word| !word.is_empty());
 //! words.clone().group_by_key().windowed_by(Tumbling::of(mins(1))).count(PER_MINUTE);
-//! words.group_by_key().count(TOTAL).to_stream().flat_map(|word, n| n.map(|n| (word, n))).to(COUNTS);
+//! let totals = words.group_by_key().count(TOTAL).to_stream();
+//! totals.flat_map(|word, n| n.map(|n| (word, n))).to(COUNTS);
 //!
 //! // The same topology runs in a test …
 //! let mut driver = TestDriver::new(&b.build()?)?;

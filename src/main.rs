@@ -15,6 +15,7 @@ mod verify;
 mod evidence;
 mod scan;
 mod inspect;
+mod dlq;
 mod topology;
 mod bench;
 mod progress;
@@ -56,6 +57,8 @@ enum Command {
     Stores(Flags),
     /// List the consumer groups, and how far they are behind
     Groups(Flags),
+    /// Show records that could not be read or processed
+    Dlq(dlq::Args),
     /// Measure throughput
     Bench(bench::Args),
 }
@@ -83,6 +86,7 @@ fn main() -> ExitCode {
             Command::Topics(flags) => inspect::topics(&flags),
             Command::Stores(flags) => inspect::stores(&flags),
             Command::Groups(flags) => inspect::groups(&flags),
+            Command::Dlq(args) => dlq::run(&args),
             Command::Bench(args) => bench::run(args).await,
         }
     });

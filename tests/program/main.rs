@@ -4,6 +4,7 @@ mod shop;
 
 mod analytics;
 mod bench_kafka;
+mod dead_letters;
 mod shop_embedded;
 mod shop_kafka;
 mod usage;

@@ -338,12 +338,7 @@ impl Sorter<'_> {
             match message.error() {
                 None => {
                     let record = record(ix, &message, &mut arena);
-                    if slot
-                        .position
-                        .is_some_and(|position| record.offset < position)
-                    {
-                        continue;
-                    }
+                    // Also backwards: an offset that is gone starts at the oldest record.
                     slot.position = Some(record.offset + 1);
                     // What is held is older: a record may only pass when nothing is.
                     if slot.paused || !slot.held.is_empty() {
