@@ -80,6 +80,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         self
     }
 
+    /// True when keys may no longer be those by which the records are partitioned, so that what
+    /// needs equal keys in one task needs a [`repartition`](Self::repartition) before.
+    pub fn is_rekeyed(&self) -> bool {
+        self.rekeyed
+    }
+
     /// Names the node, for `describe()` and metrics.
     pub fn named(self, name: &str) -> Self {
         let mut draft = self.draft.lock();

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
 use millstream_state::{ByteStore, MemoryBytes};
 use millstream_topology::{
-    Error, ErrorKind, Headers, KvStore, Record, Result, TaskId, Topic, WindowStore,
+    Error, ErrorKind, Headers, KvStore, Record, Result, TaskId, Topic, TopicRole, WindowStore,
 };
 
 use crate::{
@@ -330,6 +330,17 @@ impl TestDriver {
     /// Takes the records written to a topic since the last call, as bytes.
     pub fn read_raw(&mut self, topic: &str) -> Vec<RawRecord> {
         self.out.outputs.remove(topic).unwrap_or_default().into()
+    }
+
+    /// Takes the records written since the last call to all topics that are not the topology's own,
+    /// as bytes.
+    pub fn read_all_raw(&mut self) -> BTreeMap<Arc<str>, Vec<RawRecord>> {
+        let own = |name: &str| {
+            let mut sinks = self.topology.sink_topics().iter();
+            sinks.any(|(topic, role)| &**topic == name && *role != TopicRole::External)
+        };
+        let all = std::mem::take(&mut self.out.outputs).into_iter();
+        all.filter(|(name, _)| !own(name)).map(|(name, records)| (name, records.into())).collect()
     }
 
     /// The value of a key.
