@@ -376,6 +376,19 @@ impl TestDriver {
         Ok(found.map(|(value, _)| value))
     }
 
+    /// All windows of a store that are not expired, with key, start, value and timestamp, by start, then
+    /// in byte order of their keys.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn window_entries<K, V: Clone>(
+        &mut self,
+        store: WindowStore<K, V>,
+    ) -> Result<Vec<(K, i64, V, i64)>> {
+        let (task, index) = self.place(store.name())?;
+        self.tasks[task].state.window(index, &store).fetch_all(0, i64::MAX)
+    }
+
     fn place(&self, store: &str) -> Result<(usize, usize)> {
         let found = self.tasks.iter().enumerate().find_map(|(at, task)| {
             Some((at, task.store_names().position(|name| name == store)?))

@@ -1,11 +1,16 @@
 //! `aggregate`: `count`, `reduce` and `aggregate` of a stream, also in windows.
 
+use millstream_operators::{Grouped, KTable};
+use millstream_topology::KvStore;
 use serde::Deserialize;
 
-use super::{Group, missing, windows::WindowField};
+use super::{Group, windows::WindowField};
 use crate::{
+    each_table,
     functions::{self, Aggregator, Merger},
-    interpreter::{Applied, Fields, Interpreter, StoreField, Stream, repartition_name, topic},
+    interpreter::{
+        Applied, Fields, Interpreter, StoreField, Stream, Table, TableKey, repartition_name, topic,
+    },
     text::{Key, Text},
 };
 
@@ -112,11 +117,43 @@ fn aggregate(at: &mut Interpreter, fields: Fields) -> Applied {
     let through = repartition_name(&step.id, &step.repartition);
     let stream = grouped(at, stream, step.group_by.as_deref(), &through)?;
     let table = match &step.window {
-        None => missing("aggregate")?,
+        None => {
+            let store = at.table_store(&step.id, &step.store)?;
+            let stream = stream.drop_null_keys().drop_null_values();
+            Table::Plain(unwindowed(stream.group_by_key(), store, step.agg.fold()?))
+        }
         Some(window) => window.aggregate(at, &step, stream)?,
+    };
+    let table = match at.config.caching {
+        true => each_table!(table, table => TableKey::table(table.emit_on_commit())),
+        false => table,
     };
     at.add_table(&step.id, table);
     Ok(())
+}
+
+fn unwindowed(
+    grouped: Grouped<Key, Text>,
+    store: KvStore<Key, Text>,
+    fold: Fold,
+) -> KTable<Key, Text> {
+    match fold {
+        Fold::Count => grouped.aggregate(store, |_, _, count| counted(&count)),
+        Fold::Reduce(reduce) => grouped.reduce_or_delete(store, move |so_far, value| {
+            reduce(None, Some(&value), Some(&so_far))
+        }),
+        Fold::Aggregate { init, step, .. } => {
+            grouped.aggregate_or_delete(store, move |key, value, so_far| {
+                let so_far = so_far.or_else(|| init.clone());
+                step(Some(key), Some(&value), so_far.as_deref())
+            })
+        }
+    }
+}
+
+/// One more, as text; nothing is 0.
+pub fn counted(count: &str) -> Text {
+    (functions::number(Some(count)) + 1).to_string()
 }
 
 /// The stream with the keys to group by, equal keys in one task. Keys and values may still be null.
