@@ -183,7 +183,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::peek::for_each(self, Arc::new(act));
     }
 
-    /// The records of both streams; between the two there is no order.
+    /// The records of both streams; between the two there is no order. A stream merged with itself
+    /// gives each record once.
     pub fn merge(self, other: Self) -> Self {
         ops::merge::merge(self, other)
     }

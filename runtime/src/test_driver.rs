@@ -55,6 +55,10 @@ pub struct TestDriver {
     out: Collected,
     offsets: BTreeMap<Arc<str>, i64>,
     wall_clock_ms: i64,
+    /// What tasks that were stopped had dropped.
+    dropped_before: u64,
+    /// By topic the greatest event time that tasks which were stopped had seen.
+    times_before: BTreeMap<Arc<str>, i64>,
 }
 
 /// What the tasks wrote.
@@ -126,6 +130,8 @@ impl TestDriver {
             out,
             offsets: BTreeMap::new(),
             wall_clock_ms: 0,
+            dropped_before: 0,
+            times_before: BTreeMap::new(),
         };
         driver.open()?;
         driver.settle()?;
@@ -152,6 +158,7 @@ impl TestDriver {
                     tail.iter().map(|l| (&l.key[..], l.value.as_deref(), l.timestamp));
                 task.state.restore(*store, &mut records, log.len() as i64)?;
             }
+            task.group.resume_times(|topic| self.times_before.get(topic).copied());
             let mut around =
                 Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
             task.start(&mut around)?;
@@ -171,6 +178,9 @@ impl TestDriver {
                 job.run()?;
             }
         }
+        self.dropped_before = self.dropped();
+        let times = self.tasks.iter().flat_map(|task| task.group.partition_times());
+        self.times_before = times.map(|(topic, time)| (topic.clone(), time)).collect();
         self.tasks.clear();
         if !keep_state {
             for base in &mut self.bases {
@@ -398,9 +408,9 @@ impl TestDriver {
         })
     }
 
-    /// How many records operators had to drop.
+    /// How many records operators had to drop, also before a restart.
     pub fn dropped(&self) -> u64 {
-        self.tasks.iter().map(|t| t.counters.dropped).sum()
+        self.dropped_before + self.tasks.iter().map(|t| t.counters.dropped).sum::<u64>()
     }
 }
 
