@@ -237,8 +237,10 @@ impl Plan {
             let own = matches!(node.role, TopicRole::Repartition { .. });
             node.kind == NodeKind::Source && own && node.topics.iter().any(|t| &**t == topic)
         };
-        let readers = |topic: &str| self.nodes.iter().filter(|n| reads(n, topic)).map(|n| n.id);
-        let mut open: Vec<NodeId> = readers(repartition_topic).collect();
+        let readers = |topic: &str| -> Vec<NodeId> {
+            self.nodes.iter().filter(|n| reads(n, topic)).map(|n| n.id).collect()
+        };
+        let mut open = readers(repartition_topic);
         let mut seen = vec![false; self.nodes.len()];
         while let Some(id) = open.pop() {
             if std::mem::replace(&mut seen[id.0], true) {
