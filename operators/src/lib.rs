@@ -27,19 +27,25 @@ mod table;
 mod grouped;
 mod join;
 mod processor;
+mod fixed_key;
 mod edge;
 mod cx;
 mod build;
 mod graph;
 mod ops;
 
-pub use builder::StreamsBuilder;
+pub use builder::{StreamOrigin, StreamsBuilder, TableOrigin};
 pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
 pub use graph::{
     NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology,
 };
 pub use grouped::{Grouped, WindowedGrouped};
 pub use join::{JoinWith, LeftJoinWith, Within, WithinUnmatched};
-pub use processor::{Clock, Context, KvHandle, Processor, Punctuation, Stores, WindowHandle};
+pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
+pub use ops::process_to::{Output, OutputHandle, Outputs};
+pub use processor::{
+    Clock, Context, KvHandle, KvRead, Processor, Punctuation, ReadHandle, Reads, Stores,
+    WindowHandle,
+};
 pub use stream::{KStream, Split};
 pub use table::KTable;

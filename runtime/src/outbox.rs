@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_broker::{Outgoing, Producer, ProducerError, TopicIx, TopicPartition};
 use millstream_operators::{Outbox, SinkIx, Topology};
-use millstream_topology::{partition_for_key, Headers, Result};
+use millstream_topology::{Error, ErrorKind, Headers, Result, partition_for_key};
 
 use crate::internal_topics::{changelog_name, full_name, Layout};
 
@@ -18,6 +18,10 @@ struct Target {
 pub(crate) struct Producing {
     producer: Box<dyn Producer>,
     sinks: Vec<Target>,
+    /// Partitions of all topics that the log had at the start.
+    partitions: BTreeMap<Arc<str>, u32>,
+    /// Those of them that records have chosen so far.
+    chosen: BTreeMap<Arc<str>, Target>,
     changelogs: BTreeMap<Arc<str>, TopicIx>,
     dead_letters: Option<Target>,
     open: bool,
@@ -58,7 +62,18 @@ impl Producing {
             })
             .collect();
         let (open, spread, failed) = (false, 0, None);
-        Ok(Self { producer, sinks, changelogs, dead_letters, open, spread, failed })
+        let (partitions, chosen) = (layout.partitions.clone(), BTreeMap::new());
+        Ok(Self {
+            producer,
+            sinks,
+            partitions,
+            chosen,
+            changelogs,
+            dead_letters,
+            open,
+            spread,
+            failed,
+        })
     }
 
     /// True while a transaction is open.
@@ -86,8 +101,8 @@ impl Producing {
     fn write(&mut self, record: Outgoing<'_>) -> Result<()> {
         let written = self.begin().and_then(|()| self.producer.send(record));
         written.map_err(|error| {
-            let report = millstream_topology::Error::new(
-                millstream_topology::ErrorKind::Broker,
+            let report = Error::new(
+                ErrorKind::Broker,
                 format!("a record could not be written: {error}"),
             );
             self.failed = Some(error);
@@ -119,6 +134,23 @@ impl Producing {
         let Some(target) = self.dead_letters else { return Ok(()) };
         let partition = self.partition(key, target.partitions);
         self.write(Outgoing { topic: target.topic, partition, timestamp, key, value, headers })
+    }
+
+    /// A topic that a record chose. There can be no more of them than the log has topics.
+    fn chosen(&mut self, name: &str) -> Result<Target> {
+        if let Some(target) = self.chosen.get(name) {
+            return Ok(*target);
+        }
+        let Some((name, partitions)) = self.partitions.get_key_value(name) else {
+            let what = format!(
+                "a record chose a topic that the log did not have when the application started. \
+                 topic=`{name}`"
+            );
+            return Err(Error::new(ErrorKind::User, what));
+        };
+        let target = Target { topic: self.producer.topic(name), partitions: *partitions };
+        self.chosen.insert(name.clone(), target);
+        Ok(target)
     }
 
     fn partition(&mut self, key: Option<&[u8]>, partitions: u32) -> i32 {
@@ -166,6 +198,19 @@ impl Outbox for Producing {
         headers: &Headers,
     ) -> Result<()> {
         let target = self.sinks[sink.0 as usize];
+        let partition = self.partition(key, target.partitions);
+        self.write(Outgoing { topic: target.topic, partition, timestamp, key, value, headers })
+    }
+
+    fn send_to(
+        &mut self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<()> {
+        let target = self.chosen(topic)?;
         let partition = self.partition(key, target.partitions);
         self.write(Outgoing { topic: target.topic, partition, timestamp, key, value, headers })
     }

@@ -37,5 +37,5 @@ pub use record::{Change, Header, Headers, Record};
 pub use serde::Serde;
 pub use store::{KvStore, WindowStore};
 pub use subtopology::{SubTopology, TaskId};
-pub use topic::{CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Topic};
+pub use topic::{AnyTopic, CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Topic, TopicPattern};
 pub use window::{Hopping, TimeWindows, Tumbling, Windowed, days, hours, millis, mins, secs};

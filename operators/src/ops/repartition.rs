@@ -3,7 +3,10 @@
 use millstream_topology::{Topic, TopicRole};
 
 use crate::{
-    ops::{sink::sink, source::source},
+    ops::{
+        sink::sink,
+        source::{Origin, source},
+    },
     KStream,
 };
 
@@ -15,5 +18,5 @@ pub(crate) fn repartition<K: Clone + 'static, V: Clone + 'static>(
     let role = TopicRole::Repartition { partitions };
     let draft = stream.draft.clone();
     sink(stream, through, role);
-    source(&draft, through, role, None)
+    source(&draft, Origin::Topics(vec![through]), role, None)
 }
