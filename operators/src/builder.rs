@@ -7,10 +7,10 @@ use std::{
 
 use millstream_state::StoreDefinition;
 use millstream_topology::{
-    Error, KvStore, NodeId, NodeKind, Plan, Result, StoreId, Topic, TopicRole,
+    Error, NodeId, NodeKind, Plan, Result, StoreId, Topic, TopicRole,
 };
 
-use crate::{KStream, KTable, Topology, graph::SourceFactory, ops};
+use crate::{KStream, KTable, TableStore, Topology, graph::SourceFactory, ops};
 
 /// What the handles of one topology write into.
 #[derive(Default)]
@@ -126,14 +126,45 @@ impl StreamsBuilder {
         )
     }
 
-    /// The newest value of each key of a topic, kept in a store. A null value deletes its key; a
-    /// null key is data that does not decode.
+    /// The newest value of each key of a topic, kept in a store: a
+    /// [`KvStore`](millstream_topology::KvStore), or a
+    /// [`VersionedStore`](millstream_topology::VersionedStore) that remembers what held before.
+    ///
+    /// A null value deletes its key; a record with a null key is dropped and counted. Every update is
+    /// applied and passed on with its timestamp, also one that is older than the value it replaces. A
+    /// versioned store puts such an update into the past, and drops and counts what is older than its
+    /// history.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{hours, text, u64_be, KvStore, Topic, VersionedStore};
+    /// const STOCK: Topic<String, u64> = Topic::new("stock", text(), u64_be());
+    /// const PRICES: Topic<String, u64> = Topic::new("prices", text(), u64_be());
+    /// const HELD: KvStore<String, u64> = KvStore::new("held", text(), u64_be());
+    /// const PRICE: VersionedStore<String, u64> =
+    ///     VersionedStore::new("price", text(), u64_be(), hours(1));
+    /// let b = StreamsBuilder::new();
+    /// let stock = b.table(STOCK, HELD);
+    /// let prices = b.table(PRICES, PRICE);
+    /// ```
     pub fn table<K: Clone, V: Clone>(
         &self,
         topic: Topic<K, V>,
-        store: KvStore<K, V>,
+        store: impl TableStore<K, V>,
     ) -> KTable<K, V> {
-        ops::table::table(&self.draft, topic, store)
+        ops::table::table(&self.draft, topic, store, None)
+    }
+
+    /// As [`table`](Self::table), with the event time taken from the record. `extract` gets key and
+    /// value, `None` where they are null, the log's timestamp and the greatest event time of the
+    /// partition so far (-1 at first). A record with a negative time is dropped and counted.
+    pub fn table_by_time<K: Clone, V: Clone>(
+        &self,
+        topic: Topic<K, V>,
+        store: impl TableStore<K, V>,
+        extract: impl Fn(Option<&K>, Option<&V>, i64, i64) -> i64 + Send + Sync + 'static,
+    ) -> KTable<K, V> {
+        ops::table::table(&self.draft, topic, store, Some(Arc::new(extract)))
     }
 
     /// Checks the whole and finishes it.

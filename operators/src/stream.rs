@@ -7,7 +7,7 @@ use millstream_topology::{
 };
 
 use crate::{
-    Cx, Grouped, JoinWith, LeftJoinWith, Processor, Stores,
+    Cx, Grouped, JoinWith, KTable, LeftJoinWith, Processor, Stores, TableStore,
     build::TaskBuild,
     builder::{SharedDraft, add_node},
     edge::{Next, Port},
@@ -252,6 +252,30 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Writes the stream to a topic; the partition is murmur2 of the key.
     pub fn to(self, topic: Topic<K, V>) {
         ops::sink::sink(self, topic, TopicRole::External);
+    }
+
+    /// The stream as a table: the newest value of each key, kept in a store. A value of `None`, where
+    /// values are `Option`s, deletes its key; keys that may be null go through
+    /// [`drop_null_keys`](KStream::drop_null_keys) first.
+    ///
+    /// Every update is applied and passed on, with its timestamp and headers, as
+    /// [`table`](crate::StreamsBuilder::table) does.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// const READINGS: Topic<String, i64> = Topic::new("readings", text(), i64_be());
+    /// const WARM: KvStore<String, i64> = KvStore::new("warm", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// // A sensor below 20 degrees is not in the table.
+    /// b.stream(READINGS).map_values(|_, degrees| Some(degrees).filter(|d| *d >= 20)).to_table(WARM);
+    /// ```
+    pub fn to_table<T: Clone + 'static>(self, store: impl TableStore<K, T>) -> KTable<K, T>
+    where
+        V: Into<Option<T>>,
+    {
+        self.require_partitioned("to_table");
+        ops::table::to_table(self, store)
     }
 
     /// Groups by the key.

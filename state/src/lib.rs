@@ -54,6 +54,7 @@ mod flush;
 mod kv;
 mod live;
 mod task_state;
+mod versioned;
 mod view;
 mod window;
 mod window_live;
@@ -64,7 +65,7 @@ mod layout;
 mod merge;
 
 pub use bytes::{ByteStore, Droppable, Entries, Scan};
-pub use definition::{KvDefinition, StoreDefinition, WindowDefinition};
+pub use definition::{KvDefinition, StoreDefinition, VersionedDefinition, WindowDefinition};
 pub use error::{Fault, Result};
 pub use flush::{FlushJob, FlushReport};
 pub use kv::Kv;
@@ -74,5 +75,6 @@ pub use memory::MemoryBytes;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksBytes, RocksShared};
 pub use task_state::{ChangelogSink, TaskState};
+pub use versioned::{Version, Versioned, Versions};
 pub use view::{StoreView, VIEW_PAGE_MAX};
 pub use window::Window;

@@ -40,6 +40,19 @@ pub enum NodeKind {
     WindowAggregate,
     StreamJoin,
     StreamTableJoin,
+    StreamGlobalJoin,
+    TableFilter,
+    TableMapValues,
+    TableTransformValues,
+    TableFlatten,
+    Materialize,
+    TableGroupBy,
+    TableAggregate,
+    TableJoin,
+    ForeignKey,
+    ForeignSubscribe,
+    ForeignTable,
+    ForeignJoin,
 }
 
 impl fmt::Display for NodeKind {
@@ -65,6 +78,19 @@ impl fmt::Display for NodeKind {
             Self::WindowAggregate => "window-aggregate",
             Self::StreamJoin => "stream-join",
             Self::StreamTableJoin => "stream-table-join",
+            Self::StreamGlobalJoin => "stream-global-join",
+            Self::TableFilter => "table-filter",
+            Self::TableMapValues => "table-map-values",
+            Self::TableTransformValues => "table-transform-values",
+            Self::TableFlatten => "table-flatten",
+            Self::Materialize => "materialize",
+            Self::TableGroupBy => "table-group-by",
+            Self::TableAggregate => "table-aggregate",
+            Self::TableJoin => "table-join",
+            Self::ForeignKey => "foreign-key",
+            Self::ForeignSubscribe => "foreign-subscribe",
+            Self::ForeignTable => "foreign-table",
+            Self::ForeignJoin => "foreign-join",
         })
     }
 }

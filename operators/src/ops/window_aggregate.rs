@@ -57,13 +57,7 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
                     let new = step(&key, value.clone(), old)?;
                     let passed_on = if quiet { None } else { new.clone() };
                     *slot = new.map(|new| (new, newest));
-                    Ok((
-                        Change {
-                            new: passed_on,
-                            old: before,
-                        },
-                        newest,
-                    ))
+                    Ok((Change::new(passed_on, before), newest))
                 })?;
                 if !quiet {
                     let key = Windowed {
@@ -115,6 +109,7 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
         id: node,
         port: out.port,
         getter,
+        history: None,
         stores: vec![name],
         wishes,
     }
