@@ -10,7 +10,8 @@ use bytes::Bytes;
 use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
 use millstream_state::{ByteStore, MemoryBytes};
 use millstream_topology::{
-    Error, ErrorKind, Headers, KvStore, Record, Result, TaskId, Topic, TopicRole, WindowStore,
+    Error, ErrorKind, Headers, KvStore, Record, Result, TaskId, Topic, TopicRole, VersionedStore,
+    WindowStore,
 };
 
 use crate::{
@@ -448,6 +449,34 @@ impl TestDriver {
             .state
             .window(index, &store)
             .fetch_all(0, i64::MAX)
+    }
+
+    /// The value of a key that held at a time, and since when.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_as_of<K, V: Clone>(
+        &mut self,
+        store: VersionedStore<K, V>,
+        key: &K,
+        time: i64,
+    ) -> Result<Option<(V, i64)>> {
+        let (task, index) = self.place(store.name())?;
+        let state = &mut self.tasks[task].state;
+        state.versioned(index, &store).get_as_of(key, time)
+    }
+
+    /// All versions in a store: key, value, the time from which it held, and the time from which it
+    /// held no more, if any.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn versions<K, V: Clone>(
+        &mut self,
+        store: VersionedStore<K, V>,
+    ) -> Result<Vec<(K, V, i64, Option<i64>)>> {
+        let (task, index) = self.place(store.name())?;
+        self.tasks[task].state.versioned(index, &store).all()
     }
 
     fn place(&self, store: &str) -> Result<(usize, usize)> {
