@@ -1,16 +1,14 @@
-//! `millstream bench`: the throughput programs that are compared with Kafka Streams.
+//! `millstream bench`: the workloads that are compared with Kafka Streams.
 
 use std::{
-    fmt::Write as _,
     path::PathBuf,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use clap::{Args, Subcommand, ValueEnum};
-use millstream_benches::{inputs, topology};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+use millstream_benches::{Input, Workload, records};
 use millstream_broker::{
-    Broker, Cleanup, NewTopic, Outgoing, TopicPartition,
+    Admin, Broker, Cleanup, NewTopic, Outgoing, Producer, TopicPartition,
     embedded::{EmbeddedBroker, EmbeddedConfig},
     kafka::{KafkaBroker, KafkaConfig},
 };
@@ -18,247 +16,256 @@ use millstream_config::Size;
 use millstream_runtime::{Application, Config, Health};
 use millstream_topology::{Headers, partition_for_key};
 
-use crate::failure::{Failure, Outcome, chain};
+use crate::{
+    failure::{Failure, Outcome},
+    signals::Stop,
+};
 
-/// Throughput programs: stateless (w1, w1b), count (w2), join (w4)
-#[derive(Args, Debug)]
-pub(crate) struct BenchArgs {
+/// Flags of `bench`.
+#[derive(ClapArgs, Debug)]
+pub(crate) struct Args {
     #[command(subcommand)]
-    command: BenchCommand,
+    what: What,
 }
 
 #[derive(Subcommand, Debug)]
-enum BenchCommand {
-    /// Run a workload on topics that exist on a Kafka cluster, until SIGTERM
-    Run(RunArgs),
-    /// w1 on the embedded log: parse a JSON order, change it, write it
-    W1(LocalArgs),
-    /// w1b on the embedded log: pass 100 bytes through, one of them changed
-    W1b(LocalArgs),
-    /// w2 on the embedded log: count per key
-    W2(LocalArgs),
-    /// w4 on the embedded log: join two streams within 10 s
-    W4(LocalArgs),
+enum What {
+    /// Run a workload on a Kafka cluster whose topics are loaded, until SIGTERM
+    Run(OnKafka),
+    /// Parse a JSON order, change its status, write it; on a log of its own
+    W1(OnEmbedded),
+    /// Copy 100 bytes and change the first; on a log of its own
+    W1b(OnEmbedded),
+    /// Count per key; on a log of its own
+    W2(OnEmbedded),
+    /// Join two streams within ten seconds; on a log of its own
+    W4(OnEmbedded),
 }
 
-/// What the program promises about failures.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Guarantee {
-    /// Exactly once
-    Eos,
-    /// At least once; run as exactly once, which is stronger
-    Alos,
-}
-
-#[derive(Args, Debug)]
-struct RunArgs {
-    /// The cluster
+#[derive(ClapArgs, Debug)]
+struct OnKafka {
+    /// Brokers as host:port
     #[arg(long, value_name = "HOSTS")]
     bootstrap_servers: String,
     /// w1, w1b, w2 or w4
-    #[arg(long)]
-    workload: String,
-    /// Names the group and the internal topics
+    #[arg(long, value_name = "W")]
+    workload: Workload,
+    /// Group, and prefix of internal topics
     #[arg(long, value_name = "ID")]
     application_id: String,
-    /// Keep state in this folder
+    /// Folder of the state
     #[arg(long, value_name = "DIR")]
     state_dir: PathBuf,
-    /// What is promised about failures
-    #[arg(long, value_enum, default_value = "eos")]
+    /// Exactly once, or at least once (which runs as exactly once)
+    #[arg(long, value_enum, default_value_t = Guarantee::Eos)]
     guarantee: Guarantee,
-    /// Number of stream threads
-    #[arg(long, default_value_t = 1)]
+    #[command(flatten)]
+    engine: Engine,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Guarantee {
+    Eos,
+    Alos,
+}
+
+#[derive(ClapArgs, Debug)]
+struct Engine {
+    /// Stream threads
+    #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
-    /// Longest time between two commits under load, in milliseconds
+    /// Longest time between two commits
     #[arg(long, value_name = "N", default_value_t = 100)]
     commit_interval_ms: u64,
-    /// Bytes that stores, caches and buffers should take
+    /// Memory for stores, caches and buffers, as bytes or 256MiB
     #[arg(long, value_name = "BYTES", default_value = "256MiB")]
     memory_budget: Size,
 }
 
-#[derive(Args, Debug)]
-struct LocalArgs {
-    /// How many input records
-    #[arg(long, default_value_t = 1_000_000)]
+#[derive(ClapArgs, Debug)]
+struct OnEmbedded {
+    /// Records to process
+    #[arg(long, value_name = "N", default_value_t = 1_000_000)]
     records: u64,
-    /// How many different keys
-    #[arg(long, default_value_t = 100_000)]
+    /// Different keys
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
     keys: u64,
+    /// Partitions of each topic
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    partitions: u32,
+    #[command(flatten)]
+    engine: Engine,
 }
 
-/// Runs what was asked for.
-pub(crate) fn bench(args: BenchArgs) -> Outcome {
-    match args.command {
-        BenchCommand::Run(args) => run(args),
-        BenchCommand::W1(args) => local("w1", &args),
-        BenchCommand::W1b(args) => local("w1b", &args),
-        BenchCommand::W2(args) => local("w2", &args),
-        BenchCommand::W4(args) => local("w4", &args),
+/// How often a program looks whether something has come about.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// Runs it.
+pub(crate) async fn run(args: Args) -> Outcome {
+    match args.what {
+        What::Run(args) => run_on_kafka(args).await,
+        What::W1(args) => run_on_embedded(Workload::JsonMap, args).await,
+        What::W1b(args) => run_on_embedded(Workload::BytesMap, args).await,
+        What::W2(args) => run_on_embedded(Workload::Count, args).await,
+        What::W4(args) => run_on_embedded(Workload::Join, args).await,
     }
 }
 
-fn run(args: RunArgs) -> Outcome {
-    if args.guarantee == Guarantee::Alos {
-        eprintln!("millstream: --guarantee alos runs as eos, which promises more");
-    }
-    let topology = topology(&args.workload)?;
-    let broker = KafkaBroker::new(KafkaConfig::new(&args.bootstrap_servers))?;
-    let mut config = Config::new(&args.application_id, &args.state_dir);
-    config.threads = args.threads;
-    config.commit_interval = Duration::from_millis(args.commit_interval_ms);
-    config.commit_pause = config.commit_pause.min(config.commit_interval);
-    config.memory_budget = args.memory_budget.bytes() as usize;
-    let broker: Arc<dyn Broker> = broker;
-    let app = Application::start(&topology, broker, config)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Failure::at("the runtime cannot be started", &e))?;
-    runtime.block_on(async {
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
-                .map_err(|e| Failure::at("signals cannot be handled", &e))?;
-        let mut said = false;
-        let mut tick = tokio::time::interval(Duration::from_millis(20));
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = tokio::signal::ctrl_c() => return Ok(()),
-                _ = tick.tick() => match app.health() {
-                    Health::Running if !said => {
-                        println!("RUNNING");
-                        said = true;
-                    }
-                    Health::Failed(why) => return Err(Failure::Failed(why)),
-                    Health::Running | Health::Starting | Health::Stopping => {}
-                },
-            }
+impl Engine {
+    fn config(&self, application_id: &str, state_dir: PathBuf) -> Config {
+        let commit_interval = Duration::from_millis(self.commit_interval_ms);
+        let config = Config::new(application_id, state_dir);
+        Config {
+            threads: self.threads,
+            commit_interval,
+            commit_pause: config.commit_pause.min(commit_interval),
+            memory_budget: self.memory_budget.bytes(),
+            ..config
         }
-    })?;
-    Ok(app.close()?)
+    }
 }
 
-const PARTITIONS: u32 = 4;
-/// Records in one transaction of the loader.
-const LOAD_BATCH: u64 = 10_000;
-/// First timestamp of the generated records.
-const T0: i64 = 1_700_000_000_000;
-
-/// Loads the workload's input into an embedded log in a temporary folder, runs it to the end, prints rates.
-fn local(workload: &str, args: &LocalArgs) -> Outcome {
-    let folder = tempfile::tempdir().map_err(|e| Failure::at("no temporary folder", &e))?;
-    let log = EmbeddedBroker::open(&folder.path().join("log"), EmbeddedConfig::default())?;
-    let inputs = inputs(workload)?;
-    let output = format!("{workload}-out");
-    let topics: Vec<NewTopic> = inputs
-        .iter()
-        .copied()
-        .chain([output.as_str()])
-        .map(|name| NewTopic {
-            name: name.into(),
-            partitions: PARTITIONS,
-            cleanup: Cleanup::Delete { retention_ms: None },
-        })
-        .collect();
-    let admin = log.admin()?;
-    admin.create_topics(&topics)?;
-    load(&*log, workload, inputs, args)?;
-
-    let partitions: Vec<TopicPartition> = inputs
-        .iter()
-        .flat_map(|t| (0..PARTITIONS as i32).map(|p| TopicPartition::new(*t, p)))
-        .collect();
-    let mut ends = Vec::new();
-    for partition in &partitions {
-        ends.push(admin.watermarks(partition)?.high);
+async fn run_on_kafka(args: OnKafka) -> Outcome {
+    let mut stop = Stop::listen()?;
+    if args.guarantee == Guarantee::Alos {
+        println!("at least once runs as exactly once");
     }
-    let topology = topology(workload)?;
-    let mut config = Config::new("bench", folder.path().join("state"));
-    config.memory_budget = 256 << 20;
-    let (started, cpu_before) = (Instant::now(), cpu_seconds());
-    let app = Application::start(&topology, log.clone(), config)?;
+    let started = Instant::now();
+    let broker = KafkaBroker::new(KafkaConfig::new(&*args.bootstrap_servers))?;
+    let config = args.engine.config(&args.application_id, args.state_dir);
+    let application = Application::start(&args.workload.topology()?, broker, config)?;
+    let mut running = false;
     loop {
-        let committed = admin.committed("bench", &partitions)?;
-        if committed.iter().zip(&ends).all(|(at, end)| at.unwrap_or(0) >= *end) {
+        match application.health() {
+            Health::Failed(_) => break,
+            Health::Running if !running => {
+                running = true;
+                tell_restored(&application, started);
+                println!("RUNNING after {} ms", started.elapsed().as_millis());
+            }
+            Health::Starting | Health::Running | Health::Stopping => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = stop.told() => break,
+        }
+    }
+    Ok(application.close()?)
+}
+
+/// One line for each store of each task, in the words that the comparison's scripts look for.
+fn tell_restored(application: &Application, started: Instant) {
+    let took = started.elapsed().as_millis();
+    for task in application.status().threads.iter().flat_map(|thread| &thread.tasks) {
+        for store in &task.stores {
+            let (name, id, count) = (&store.name, &task.id, store.replayed);
+            println!("restore end {name}-{id} {count} after {took} ms");
+        }
+    }
+}
+
+const APPLICATION_ID: &str = "bench";
+/// Records that are loaded in one transaction.
+const LOAD_BATCH: u64 = 20_000;
+
+async fn run_on_embedded(workload: Workload, args: OnEmbedded) -> Outcome {
+    let folder = tempfile::tempdir().map_err(|e| Failure::at("no folder can be made", &e))?;
+    let broker = EmbeddedBroker::open(&folder.path().join("log"), EmbeddedConfig::default())?;
+    let admin = broker.admin()?;
+    let inputs = load(workload, &args, &*broker, &*admin)?;
+
+    let config = args.engine.config(APPLICATION_ID, folder.path().join("state"));
+    let (started, cpu) = (Instant::now(), cpu_seconds());
+    let application = Application::start(&workload.topology()?, broker.clone(), config)?;
+    while !is_done(&*admin, &inputs)? {
+        if let Health::Failed(_) = application.health() {
             break;
         }
-        if let Health::Failed(why) = app.health() {
-            return Err(Failure::Failed(why));
-        }
-        std::thread::park_timeout(Duration::from_millis(5));
+        tokio::time::sleep(LOOK_EVERY).await;
     }
-    let took = started.elapsed();
-    let cpu = cpu_before.zip(cpu_seconds()).map(|(before, after)| after - before);
-    app.close()?;
-    let rate = args.records as f64 / took.as_secs_f64();
-    let mut line = format!("{workload}: {} records, {rate:.0} records/s", args.records);
-    if let Some(cpu) = cpu {
-        let per_million = cpu / args.records as f64 * 1e6;
-        // Writing to a string cannot fail.
-        let _ = write!(line, ", {per_million:.2} CPU-seconds per million records (log included)");
-    }
-    println!("{line}");
+    let (took, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    application.close()?;
+    let per_million = cpu / args.records as f64 * 1e6;
+    println!(
+        "{} {} records in {took:.2} s: {:.0} records/s, {per_million:.2} CPU-seconds per million \
+         records, the log included",
+        workload.name(),
+        args.records,
+        args.records as f64 / took,
+    );
     Ok(())
 }
 
-fn load(log: &EmbeddedBroker, workload: &str, inputs: &[&str], args: &LocalArgs) -> Outcome {
-    let failed = |e: millstream_broker::ProducerError| Failure::Failed(chain(&e));
-    let mut producer = log.producer("bench-loader")?;
-    producer.init().map_err(failed)?;
-    let topics: Vec<_> = inputs.iter().map(|t| producer.topic(t)).collect();
-    let mut random = 0x9e37_79b9_7f4a_7c15u64;
-    for n in 0..args.records {
-        if n % LOAD_BATCH == 0 {
-            producer.begin().map_err(failed)?;
-        }
-        // xorshift: the same records in every run.
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let key = format!("k{:015}", random % args.keys.max(1));
-        let timestamp = T0 + (n / 2) as i64;
-        let value = value_of(workload, n, random, timestamp);
-        let record = Outgoing {
-            topic: topics[n as usize % topics.len()],
-            partition: partition_for_key(key.as_bytes(), PARTITIONS),
-            timestamp,
-            key: Some(key.as_bytes()),
-            value: Some(&value),
-            headers: &Headers::default(),
-        };
-        producer.send(record).map_err(failed)?;
-        if n % LOAD_BATCH == LOAD_BATCH - 1 || n + 1 == args.records {
-            producer.drain().map_err(failed)?;
-            producer.commit().map_err(failed)?;
-        }
+/// Creates the topics and fills the inputs. Answers where each input ends.
+fn load(
+    workload: Workload,
+    args: &OnEmbedded,
+    broker: &dyn Broker,
+    admin: &dyn Admin,
+) -> Outcome<Vec<(TopicPartition, i64)>> {
+    let cleanup = Cleanup::Delete { retention_ms: None };
+    let names = workload.inputs().iter().copied().chain([workload.output()]);
+    let topics = names.map(|name| NewTopic {
+        name: name.into(),
+        partitions: args.partitions,
+        cleanup,
+    });
+    admin.create_topics(&topics.collect::<Vec<_>>())?;
+    let mut producer = broker.producer("bench-load").map_err(Failure::from)?;
+    producer.init().map_err(millstream_topology::Error::from)?;
+    let mut input = records(workload, args.records, args.keys, 1).peekable();
+    while input.peek().is_some() {
+        let batch = input.by_ref().take(LOAD_BATCH as usize);
+        send(&mut *producer, args.partitions, batch).map_err(millstream_topology::Error::from)?;
     }
-    Ok(())
+    let inputs = workload.inputs().iter();
+    let all = inputs.flat_map(|&topic| {
+        (0..args.partitions.cast_signed()).map(move |p| TopicPartition::new(topic, p))
+    });
+    all.map(|partition| {
+        let end = admin.watermarks(&partition)?.high;
+        Ok((partition, end))
+    })
+    .collect()
 }
 
-fn value_of(workload: &str, n: u64, random: u64, timestamp: i64) -> Vec<u8> {
-    match workload {
-        "w1" => format!(
-            r#"{{"id":"o-{n:012}","customer":"c{:07}","product":"p-{:05}","quantity":{},"price":{},"currency":"USD","status":"PENDING","ts":{timestamp}}}"#,
-            random % 100_000,
-            random % 10_000,
-            1 + random % 9,
-            100 + random % 90_000,
-        )
-        .into_bytes(),
-        "w2" => random.to_be_bytes().repeat(4),
-        _ => random.to_be_bytes().repeat(13)[..100].to_vec(),
+fn send(
+    producer: &mut dyn Producer,
+    partitions: u32,
+    batch: impl Iterator<Item = Input>,
+) -> Result<(), millstream_broker::ProducerError> {
+    let headers = Headers::default();
+    producer.begin()?;
+    for input in batch {
+        let topic = producer.topic(input.topic);
+        producer.send(Outgoing {
+            topic,
+            partition: partition_for_key(&input.key, partitions),
+            timestamp: input.timestamp,
+            key: Some(&input.key),
+            value: Some(&input.value),
+            headers: &headers,
+        })?;
     }
+    producer.drain()?;
+    producer.commit()
 }
 
-/// User and system time of this process, where the system tells.
-fn cpu_seconds() -> Option<f64> {
-    /// Linux counts in hundredths of a second, whatever the kernel's own clock is.
+/// True when the group has committed all of the input.
+fn is_done(admin: &dyn Admin, inputs: &[(TopicPartition, i64)]) -> Outcome<bool> {
+    let partitions: Vec<_> = inputs.iter().map(|(partition, _)| partition.clone()).collect();
+    let committed = admin.committed(APPLICATION_ID, &partitions)?;
+    Ok(inputs.iter().zip(committed).all(|((_, end), at)| at.unwrap_or(0) >= *end))
+}
+
+/// CPU-seconds of this process so far, all threads together.
+fn cpu_seconds() -> f64 {
+    /// Linux counts in hundredths, whatever its own clock does.
     const TICKS_PER_SECOND: f64 = 100.0;
-    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // The second field is the program's name in parentheses and may hold spaces.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();
-    Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The name of the program stands in brackets and may hold spaces.
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let ticks = |at: usize| fields.split_whitespace().nth(at).and_then(|t| t.parse().ok());
+    let (user, system): (Option<f64>, Option<f64>) = (ticks(11), ticks(12));
+    (user.unwrap_or(0.0) + system.unwrap_or(0.0)) / TICKS_PER_SECOND
 }

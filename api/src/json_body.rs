@@ -26,20 +26,40 @@ pub struct JsonBody<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Problem;
 
-    async fn from_request(mut request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         check_declared(request.headers())?;
-        DefaultBodyLimit::max(BODY_BYTES_MAX).apply(&mut request);
-        let body = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, state)).await;
-        let body = body.map_err(|_| Problem::of(ProblemKind::TOO_SLOW))?;
-        let body = body.map_err(|rejection| {
-            match rejection.status() == ProblemKind::TOO_LARGE.status() {
-                true => Problem::of(ProblemKind::TOO_LARGE)
-                    .detail(format!("a body has at most {BODY_BYTES_MAX} bytes")),
-                false => Problem::of(ProblemKind::MALFORMED).at("", "the body did not arrive whole"),
-            }
-        })?;
+        let body = read(request, state).await?;
         parse(&body).map(Self)
     }
+}
+
+/// As [`JsonBody`], where a request without a body means the default.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionalJsonBody<T>(pub T);
+
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let declared = check_declared(request.headers());
+        let body = read(request, state).await?;
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        declared?;
+        parse(&body).map(Self)
+    }
+}
+
+async fn read<S: Send + Sync>(mut request: Request, state: &S) -> Result<Bytes, Problem> {
+    DefaultBodyLimit::max(BODY_BYTES_MAX).apply(&mut request);
+    let body = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, state)).await;
+    let body = body.map_err(|_| Problem::of(ProblemKind::TOO_SLOW))?;
+    body.map_err(|rejection| match rejection.status() == ProblemKind::TOO_LARGE.status() {
+        true => Problem::of(ProblemKind::TOO_LARGE)
+            .detail(format!("a body has at most {BODY_BYTES_MAX} bytes")),
+        false => Problem::of(ProblemKind::MALFORMED).at("", "the body did not arrive whole"),
+    })
 }
 
 fn check_declared(headers: &HeaderMap) -> Result<(), Problem> {

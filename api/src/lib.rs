@@ -31,12 +31,14 @@ mod json_body;
 mod params;
 mod problem;
 mod time;
+mod cursor;
 mod peer;
 mod admin;
 
 pub use admin::{AdminState, Check, Figure, FigureKind, admin_router};
+pub use cursor::{decode_cursor, encode_cursor};
 pub use front::{FrontLimits, front};
-pub use json_body::{BODY_BYTES_MAX, JsonBody};
+pub use json_body::{BODY_BYTES_MAX, JsonBody, OptionalJsonBody};
 pub use params::{QueryParams, UrlPath};
 pub use peer::{HOP, PEER_BYTES_MAX, Peer, PeerAnswer};
 pub use problem::{FieldError, Problem, ProblemKind};

@@ -1,4 +1,5 @@
-//! The records that the workloads read: the same for the same seed, in every engine that is compared.
+//! The records that the workloads read: the same for the same seed, in every engine that is
+//! compared.
 
 use bytes::Bytes;
 
@@ -27,7 +28,12 @@ pub struct Input {
 /// let first = records(Workload::Count, 1_000_000, 100, 1).next().expect("one");
 /// assert_eq!((first.key.len(), first.value.len()), (16, 32));
 /// ```
-pub fn records(workload: Workload, count: u64, keys: u64, seed: u64) -> impl Iterator<Item = Input> {
+pub fn records(
+    workload: Workload,
+    count: u64,
+    keys: u64,
+    seed: u64,
+) -> impl Iterator<Item = Input> {
     (0..count).map(move |i| record(workload, i, keys, seed))
 }
 
@@ -47,20 +53,44 @@ fn record(workload: Workload, i: u64, keys: u64, seed: u64) -> Input {
                  \"status\":\"PENDING\",\"ts\":{timestamp}}}"
             );
             let key = format!("c{key:07}");
-            Input { topic: "w1-in", key: key.into(), value: value.into(), timestamp }
+            Input {
+                topic: "w1-in",
+                key: key.into(),
+                value: value.into(),
+                timestamp,
+            }
         }
         Workload::BytesMap => {
             let key = format!("c{key:07}");
-            Input { topic: "w1b-in", key: key.into(), value: filler(r, 100), timestamp: at(100) }
+            Input {
+                topic: "w1b-in",
+                key: key.into(),
+                value: filler(r, 100),
+                timestamp: at(100),
+            }
         }
         Workload::Count => {
             let key = format!("k{key:015}");
-            Input { topic: "w2-in", key: key.into(), value: filler(r, 32), timestamp: at(100) }
+            Input {
+                topic: "w2-in",
+                key: key.into(),
+                value: filler(r, 32),
+                timestamp: at(100),
+            }
         }
         Workload::Join => {
-            let topic = if i.is_multiple_of(2) { "w4-left" } else { "w4-right" };
+            let topic = if i.is_multiple_of(2) {
+                "w4-left"
+            } else {
+                "w4-right"
+            };
             let key = format!("k{key:015}");
-            Input { topic, key: key.into(), value: filler(r, 100), timestamp: at(2) }
+            Input {
+                topic,
+                key: key.into(),
+                value: filler(r, 100),
+                timestamp: at(2),
+            }
         }
     }
 }
@@ -111,9 +141,17 @@ mod tests {
 
     #[test]
     fn a_json_order_has_the_fields_that_the_workload_reads() {
-        let order = records(Workload::JsonMap, 1, 100_000, 1).next().expect("one");
+        let order = records(Workload::JsonMap, 1, 100_000, 1)
+            .next()
+            .expect("one");
         let value = std::str::from_utf8(&order.value).expect("text");
-        assert!(value.starts_with("{\"id\":\"o-000000000000\",\"customer\":\"c00"), "{value}");
-        assert!(value.ends_with("\"status\":\"PENDING\",\"ts\":1700000000000}"), "{value}");
+        assert!(
+            value.starts_with("{\"id\":\"o-000000000000\",\"customer\":\"c00"),
+            "{value}"
+        );
+        assert!(
+            value.ends_with("\"status\":\"PENDING\",\"ts\":1700000000000}"),
+            "{value}"
+        );
     }
 }

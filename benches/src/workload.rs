@@ -42,7 +42,9 @@ pub struct UnknownWorkload(String);
 impl FromStr for Workload {
     type Err = UnknownWorkload;
     fn from_str(name: &str) -> Result<Self, UnknownWorkload> {
-        let found = Self::ALL.into_iter().find(|workload| workload.name() == name);
+        let found = Self::ALL
+            .into_iter()
+            .find(|workload| workload.name() == name);
         found.ok_or_else(|| UnknownWorkload(name.to_owned()))
     }
 }
@@ -106,18 +108,32 @@ impl Workload {
     pub fn topology(self) -> Result<Topology> {
         let b = StreamsBuilder::new();
         match self {
-            Self::JsonMap => b.stream(W1_IN).try_map_values(|_, order| mark_seen(&order)).to(W1_OUT),
-            Self::BytesMap => b.stream(W1B_IN).map_values(|_, value| cross_out(&value)).to(W1B_OUT),
+            Self::JsonMap => b
+                .stream(W1_IN)
+                .try_map_values(|_, order| mark_seen(&order))
+                .to(W1_OUT),
+            Self::BytesMap => b
+                .stream(W1B_IN)
+                .map_values(|_, value| cross_out(&value))
+                .to(W1B_OUT),
             // As Kafka Streams' record cache: a count is passed on once a commit.
             Self::Count => {
-                let counts = b.stream(W2_IN).group_by_key().count(COUNTS).emit_on_commit();
+                let counts = b
+                    .stream(W2_IN)
+                    .group_by_key()
+                    .count(COUNTS)
+                    .emit_on_commit();
                 counts.to_stream().to(W2_OUT);
             }
             Self::Join => {
-                let right = b.stream(W4_RIGHT).within(secs(10), LEFT_BUFFER, RIGHT_BUFFER);
-                let joined = b.stream(W4_LEFT).join(right.grace(secs(1)), |l: &Bytes, r: &Bytes| {
-                    Bytes::from([&**l, &**r].concat())
-                });
+                let right = b
+                    .stream(W4_RIGHT)
+                    .within(secs(10), LEFT_BUFFER, RIGHT_BUFFER);
+                let joined = b
+                    .stream(W4_LEFT)
+                    .join(right.grace(secs(1)), |l: &Bytes, r: &Bytes| {
+                        Bytes::from([&**l, &**r].concat())
+                    });
                 joined.to(W4_OUT);
             }
         }

@@ -1,4 +1,5 @@
-//! The log seam: what the runtime needs of a partitioned, transactional log, and the logs that offer it.
+//! The log seam: what the runtime needs of a partitioned, transactional log, and the logs that
+//! offer it.
 //!
 //! | module | log | for |
 //! |---|---|---|
@@ -6,8 +7,9 @@
 //! | [`kafka`] | any Kafka broker from 2.5 on, through librdkafka | everything else |
 //!
 //! All traits are synchronous and know nothing of operators. A rebalance is an [`Event`] that
-//! [`Consumer::poll`] returns, not a callback: the caller tears down and commits at its own pace, then answers
-//! with [`Consumer::assign`] or [`Consumer::unassign`], and only then does the group go on.
+//! [`Consumer::poll`] returns, not a callback: the caller tears down and commits at its own pace,
+//! then answers with [`Consumer::assign`] or [`Consumer::unassign`], and only then does the group
+//! go on.
 //!
 //! Isolation is read committed everywhere: records of open and aborted transactions are never seen.
 

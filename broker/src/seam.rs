@@ -103,7 +103,8 @@ pub trait Broker: Send + Sync {
     /// When no client can be made.
     fn consumer(&self, config: ConsumerConfig) -> Result<Box<dyn Consumer>>;
 
-    /// A transactional producer, to be used by one thread. Call [`Producer::init`] before anything else.
+    /// A transactional producer, to be used by one thread. Call [`Producer::init`] before anything
+    /// else.
     ///
     /// # Errors
     /// When no client can be made.
@@ -129,7 +130,8 @@ pub struct ConsumerConfig {
     pub group_id: String,
     /// A stable name of this member: a restart within the session timeout gets its partitions back.
     pub instance_id: String,
-    /// The topics; all members of a group name the same, so that equal partitions land on one member.
+    /// The topics; all members of a group name the same, so that equal partitions land on one
+    /// member.
     pub topics: Vec<Arc<str>>,
     /// How long a silent member keeps its partitions.
     pub session_timeout: Duration,
@@ -164,14 +166,17 @@ pub enum Start {
 pub trait Consumer {
     /// Waits up to `wait` for the first record or event, then takes what is there without waiting.
     ///
-    /// At most `limit` records are appended to `into`. The member counts as alive as long as this is called.
+    /// At most `limit` records are appended to `into`. The member counts as alive as long as this
+    /// is called.
     ///
     /// # Errors
-    /// When the client cannot go on. Brokers that are away are no error: the client tries again by itself.
+    /// When the client cannot go on. Brokers that are away are no error: the client tries again by
+    /// itself.
     fn poll(&mut self, wait: Duration, limit: usize, into: &mut Vec<Fetched>) -> Result<Event>;
 
-    /// Answers [`Event::Assigned`]: reading starts at these places. A partition's index in this list
-    /// is its [`PartitionIx`] until the next call. Offsets that no longer exist start at the oldest record.
+    /// Answers [`Event::Assigned`]: reading starts at these places. A partition's index in this
+    /// list is its [`PartitionIx`] until the next call. Offsets that no longer exist start at the
+    /// oldest record.
     ///
     /// # Errors
     /// When the group no longer expects it.
@@ -218,8 +223,8 @@ pub trait Consumer {
     /// When the member has not joined.
     fn group_metadata(&self) -> Result<GroupMetadata>;
 
-    /// Leaves the group. With `keep_place` a static member's partitions stay reserved until its session
-    /// times out, so that a quick restart moves nothing.
+    /// Leaves the group. With `keep_place` a static member's partitions stay reserved until its
+    /// session times out, so that a quick restart moves nothing.
     fn close(self: Box<Self>, keep_place: bool);
 }
 
@@ -240,8 +245,8 @@ impl GroupMetadata {
 
 /// A transactional producer.
 ///
-/// The order of calls is: `init`, then for each transaction `begin`, `send`…, `drain`, `send_offsets`, and
-/// `commit` or `abort`. What an error means is its [`ProducerError`] variant.
+/// The order of calls is: `init`, then for each transaction `begin`, `send`…, `drain`,
+/// `send_offsets`, and `commit` or `abort`. What an error means is its [`ProducerError`] variant.
 pub trait Producer {
     /// Fences every older producer with this id and ends its open transaction.
     ///
@@ -292,8 +297,8 @@ pub trait Producer {
     /// When this producer is fenced.
     fn abort(&mut self) -> Result<(), ProducerError>;
 
-    /// After a commit: calls `each` with every partition that this producer ever wrote and the offset
-    /// behind its newest committed record there.
+    /// After a commit: calls `each` with every partition that this producer ever wrote and the
+    /// offset behind its newest committed record there.
     fn ends(&self, each: &mut dyn FnMut(TopicIx, i32, i64));
 }
 
@@ -311,8 +316,8 @@ pub trait Reader: Send {
     /// When an offset does not exist any more, or the client cannot go on.
     fn poll(&mut self, wait: Duration, limit: usize, into: &mut Vec<Fetched>) -> Result<()>;
 
-    /// The offset of the next record that a poll may return. It moves over aborted records and markers,
-    /// so it reaches the high watermark even where no record is left to return.
+    /// The offset of the next record that a poll may return. It moves over aborted records and
+    /// markers, so it reaches the high watermark even where no record is left to return.
     ///
     /// # Errors
     /// When the partition is not assigned.
@@ -327,8 +332,8 @@ pub trait Appender: Send + Sync {
     /// Queues a record; `done` is called from another thread and must not block.
     ///
     /// # Errors
-    /// [`Error::Full`](crate::Error::Full) at once when too many records wait: the caller sheds load. `done`
-    /// is not called then.
+    /// [`Error::Full`](crate::Error::Full) at once when too many records wait: the caller sheds
+    /// load. `done` is not called then.
     fn append(&self, record: OwnedRecord, done: Appended) -> Result<()>;
 }
 

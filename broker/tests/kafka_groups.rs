@@ -276,3 +276,67 @@ fn a_reader_follows_many_partitions_at_once() {
     });
     assert_eq!(seen.len(), 8 * 500);
 }
+
+#[test]
+fn a_reader_is_told_of_the_end_at_once_and_never_too_far() {
+    let Some(cluster) = cluster(|_| {}) else {
+        return;
+    };
+    let topic = cluster.topic("in", 1);
+    let admin = cluster.broker.admin().expect("admin");
+    let of = TopicPartition::new(topic.clone(), 0);
+    let mut reader = cluster.broker.reader().expect("reader");
+    reader
+        .assign(&[(of.clone(), Start::Earliest)])
+        .expect("assign");
+    let mut producer = cluster.producer("id");
+    let ix = producer.topic(&topic);
+    let mut slowest = Duration::ZERO;
+    let mut count = 0;
+    for round in 0..20 {
+        producer.begin().expect("begin");
+        send(&mut *producer, ix, 0, &round.to_string()).expect("send");
+        producer.drain().expect("drain");
+        // Every third transaction is aborted: its record and its marker only move the position.
+        if round % 3 == 2 {
+            producer.abort().expect("abort");
+        } else {
+            producer.commit().expect("commit");
+            count += 1;
+        }
+        let end = 2 * (round + 1);
+        wait_for("the marker is written", || {
+            admin.watermarks(&of).expect("ends").high == end
+        });
+        let start = Instant::now();
+        let mut seen = Vec::new();
+        wait_for("the end is reached", || {
+            reader.poll(STEP, 10, &mut seen).expect("poll");
+            let position = reader.position(PartitionIx(0)).expect("position");
+            assert!(
+                position <= end,
+                "position {position} is behind the end {end}"
+            );
+            position == end
+        });
+        count -= seen.len();
+        assert_eq!(count, 0, "the end was told before its records");
+        slowest = slowest.max(start.elapsed());
+        // A reader that starts again knows nothing of where it was.
+        if round % 5 == 4 {
+            reader
+                .assign(&[(of.clone(), Start::Offset(end - 2))])
+                .expect("assign");
+            assert_eq!(reader.position(PartitionIx(0)).expect("position"), end - 2);
+            count += usize::from(round % 3 != 2);
+            let mut seen = Vec::new();
+            wait_for("the end is reached", || {
+                reader.poll(STEP, 10, &mut seen).expect("poll");
+                reader.position(PartitionIx(0)).expect("position") == end
+            });
+            count -= seen.len();
+            assert_eq!(count, 0);
+        }
+    }
+    println!("the end is reached in at most {slowest:?}");
+}

@@ -72,7 +72,8 @@ pub(crate) const SEPARATOR: &str = "__";
 
 impl Origin {
     pub(crate) fn of(sources: &Figment, path: &[String]) -> Self {
-        // A wrong field has no metadata of its own where it replaced a table: the nearest one around it tells.
+        // A wrong field has no metadata of its own where it replaced a table: the nearest one
+        // around it tells.
         let metadata = (1..=path.len())
             .rev()
             .find_map(|n| sources.find_metadata(&path[..n].join(".")));

@@ -8,8 +8,8 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
-/// The flags of every program that works on a shop. What is not said comes from the environment, the file, or
-/// is as built in.
+/// The flags of every program that works on a shop. What is not said comes from the environment,
+/// the file, or is as built in.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Flags {
     /// Read settings from this TOML file
@@ -112,7 +112,8 @@ impl Provider for SetField<'_> {
     }
 
     fn data(&self) -> figment::Result<Map<Profile, Dict>> {
-        // As for variables of the environment: numbers and booleans by how they look, the rest is text.
+        // As for variables of the environment: numbers and booleans by how they look, the rest is
+        // text.
         let value: Value = match self.value.parse() {
             Ok(value) => value,
             Err(never) => match never {},

@@ -1,8 +1,9 @@
 //! How the shop runs: a file, the environment and flags become checked [`Settings`].
 //!
-//! Later sources win: built-in values, then the TOML file of `--config`, then variables `MILLSTREAM_…`, then
-//! flags. Sizes and times are text with a unit, such as `256MiB` and `100ms`. A wrong value is an [`Error`]
-//! that names the field, the value, what is allowed, and where it came from.
+//! Later sources win: built-in values, then the TOML file of `--config`, then variables
+//! `MILLSTREAM_…`, then flags. Sizes and times are text with a unit, such as `256MiB` and `100ms`.
+//! A wrong value is an [`Error`] that names the field, the value, what is allowed, and where it
+//! came from.
 //!
 //! ```
 //! use millstream_config::{Flags, Settings};
@@ -20,7 +21,8 @@
 //! # Ok::<(), millstream_config::Error>(())
 //! ```
 //!
-//! What this crate is not: it opens nothing but the configuration file, and no setting switches durability off.
+//! What this crate is not: it opens nothing but the configuration file, and no setting switches
+//! durability off.
 
 mod error;
 mod flags;

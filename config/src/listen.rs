@@ -8,7 +8,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// An address to listen at, as `127.0.0.1:8080`, `[::1]:8080` or `localhost:8080`. Port 0 picks a free one.
+/// An address to listen at, as `127.0.0.1:8080`, `[::1]:8080` or `localhost:8080`. Port 0 picks a
+/// free one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenAddress(SocketAddr);
 

@@ -11,8 +11,8 @@ use crate::{
     flags::SetField,
 };
 
-/// Variables that begin as ours and are no settings: `MILLSTREAM_CONFIG` names the file, the others belong to
-/// tests.
+/// Variables that begin as ours and are no settings: `MILLSTREAM_CONFIG` names the file, the others
+/// belong to tests.
 fn is_setting(name: &str) -> bool {
     let lower = name.to_ascii_lowercase();
     lower != "config" && !lower.starts_with("test_")

@@ -13,11 +13,13 @@ use crate::{ListenAddress, Roles, Size, Time};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// The folder of this process: state, and log and database unless they are elsewhere. Two processes need two.
+    /// The folder of this process: state, and log and database unless they are elsewhere. Two
+    /// processes need two.
     pub data_dir: PathBuf,
     /// Kafka's brokers as `host:port`, separated by commas; without them the log is embedded.
     pub bootstrap_servers: Option<String>,
-    /// `mysql://…`, `mariadb://…` or `sqlite://…`; without it the database is a file in the data folder.
+    /// `mysql://…`, `mariadb://…` or `sqlite://…`; without it the database is a file in the data
+    /// folder.
     pub database_url: Option<String>,
     /// Where customers are served.
     pub listen: ListenAddress,
@@ -45,7 +47,8 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Streams {
-    /// Names the consumer groups, internal topics and transactional ids; the same in all processes of a shop.
+    /// Names the consumer groups, internal topics and transactional ids; the same in all processes
+    /// of a shop.
     pub application_id: String,
     /// Stream threads of this process.
     pub threads: usize,

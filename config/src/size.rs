@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A number of bytes. As text it is a whole number with `B`, `KiB`, `MiB` or `GiB`, or a number of bytes alone.
+/// A number of bytes. As text it is a whole number with `B`, `KiB`, `MiB` or `GiB`, or a number of
+/// bytes alone.
 ///
 /// ```
 /// use millstream_config::Size;

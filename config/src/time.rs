@@ -4,7 +4,8 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// A length of time in whole milliseconds. As text it is a whole number with `ms`, `s`, `m`, `h` or `d`.
+/// A length of time in whole milliseconds. As text it is a whole number with `ms`, `s`, `m`, `h` or
+/// `d`.
 ///
 /// ```
 /// use std::time::Duration;

@@ -5,18 +5,15 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     rc::Rc,
-    sync::{
-        atomic::AtomicU64,
-        Arc,
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use millstream_topology::{NodeId, Record, Result, StoreId, TopicRole};
 
 use crate::{
-    edge::{node, Edge},
-    processor::Live,
     Cx, SinkIx, Topology,
+    edge::{Edge, node},
+    processor::Live,
 };
 
 /// Emits what an operator held back until the commit.
@@ -63,7 +60,10 @@ impl<'a> TaskBuild<'a> {
         make: impl FnOnce(&mut Self) -> T,
     ) -> T {
         if let Some(made) = self.made.get(&id) {
-            return made.downcast_ref::<T>().expect("a node is made of one type").clone();
+            return made
+                .downcast_ref::<T>()
+                .expect("a node is made of one type")
+                .clone();
         }
         let made = make(self);
         self.made.insert(id, Box::new(made.clone()));
@@ -72,7 +72,10 @@ impl<'a> TaskBuild<'a> {
 
     /// The index of a store in the task's state.
     pub(crate) fn store(&self, id: StoreId) -> usize {
-        self.stores.iter().position(|s| *s == id).expect("a node's stores are in its sub-topology")
+        self.stores
+            .iter()
+            .position(|s| *s == id)
+            .expect("a node's stores are in its sub-topology")
     }
 
     /// The index of a topic among all that the topology writes.

@@ -1,4 +1,5 @@
-//! `Cx`: what travels with a record through a task: its stores, its way out, and where and when it is.
+//! `Cx`: what travels with a record through a task: its stores, its way out, and where and when it
+//! is.
 
 use std::sync::Arc;
 

@@ -4,14 +4,14 @@ use std::{
     cell::RefCell,
     rc::Rc,
     sync::{
-        atomic::{AtomicU64, Ordering},
         Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
     },
 };
 
 use millstream_topology::{Record, Result};
 
-use crate::{build::TaskBuild, Cx};
+use crate::{Cx, build::TaskBuild};
 
 /// A node as its inputs see it.
 pub(crate) trait Push<K, V> {
@@ -39,7 +39,10 @@ impl<K: 'static, V: 'static> Port<K, V> {
     }
 
     pub(crate) fn subscribe(&self, factory: Factory<K, V>) {
-        self.0.lock().expect("building does not panic").push(factory);
+        self.0
+            .lock()
+            .expect("building does not panic")
+            .push(factory);
     }
 
     /// Builds all listeners of one task.
@@ -68,7 +71,9 @@ impl<K, V> Next<K, V> {
 impl<K: Clone, V: Clone> Next<K, V> {
     /// Hands a record to each node in turn, depth first; the last one gets the record itself.
     pub(crate) fn push(&self, cx: &mut Cx<'_>, record: Record<K, V>) -> Result<()> {
-        let Some((last, others)) = self.0.split_last() else { return Ok(()) };
+        let Some((last, others)) = self.0.split_last() else {
+            return Ok(());
+        };
         for edge in others {
             edge.borrow_mut().push(cx, record.clone())?;
         }
@@ -97,7 +102,8 @@ where
 {
     fn push(&mut self, cx: &mut Cx<'_>, record: Record<K, V>) -> Result<()> {
         // One task writes a counter, so a load and a store will do and cost no locked instruction.
-        self.records.store(self.records.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        self.records
+            .store(self.records.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         (self.body)(cx, record).map_err(|error| error.in_node(&self.name))
     }
 }
@@ -107,5 +113,9 @@ pub(crate) fn node<K, V, F>(name: Arc<str>, records: Arc<AtomicU64>, body: F) ->
 where
     F: FnMut(&mut Cx<'_>, Record<K, V>) -> Result<()> + 'static,
 {
-    Rc::new(RefCell::new(Node { name, records, body }))
+    Rc::new(RefCell::new(Node {
+        name,
+        records,
+        body,
+    }))
 }

@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     collections::BTreeMap,
     rc::Rc,
-    sync::{atomic::AtomicU64, Arc},
+    sync::{Arc, atomic::AtomicU64},
 };
 
 use bytes::Bytes;
@@ -14,9 +14,9 @@ use millstream_topology::{
 };
 
 use crate::{
+    Clock, Cx, Punctuation,
     build::{Flush, TaskBuild},
     processor::Live,
-    Clock, Cx, Punctuation,
 };
 
 /// A record as a log delivers it.
@@ -34,8 +34,8 @@ pub struct RawRecord {
 
 /// The entry of a task for the records of one topic.
 pub trait RawSource {
-    /// The event time by which the record is ordered; `partition_time` is the greatest one before it,
-    /// -1 at first. Negative means that the record must be dropped.
+    /// The event time by which the record is ordered; `partition_time` is the greatest one before
+    /// it, -1 at first. Negative means that the record must be dropped.
     ///
     /// # Errors
     /// When the record does not decode.
@@ -50,6 +50,12 @@ pub trait RawSource {
 
 /// Makes the entry for one of a source's topics, by its place among them.
 pub(crate) type EntryOf = Rc<dyn Fn(usize) -> Rc<RefCell<dyn RawSource>>>;
+
+/// The entry of a source that has one topic.
+pub(crate) fn only_entry(source: impl RawSource + 'static) -> EntryOf {
+    let source: Rc<RefCell<dyn RawSource>> = Rc::new(RefCell::new(source));
+    Rc::new(move |_| source.clone())
+}
 
 /// Makes a source of one task, with all nodes behind it.
 pub(crate) type SourceFactory = Arc<dyn Fn(&mut TaskBuild<'_>) -> EntryOf + Send + Sync>;
@@ -226,7 +232,9 @@ impl TaskGraph {
     /// # Errors
     /// What a node behind fails with.
     pub fn flush(&mut self, cx: &mut Cx<'_>) -> Result<()> {
-        self.flushes.iter().try_for_each(|flush| (flush.borrow_mut())(cx))
+        self.flushes
+            .iter()
+            .try_for_each(|flush| (flush.borrow_mut())(cx))
     }
 }
 
@@ -265,8 +273,14 @@ impl Punctuator {
             // More than one was missed: the next multiple behind now.
             false => self.due_ms + ((now_ms - self.due_ms) / self.every_ms + 1) * self.every_ms,
         };
-        let tick = Punctuation { clock: self.clock, time_ms: now_ms };
-        self.live.borrow_mut().punctuate(cx, tick).map_err(|e| e.in_node(&self.name))?;
+        let tick = Punctuation {
+            clock: self.clock,
+            time_ms: now_ms,
+        };
+        self.live
+            .borrow_mut()
+            .punctuate(cx, tick)
+            .map_err(|e| e.in_node(&self.name))?;
         Ok(true)
     }
 }

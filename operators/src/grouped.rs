@@ -57,7 +57,9 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         step: impl Fn(&K, V, A) -> Result<A, E> + Send + Sync + 'static,
     ) -> KTable<K, A> {
         let step = move |k: &K, v, old: Option<A>| {
-            step(k, v, old.unwrap_or_default()).map(Some).map_err(user_error)
+            step(k, v, old.unwrap_or_default())
+                .map(Some)
+                .map_err(user_error)
         };
         ops::aggregate::aggregate(self.0, store, Arc::new(step))
     }
@@ -101,7 +103,11 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
 
     /// Splits each key's records by time.
     pub fn windowed_by(self, windows: impl Into<TimeWindows>) -> WindowedGrouped<K, V> {
-        WindowedGrouped { stream: self.0, windows: windows.into(), retention_ms: None }
+        WindowedGrouped {
+            stream: self.0,
+            windows: windows.into(),
+            retention_ms: None,
+        }
     }
 }
 
@@ -185,7 +191,11 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
         store: WindowStore<K, A>,
         step: Step<K, V, A>,
     ) -> KTable<Windowed<K>, A> {
-        let Self { stream, windows, retention_ms } = self;
+        let Self {
+            stream,
+            windows,
+            retention_ms,
+        } = self;
         ops::window_aggregate::window_aggregate(stream, windows, retention_ms, store, step)
     }
 }

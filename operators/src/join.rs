@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use millstream_topology::{KvStore, WindowStore};
 
-use crate::{ops, KStream, KTable};
+use crate::{KStream, KTable, ops};
 
 pub(crate) type Joiner<V, T, VO> = Arc<dyn Fn(&V, &T) -> VO + Send + Sync>;
 pub(crate) type LeftJoiner<V, T, VO> = Arc<dyn Fn(&V, Option<&T>) -> VO + Send + Sync>;
@@ -95,7 +95,14 @@ impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> Within<K, L, R>
         right_buffer: WindowStore<K, R>,
     ) -> Self {
         let ms = difference.as_millis() as i64;
-        Self { right, before_ms: ms, after_ms: ms, grace_ms: 0, left_buffer, right_buffer }
+        Self {
+            right,
+            before_ms: ms,
+            after_ms: ms,
+            grace_ms: 0,
+            left_buffer,
+            right_buffer,
+        }
     }
 
     /// Right records may be older than the left one by no more than this.
@@ -116,10 +123,13 @@ impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> Within<K, L, R>
         self
     }
 
-    /// The store in which left records wait for a partner, for a left join. Its keys are made by the
-    /// operator: time, then the record's key.
+    /// The store in which left records wait for a partner, for a left join. Its keys are made by
+    /// the operator: time, then the record's key.
     pub fn unmatched(self, store: KvStore<Bytes, L>) -> WithinUnmatched<K, L, R> {
-        WithinUnmatched { within: self, store }
+        WithinUnmatched {
+            within: self,
+            store,
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! The DSL and the Processor API: what a user writes a topology with.
 //!
-//! A [`KStream`] or [`KTable`] is a handle on a node of the plan. Each method adds a node and returns the handle on
-//! it; nothing runs until a task is built from the finished [`Topology`]. A task is built from its sinks up to
-//! its sources, each node holding typed edges to the nodes behind it, so that a record is moved from function to
-//! function without boxing, queues or locks.
+//! A [`KStream`] or [`KTable`] is a handle on a node of the plan. Each method adds a node and
+//! returns the handle on it; nothing runs until a task is built from the finished [`Topology`]. A
+//! task is built from its sinks up to its sources, each node holding typed edges to the nodes
+//! behind it, so that a record is moved from function to function without boxing, queues or locks.
 //!
 //! ```
 //! use millstream_operators::StreamsBuilder;
@@ -19,12 +19,15 @@
 //! # Ok::<(), millstream_topology::Error>(())
 //! ```
 //!
-//! What this crate is not: it starts no threads, knows no broker and reads no clock. The runtime does.
+//! What this crate is not: it starts no threads, knows no broker and reads no clock. The runtime
+//! does.
 
 mod builder;
 mod stream;
 mod table;
+mod table_store;
 mod grouped;
+mod grouped_table;
 mod join;
 mod processor;
 mod fixed_key;
@@ -36,10 +39,9 @@ mod ops;
 
 pub use builder::{StreamOrigin, StreamsBuilder, TableOrigin};
 pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
-pub use graph::{
-    NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology,
-};
+pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
 pub use grouped::{Grouped, WindowedGrouped};
+pub use grouped_table::GroupedTable;
 pub use join::{JoinWith, LeftJoinWith, Within, WithinUnmatched};
 pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
 pub use ops::process_to::{Output, OutputHandle, Outputs};
@@ -49,3 +51,4 @@ pub use processor::{
 };
 pub use stream::{KStream, Split};
 pub use table::KTable;
+pub use table_store::{Kept, Remembers, TableStore};

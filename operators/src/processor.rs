@@ -32,7 +32,8 @@ pub struct Punctuation {
 
 /// A node of the user's own.
 ///
-/// Output goes to [`Context::forward`]; the records forwarded get the timestamp and the headers that they carry.
+/// Output goes to [`Context::forward`]; the records forwarded get the timestamp and the headers
+/// that they carry.
 pub trait Processor: 'static {
     /// Key of the records it takes.
     type Key: 'static;
@@ -43,7 +44,8 @@ pub trait Processor: 'static {
     /// Value of the records it forwards.
     type OutValue: Clone + 'static;
 
-    /// Called once when the task starts, with its stores restored: the place for [`Context::schedule`].
+    /// Called once when the task starts, with its stores restored: the place for
+    /// [`Context::schedule`].
     ///
     /// # Errors
     /// An error keeps the task from starting.
@@ -320,10 +322,16 @@ impl Stores for () {
 impl<K: 'static, V: Clone + 'static> Stores for KvStore<K, V> {
     type Handles = KvHandle<K, V>;
     fn connect(self, draft: &mut Draft, node: NodeId) {
-        draft.share_store(node, Arc::new(KvDefinition(self)) as Arc<dyn StoreDefinition>);
+        draft.share_store(
+            node,
+            Arc::new(KvDefinition(self)) as Arc<dyn StoreDefinition>,
+        );
     }
     fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-        KvHandle { index: index(self.name()), store: self }
+        KvHandle {
+            index: index(self.name()),
+            store: self,
+        }
     }
 }
 
@@ -341,11 +349,18 @@ impl<K: 'static, V: Clone + 'static> Stores for (WindowStore<K, V>, Duration) {
     type Handles = WindowHandle<K, V>;
     fn connect(self, draft: &mut Draft, node: NodeId) {
         let retention_ms = self.1.as_millis() as i64;
-        let definition = WindowDefinition { store: self.0, retention_ms, duplicates: false };
+        let definition = WindowDefinition {
+            store: self.0,
+            retention_ms,
+            duplicates: false,
+        };
         draft.share_store(node, Arc::new(definition) as Arc<dyn StoreDefinition>);
     }
     fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-        WindowHandle { index: index(self.0.name()), store: self.0 }
+        WindowHandle {
+            index: index(self.0.name()),
+            store: self.0,
+        }
     }
 }
 
@@ -429,10 +444,17 @@ impl<P: Processor> Live for Instance<P> {
 }
 
 /// The task's index of each store that a processor named.
-pub(crate) fn handles_of<S: Stores>(stores: S, build: &TaskBuild<'_>, ids: &[StoreId]) -> S::Handles {
+pub(crate) fn handles_of<S: Stores>(
+    stores: S,
+    build: &TaskBuild<'_>,
+    ids: &[StoreId],
+) -> S::Handles {
     let index = |name: &str| {
         let named = |id: &&StoreId| build.store_name(**id) == name;
-        let id = ids.iter().find(named).expect("the processor is connected to its stores");
+        let id = ids
+            .iter()
+            .find(named)
+            .expect("the processor is connected to its stores");
         build.store(*id)
     };
     stores.handles(&index)

@@ -7,11 +7,12 @@ use millstream_topology::{
 };
 
 use crate::{
+    Cx, FixedKeyProcessor, Grouped, JoinWith, KTable, LeftJoinWith, Outputs, Processor, Stores, TableStore,
     build::TaskBuild,
-    builder::{add_node, SharedDraft},
+    builder::{SharedDraft, add_node},
     edge::{Next, Port},
     join::Within,
-    ops, Cx, FixedKeyProcessor, Grouped, JoinWith, LeftJoinWith, Outputs, Processor, Stores,
+    ops,
 };
 
 /// A stream of records. Methods take it by value; `clone` it to use it twice.
@@ -36,7 +37,12 @@ impl<K, V> Clone for KStream<K, V> {
 
 impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     pub(crate) fn new(draft: &SharedDraft, id: NodeId, rekeyed: bool) -> Self {
-        Self { draft: draft.clone(), id, port: Port::new(), rekeyed }
+        Self {
+            draft: draft.clone(),
+            id,
+            port: Port::new(),
+            rekeyed,
+        }
     }
 
     /// Adds a node behind this stream; `make` gives its body, once for each task.
@@ -113,8 +119,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map_values::map_values(self, Arc::new(move |k, v| Ok(map(k, v))))
     }
 
-    /// Changes the value with a function that may fail; the application's policy for processing errors
-    /// decides what becomes of the record then.
+    /// Changes the value with a function that may fail; the application's policy for processing
+    /// errors decides what becomes of the record then.
     pub fn try_map_values<V2: Clone + 'static, E: Into<BoxError>>(
         self,
         map: impl Fn(&K, V) -> Result<V2, E> + Send + Sync + 'static,
@@ -247,7 +253,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         let rekeyed = self.rekeyed;
         let draft = self.draft.clone();
         let (id, branches) = ops::split::split(self);
-        Split { draft, id, branches, rekeyed }
+        Split {
+            draft,
+            id,
+            branches,
+            rekeyed,
+        }
     }
 
     /// Gives each record a new key and sends it through a topic of the application
@@ -303,6 +314,30 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::sink::sink_to_any(self, topics, Arc::new(choose));
     }
 
+    /// The stream as a table: the newest value of each key, kept in a store. A value of `None`, where
+    /// values are `Option`s, deletes its key; keys that may be null go through
+    /// [`drop_null_keys`](KStream::drop_null_keys) first.
+    ///
+    /// Every update is applied and passed on, with its timestamp and headers, as
+    /// [`table`](crate::StreamsBuilder::table) does.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// const READINGS: Topic<String, i64> = Topic::new("readings", text(), i64_be());
+    /// const WARM: KvStore<String, i64> = KvStore::new("warm", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// // A sensor below 20 degrees is not in the table.
+    /// b.stream(READINGS).map_values(|_, degrees| Some(degrees).filter(|d| *d >= 20)).to_table(WARM);
+    /// ```
+    pub fn to_table<T: Clone + 'static>(self, store: impl TableStore<K, T>) -> KTable<K, T>
+    where
+        V: Into<Option<T>>,
+    {
+        self.require_partitioned("to_table");
+        ops::table::to_table(self, store)
+    }
+
     /// Groups by the key.
     pub fn group_by_key(self) -> Grouped<K, V> {
         self.require_partitioned("group_by_key");
@@ -332,8 +367,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         other.join_from(self, Arc::new(joiner))
     }
 
-    /// Joins with a table, or with a stream within a window; the joiner gets `None` for records of this
-    /// side that find no partner.
+    /// Joins with a table, or with a stream within a window; the joiner gets `None` for records of
+    /// this side that find no partner.
     pub fn left_join<J, VO>(
         self,
         other: J,
@@ -359,8 +394,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         Within::new(self, difference, left, right)
     }
 
-    /// Runs a processor of the user's on each record. `make` is called once for each task with handles
-    /// on the stores named.
+    /// Runs a processor of the user's on each record. `make` is called once for each task with
+    /// handles on the stores named.
     pub fn process<S, P>(
         self,
         stores: S,
@@ -512,10 +547,7 @@ pub struct Split<K: 'static, V: 'static> {
 
 impl<K: Clone + 'static, V: Clone + 'static> Split<K, V> {
     /// The records that no branch before takes and `take` accepts.
-    pub fn when(
-        &mut self,
-        take: impl Fn(&K, &V) -> bool + Send + Sync + 'static,
-    ) -> KStream<K, V> {
+    pub fn when(&mut self, take: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> KStream<K, V> {
         self.branch(Arc::new(take))
     }
 

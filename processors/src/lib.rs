@@ -11,7 +11,9 @@ pub mod order;
 pub mod inventory;
 pub mod payment;
 pub mod analytics;
+pub mod catalogue;
 pub mod audit;
 pub mod sql;
+pub mod door;
 
 mod timers;

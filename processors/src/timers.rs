@@ -1,8 +1,8 @@
 //! `Timers`: things to look at when their time comes, in a store.
 //!
-//! Times are rounded up to [`GRAIN_MS`], and what is due in one grain lies together in lists, so that a
-//! timer costs a few bytes of an entry that is written anyway. Timers are not taken back: whoever armed one
-//! looks, when it fires, whether it still matters.
+//! Times are rounded up to [`GRAIN_MS`], and what is due in one grain lies together in lists, so
+//! that a timer costs a few bytes of an entry that is written anyway. Timers are not taken back:
+//! whoever armed one looks, when it fires, whether it still matters.
 
 use std::collections::HashMap;
 
@@ -23,13 +23,17 @@ const GRAINS_REMEMBERED_MAX: usize = 1024;
 /// Timers in the store of a processor.
 pub(crate) struct Timers<T: 'static> {
     store: KvHandle<TimerKey, Vec<T>>,
-    /// Where the list of a grain ends, as far as this processor knows; only a place to begin to look.
+    /// Where the list of a grain ends, as far as this processor knows; only a place to begin to
+    /// look.
     last_parts: HashMap<i64, u32>,
 }
 
 impl<T: Clone + 'static> Timers<T> {
     pub(crate) fn new(store: KvHandle<TimerKey, Vec<T>>) -> Self {
-        Self { store, last_parts: HashMap::new() }
+        Self {
+            store,
+            last_parts: HashMap::new(),
+        }
     }
 
     /// Has [`take_due`](Self::take_due) return `timer` once `due_ms` has come.
@@ -44,13 +48,14 @@ impl<T: Clone + 'static> Timers<T> {
         let mut part = self.last_parts.get(&due_ms).copied().unwrap_or(0);
         let mut waiting = Some(timer);
         loop {
-            cx.store(self.store).update(&TimerKey { due_ms, part }, |slot| {
-                let (timers, _) = slot.get_or_insert_with(|| (Vec::new(), now_ms));
-                if timers.len() < PART_TIMERS_MAX {
-                    timers.extend(waiting.take());
-                }
-                Ok(())
-            })?;
+            cx.store(self.store)
+                .update(&TimerKey { due_ms, part }, |slot| {
+                    let (timers, _) = slot.get_or_insert_with(|| (Vec::new(), now_ms));
+                    if timers.len() < PART_TIMERS_MAX {
+                        timers.extend(waiting.take());
+                    }
+                    Ok(())
+                })?;
             if waiting.is_none() {
                 break;
             }
@@ -69,8 +74,13 @@ impl<T: Clone + 'static> Timers<T> {
         cx: &mut Context<'_, '_, K, V>,
         now_ms: i64,
     ) -> Result<Vec<T>> {
-        let end = TimerKey { due_ms: now_ms.saturating_add(1), part: 0 };
-        let parts = cx.store(self.store).range(None, Some(&end), PARTS_TAKEN_MAX)?;
+        let end = TimerKey {
+            due_ms: now_ms.saturating_add(1),
+            part: 0,
+        };
+        let parts = cx
+            .store(self.store)
+            .range(None, Some(&end), PARTS_TAKEN_MAX)?;
         let mut due = Vec::new();
         for (key, timers, _) in parts {
             cx.store(self.store).delete(&key, now_ms)?;

@@ -1,7 +1,8 @@
 //! Every topic and every store of the shop, in one place.
 //!
-//! Orders are keyed by their id as text in all topics, and products by their sku, so that equal keys land on
-//! equal partitions. Stores use shorter keys: nobody has to find their partition by them.
+//! Orders are keyed by their id as text in all topics, and products by their sku, so that equal
+//! keys land on equal partitions. Stores use shorter keys: nobody has to find their partition by
+//! them.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use millstream_broker::{Cleanup, NewTopic};
 use millstream_topology::{KvStore, Topic, bincode, bytes, days, json, nullable, text};
 
 use crate::{
-    analytics::{DayCounts, HourRevenue, ProductSales, Sold, DayStep, RevenueStep},
+    analytics::{DayCounts, DayStep, HourRevenue, ProductSales, RevenueStep, Sold},
     inventory::{Adjustment, Listing, Reservation},
     model::{
         AdjustmentKey, AdjustmentKeyBytes, Day, HourOfProduct, HourOfProductBytes, HourOfRevenue,
@@ -59,16 +60,14 @@ pub const DEAD_LETTERS: Topic<Option<Bytes>, Option<Bytes>> =
     Topic::new("shop.dead-letters", nullable(bytes()), nullable(bytes()));
 
 /// Inventory's answers on their way to the orders that asked.
-pub const ORDER_REPLIES: Topic<OrderId, LineReply> =
-    Topic::new("order-replies", text(), bincode());
+pub const ORDER_REPLIES: Topic<OrderId, LineReply> = Topic::new("order-replies", text(), bincode());
 /// Steps of orders on their way to their days.
 pub const DAY_STEPS: Topic<Day, DayStep> = Topic::new("day-steps", text(), bincode());
 /// Totals of orders on their way to their hours.
 pub const REVENUE_STEPS: Topic<HourOfRevenue, RevenueStep> =
     Topic::new("revenue-steps", text(), bincode());
 /// Orders that enter (+1) or leave (-1) a status.
-pub const STATUS_STEPS: Topic<StatusAndReason, i64> =
-    Topic::new("status-steps", text(), bincode());
+pub const STATUS_STEPS: Topic<StatusAndReason, i64> = Topic::new("status-steps", text(), bincode());
 /// Lines of confirmed and refunded orders on their way to their products.
 pub const SOLD_BY_SKU: Topic<Sku, Sold> = Topic::new("sold-by-sku", text(), bincode());
 
@@ -105,8 +104,7 @@ pub const PRODUCT_HOURS: KvStore<HourOfProduct, ProductSales> =
 /// Hours whose sales have changed.
 pub const CHANGED_HOURS: KvStore<i64, ()> = KvStore::new("changed-hours", TimeBytes, bincode());
 /// Ends of the windows whose best sellers are to be published.
-pub const CHANGED_WINDOWS: KvStore<i64, ()> =
-    KvStore::new("changed-windows", TimeBytes, bincode());
+pub const CHANGED_WINDOWS: KvStore<i64, ()> = KvStore::new("changed-windows", TimeBytes, bincode());
 
 /// How long commands, intents and results are kept.
 const COMMANDS_KEPT: Duration = days(7);
@@ -140,16 +138,26 @@ pub const ALL: [TopicSpec; 12] = [
 
 const fn kept(name: &'static str, time: Duration) -> TopicSpec {
     let retention_ms = Some(time.as_millis() as i64);
-    TopicSpec { name, cleanup: Cleanup::Delete { retention_ms } }
+    TopicSpec {
+        name,
+        cleanup: Cleanup::Delete { retention_ms },
+    }
 }
 
 const fn compacted(name: &'static str) -> TopicSpec {
-    TopicSpec { name, cleanup: Cleanup::Compact }
+    TopicSpec {
+        name,
+        cleanup: Cleanup::Compact,
+    }
 }
 
 /// The shop's own topics, with that many partitions each.
 pub fn new_topics(partitions: u32) -> Vec<NewTopic> {
     ALL.iter()
-        .map(|spec| NewTopic { name: spec.name.into(), partitions, cleanup: spec.cleanup })
+        .map(|spec| NewTopic {
+            name: spec.name.into(),
+            partitions,
+            cleanup: spec.cleanup,
+        })
         .collect()
 }

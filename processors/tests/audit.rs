@@ -4,8 +4,8 @@ use millstream_processors::{
     audit::{Audit, Expect, Promise, VIOLATIONS_KEPT_MAX},
     inventory::{Reservation, ReservationState},
     model::{
-        CancelReason, Currency, Order, OrderId, OrderLine, OrderStatus, OrdersPerDay,
-        PaymentAction, Payment, PaymentStatus, ReservationKey, RevenuePerHour, Sku, Stock, V1,
+        CancelReason, Currency, Order, OrderId, OrderLine, OrderStatus, OrdersPerDay, Payment,
+        PaymentAction, PaymentStatus, ReservationKey, RevenuePerHour, Sku, Stock, V1,
     },
     payment::LedgerEntry,
 };
@@ -60,7 +60,14 @@ fn order(n: u128, status: OrderStatus, payment: Option<(PaymentStatus, i64, i64,
 
 fn entry(n: u128, action: PaymentAction) -> LedgerEntry {
     let (amount, currency) = (300, Currency::USD);
-    LedgerEntry { order_id: id(n), action, amount, currency, visible_at: 0, at: 0 }
+    LedgerEntry {
+        order_id: id(n),
+        action,
+        amount,
+        currency,
+        visible_at: 0,
+        at: 0,
+    }
 }
 
 impl Facts {
@@ -68,8 +75,19 @@ impl Facts {
     fn in_order() -> Self {
         use {OrderStatus as S, PaymentAction as A, PaymentStatus as P};
         let settled = |n, state| {
-            let key = ReservationKey { sku: sku(), order_id: id(n) };
-            (key, Reservation { quantity: 2, state, since_ms: 0, price: None })
+            let key = ReservationKey {
+                sku: sku(),
+                order_id: id(n),
+            };
+            (
+                key,
+                Reservation {
+                    quantity: 2,
+                    state,
+                    since_ms: 0,
+                    price: None,
+                },
+            )
         };
         Self {
             accepted: vec![id(1), id(2), id(3)],
@@ -79,7 +97,15 @@ impl Facts {
                 order(3, S::Refunded, Some((P::Refunded, 300, 300, 300))),
             ],
             received: vec![(sku(), 7), (sku(), 3)],
-            stock: vec![(sku(), Stock { on_hand: 8, reserved: 0, sold: 2, version: 9 })],
+            stock: vec![(
+                sku(),
+                Stock {
+                    on_hand: 8,
+                    reserved: 0,
+                    sold: 2,
+                    version: 9,
+                },
+            )],
             reservations: vec![
                 settled(1, ReservationState::Confirmed),
                 settled(2, ReservationState::Released),
@@ -119,9 +145,15 @@ impl Facts {
         let mut audit = Audit::new(self.expect);
         self.accepted.iter().for_each(|id| audit.accepted(*id));
         self.orders.iter().for_each(|order| audit.order(order));
-        self.received.iter().for_each(|(sku, pieces)| audit.received(sku, *pieces));
-        self.stock.iter().for_each(|(sku, stock)| audit.stock(sku, stock));
-        self.reservations.iter().for_each(|(key, r)| audit.reservation(key, r));
+        self.received
+            .iter()
+            .for_each(|(sku, pieces)| audit.received(sku, *pieces));
+        self.stock
+            .iter()
+            .for_each(|(sku, stock)| audit.stock(sku, stock));
+        self.reservations
+            .iter()
+            .for_each(|(key, r)| audit.reservation(key, r));
         self.ledger.iter().for_each(|entry| audit.ledger(entry));
         self.revenue.iter().for_each(|row| audit.revenue(row));
         self.days.iter().for_each(|row| audit.day(row));
@@ -161,14 +193,22 @@ fn a_lost_order_is_found() {
 #[test]
 fn an_order_that_never_ends_is_found() {
     check(&[Promise::OrdersFinal, Promise::ReportsAgree], |facts| {
-        facts.orders.push(order(4, OrderStatus::Reserved, Some((PaymentStatus::Requested, 0, 0, 0))));
+        facts.orders.push(order(
+            4,
+            OrderStatus::Reserved,
+            Some((PaymentStatus::Requested, 0, 0, 0)),
+        ));
     });
 }
 
 #[test]
 fn an_order_before_its_deadline_may_be_open() {
     check(&[], |facts| {
-        facts.orders.push(order(4, OrderStatus::Reserved, Some((PaymentStatus::Requested, 0, 0, 0))));
+        facts.orders.push(order(
+            4,
+            OrderStatus::Reserved,
+            Some((PaymentStatus::Requested, 0, 0, 0)),
+        ));
         facts.days[0].placed += 1;
         facts.expect.final_before = 3_700_000;
     });
@@ -176,8 +216,12 @@ fn an_order_before_its_deadline_may_be_open() {
 
 #[test]
 fn a_total_that_is_not_the_sum_of_its_lines_is_found() {
-    check(&[Promise::TotalsAddUp], |facts| facts.orders[0].lines[0].unit_price = Some(151));
-    check(&[Promise::TotalsAddUp], |facts| facts.orders[0].lines[0].unit_price = None);
+    check(&[Promise::TotalsAddUp], |facts| {
+        facts.orders[0].lines[0].unit_price = Some(151)
+    });
+    check(&[Promise::TotalsAddUp], |facts| {
+        facts.orders[0].lines[0].unit_price = None
+    });
 }
 
 #[test]
@@ -185,22 +229,34 @@ fn an_oversold_product_is_found() {
     check(&[Promise::NothingOversold, Promise::StockAddsUp], |facts| {
         facts.stock[0].1.on_hand = -1;
     });
-    check(&[Promise::NothingOversold, Promise::ReservedIsHeld], |facts| {
-        facts.stock[0].1.reserved = 9;
-    });
+    check(
+        &[Promise::NothingOversold, Promise::ReservedIsHeld],
+        |facts| {
+            facts.stock[0].1.reserved = 9;
+        },
+    );
 }
 
 #[test]
 fn stock_that_does_not_add_up_is_found() {
     check(&[Promise::StockAddsUp], |facts| facts.received[0].1 = 8);
-    check(&[Promise::StockAddsUp], |facts| facts.stock[0].1.on_hand = 7);
-    check(&[Promise::StockAddsUp, Promise::SoldIsConfirmed], |facts| facts.stock[0].1.sold = 0);
+    check(&[Promise::StockAddsUp], |facts| {
+        facts.stock[0].1.on_hand = 7
+    });
+    check(&[Promise::StockAddsUp, Promise::SoldIsConfirmed], |facts| {
+        facts.stock[0].1.sold = 0
+    });
 }
 
 #[test]
 fn pieces_sold_to_nobody_are_found() {
     check(&[Promise::SoldIsConfirmed], |facts| {
-        facts.stock[0].1 = Stock { on_hand: 5, reserved: 0, sold: 5, version: 9 };
+        facts.stock[0].1 = Stock {
+            on_hand: 5,
+            reserved: 0,
+            sold: 5,
+            version: 9,
+        };
     });
 }
 
@@ -208,14 +264,24 @@ fn pieces_sold_to_nobody_are_found() {
 fn pieces_held_for_a_cancelled_or_unknown_order_are_found() {
     for n in [2, 4] {
         check(&[Promise::ReservedIsHeld], |facts| {
-            let key = ReservationKey { sku: sku(), order_id: id(n) };
+            let key = ReservationKey {
+                sku: sku(),
+                order_id: id(n),
+            };
             let state = ReservationState::Held;
-            let held = Reservation { quantity: 2, state, since_ms: 0, price: None };
+            let held = Reservation {
+                quantity: 2,
+                state,
+                since_ms: 0,
+                price: None,
+            };
             facts.reservations.push((key, held));
             facts.stock[0].1.reserved = 2;
         });
     }
-    check(&[Promise::ReservedIsHeld], |facts| facts.stock[0].1.reserved = 2);
+    check(&[Promise::ReservedIsHeld], |facts| {
+        facts.stock[0].1.reserved = 2
+    });
 }
 
 #[test]
@@ -230,22 +296,31 @@ fn money_taken_for_a_cancelled_order_is_found() {
     check(&[Promise::LedgerAgrees], |facts| {
         facts.ledger.push(entry(2, PaymentAction::Capture));
     });
-    check(&[Promise::LedgerAgrees, Promise::ChargedIsConfirmed], |facts| {
-        facts.orders[1].payment.as_mut().expect("one").captured = 300;
-    });
+    check(
+        &[Promise::LedgerAgrees, Promise::ChargedIsConfirmed],
+        |facts| {
+            facts.orders[1].payment.as_mut().expect("one").captured = 300;
+        },
+    );
 }
 
 #[test]
 fn money_not_taken_or_not_given_back_is_found() {
-    check(&[Promise::LedgerAgrees, Promise::ChargedIsConfirmed], |facts| {
-        facts.orders[0].payment.as_mut().expect("one").captured = 0;
-    });
+    check(
+        &[Promise::LedgerAgrees, Promise::ChargedIsConfirmed],
+        |facts| {
+            facts.orders[0].payment.as_mut().expect("one").captured = 0;
+        },
+    );
     check(&[Promise::LedgerAgrees], |facts| {
         facts.ledger.retain(|e| e.action != PaymentAction::Refund);
     });
-    check(&[Promise::LedgerAgrees, Promise::ChargedIsConfirmed], |facts| {
-        facts.orders[0].payment = None;
-    });
+    check(
+        &[Promise::LedgerAgrees, Promise::ChargedIsConfirmed],
+        |facts| {
+            facts.orders[0].payment = None;
+        },
+    );
 }
 
 #[test]
@@ -264,9 +339,13 @@ fn a_call_for_an_order_that_does_not_exist_is_found() {
 
 #[test]
 fn reports_that_miscount_are_found() {
-    check(&[Promise::ReportsAgree], |facts| facts.revenue[0].revenue = 299);
+    check(&[Promise::ReportsAgree], |facts| {
+        facts.revenue[0].revenue = 299
+    });
     check(&[Promise::ReportsAgree], |facts| facts.revenue[0].hour = 0);
-    check(&[Promise::ReportsAgree], |facts| facts.days[0].confirmed = 1);
+    check(&[Promise::ReportsAgree], |facts| {
+        facts.days[0].confirmed = 1
+    });
 }
 
 #[test]

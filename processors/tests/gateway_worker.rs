@@ -34,18 +34,28 @@ struct MemoryBooks {
 impl Books for MemoryBooks {
     async fn entries_of(&self, orders: &[OrderId]) -> Result<Vec<LedgerEntry>, BoxError> {
         let fails = |n: u32| n.checked_sub(1);
-        if self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails).is_ok() {
+        if self
+            .failures
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, fails)
+            .is_ok()
+        {
             return Err("the database is away".into());
         }
         let entries = self.entries.lock().expect("books");
-        Ok(entries.values().filter(|e| orders.contains(&e.order_id)).cloned().collect())
+        Ok(entries
+            .values()
+            .filter(|e| orders.contains(&e.order_id))
+            .cloned()
+            .collect())
     }
 
     async fn enter(&self, entries: &[LedgerEntry]) -> Result<(), BoxError> {
         self.transactions.fetch_add(1, Ordering::SeqCst);
         let mut books = self.entries.lock().expect("books");
         for entry in entries {
-            books.entry(entry.idempotency_key()).or_insert_with(|| entry.clone());
+            books
+                .entry(entry.idempotency_key())
+                .or_insert_with(|| entry.clone());
         }
         Ok(())
     }
@@ -64,15 +74,32 @@ impl Bed {
         let folder = tempfile::tempdir().expect("a folder");
         let broker = EmbeddedBroker::open(folder.path(), EmbeddedConfig::default()).expect("a log");
         let cleanup = Cleanup::Delete { retention_ms: None };
-        let topics = [PAYMENT_INTENTS.name(), PAYMENT_RESULTS.name(), DEAD_LETTERS.name()]
-            .map(|name| NewTopic { name: name.into(), partitions: PARTITIONS, cleanup });
-        broker.admin().expect("admin").create_topics(&topics).expect("topics are created");
+        let topics = [
+            PAYMENT_INTENTS.name(),
+            PAYMENT_RESULTS.name(),
+            DEAD_LETTERS.name(),
+        ]
+        .map(|name| NewTopic {
+            name: name.into(),
+            partitions: PARTITIONS,
+            cleanup,
+        });
+        broker
+            .admin()
+            .expect("admin")
+            .create_topics(&topics)
+            .expect("topics are created");
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .expect("a runtime");
-        Self { broker, books: MemoryBooks::default(), runtime, _folder: folder }
+        Self {
+            broker,
+            books: MemoryBooks::default(),
+            runtime,
+            _folder: folder,
+        }
     }
 
     fn worker(&self) -> GatewayWorker {
@@ -119,7 +146,11 @@ impl Bed {
         let durable = Box::new(|result: millstream_broker::Result<i64>| {
             result.expect("intents are durable");
         });
-        self.broker.appender().expect("appender").append(record, durable).expect("room");
+        self.broker
+            .appender()
+            .expect("appender")
+            .append(record, durable)
+            .expect("room");
     }
 
     /// Reads a topic from its beginning until there are that many records.
@@ -132,8 +163,14 @@ impl Bed {
         let mut found = Vec::new();
         let until = Instant::now() + DEADLINE;
         while found.len() < count {
-            assert!(Instant::now() < until, "{} of {count} records of {topic}", found.len());
-            reader.poll(Duration::from_millis(20), 1000, &mut found).expect("polled");
+            assert!(
+                Instant::now() < until,
+                "{} of {count} records of {topic}",
+                found.len()
+            );
+            reader
+                .poll(Duration::from_millis(20), 1000, &mut found)
+                .expect("polled");
         }
         found
     }
@@ -141,9 +178,14 @@ impl Bed {
     fn results(&self, count: usize) -> BTreeMap<u128, Vec<PaymentResult>> {
         let mut by_order: BTreeMap<u128, Vec<PaymentResult>> = BTreeMap::new();
         for record in self.read(PAYMENT_RESULTS.name(), count) {
-            let order: OrderId =
-                PAYMENT_RESULTS.key().decode(record.key.as_deref()).expect("an order");
-            let result = PAYMENT_RESULTS.value().decode(record.value.as_deref()).expect("a result");
+            let order: OrderId = PAYMENT_RESULTS
+                .key()
+                .decode(record.key.as_deref())
+                .expect("an order");
+            let result = PAYMENT_RESULTS
+                .value()
+                .decode(record.value.as_deref())
+                .expect("a result");
             by_order.entry(order.0.as_u128()).or_default().push(result);
         }
         by_order
@@ -160,7 +202,10 @@ impl Bed {
             if committed.iter().flatten().sum::<i64>() >= records {
                 return;
             }
-            assert!(Instant::now() < until, "intents are committed: {committed:?}");
+            assert!(
+                Instant::now() < until,
+                "intents are committed: {committed:?}"
+            );
             std::thread::yield_now();
         }
     }
@@ -183,8 +228,10 @@ fn each_token_gets_its_result() {
     let worker = bed.worker();
     let results = bed.results(tokens.len());
     for (n, (token, outcome)) in tokens.iter().enumerate() {
-        let found: Vec<PaymentOutcome> =
-            results[&(n as u128)].iter().map(|result| result.outcome).collect();
+        let found: Vec<PaymentOutcome> = results[&(n as u128)]
+            .iter()
+            .map(|result| result.outcome)
+            .collect();
         assert_eq!(found, [*outcome], "{token}");
     }
     bed.ask(4, PaymentAction::Query, "tok_unknown");
@@ -222,7 +269,11 @@ fn a_repeated_intent_moves_money_once_and_gets_the_same_answer() {
     (0..20).for_each(|_| bed.ask(1, PaymentAction::Capture, "tok_approve"));
     let results = bed.results(21);
     worker.stop();
-    assert!(results[&1][1..].iter().all(|r| r.outcome == PaymentOutcome::Captured));
+    assert!(
+        results[&1][1..]
+            .iter()
+            .all(|r| r.outcome == PaymentOutcome::Captured)
+    );
     assert_eq!(bed.books.entries.lock().expect("books").len(), 2);
 }
 
@@ -235,9 +286,16 @@ fn calls_that_come_together_are_entered_together() {
     let results = bed.results(CALLS as usize);
     worker.stop();
     assert_eq!(results.len() as u128, CALLS);
-    assert!(results.values().all(|r| r[0].outcome == PaymentOutcome::Authorised));
+    assert!(
+        results
+            .values()
+            .all(|r| r[0].outcome == PaymentOutcome::Authorised)
+    );
     let transactions = bed.books.transactions.load(Ordering::SeqCst);
-    assert!(transactions < CALLS as u32 / 4, "{transactions} transactions for {CALLS} calls");
+    assert!(
+        transactions < CALLS as u32 / 4,
+        "{transactions} transactions for {CALLS} calls"
+    );
 }
 
 #[test]
@@ -267,7 +325,10 @@ fn an_intent_that_does_not_decode_is_set_aside() {
     worker.stop();
     for letter in letters {
         let header = |name| letter.headers.last(name).expect("the header");
-        assert_eq!(header("__streams.errors.topic"), PAYMENT_INTENTS.name().as_bytes());
+        assert_eq!(
+            header("__streams.errors.topic"),
+            PAYMENT_INTENTS.name().as_bytes()
+        );
         assert!(!header("__streams.errors.message").is_empty());
         assert!(letter.value.is_some());
     }

@@ -6,10 +6,7 @@ use millstream_processors::{
         OrderStatus, PaymentAction, PaymentOutcome, PaymentResult, PaymentStatus, PlaceOrder,
         Refusal, RequestedLine, V1,
     },
-    order::{
-        GatewayCall, OrderState, Policy,
-        saga::{Effect, OrderInput, apply},
-    },
+    order::{Effect, GatewayCall, OrderInput, OrderState, Policy, apply},
 };
 
 const ORDER: OrderId = OrderId(uuid::Uuid::from_u128(1));
@@ -24,7 +21,11 @@ struct Life {
 
 impl Life {
     fn new() -> Self {
-        Self { state: None, policy: Policy::default(), now_ms: 0 }
+        Self {
+            state: None,
+            policy: Policy::default(),
+            now_ms: 0,
+        }
     }
 
     /// An order of two pieces of tea and one of milk.
@@ -43,7 +44,11 @@ impl Life {
 
     fn confirmed() -> Self {
         let mut life = Self::reserved();
-        life.take(result(PaymentAction::Authorise, 1, PaymentOutcome::Authorised));
+        life.take(result(
+            PaymentAction::Authorise,
+            1,
+            PaymentOutcome::Authorised,
+        ));
         life
     }
 
@@ -55,7 +60,10 @@ impl Life {
 
     /// Takes an input and says what comes of it, shortly.
     fn take(&mut self, input: OrderInput) -> Vec<String> {
-        let before = self.state.as_ref().map(|s| (s.order.version, s.order.status));
+        let before = self
+            .state
+            .as_ref()
+            .map(|s| (s.order.version, s.order.status));
         let decision = apply(ORDER, self.state.take(), input, self.now_ms, &self.policy);
         self.state = decision.state;
         let mut version = before.map_or(0, |(version, _)| version);
@@ -87,12 +95,18 @@ impl Life {
     #[track_caller]
     fn payment_is(&self, status: PaymentStatus, captured: i64, refunded: i64) {
         let payment = self.state().order.payment.as_ref().expect("a payment");
-        assert_eq!((payment.status, payment.captured, payment.refunded), (status, captured, refunded));
+        assert_eq!(
+            (payment.status, payment.captured, payment.refunded),
+            (status, captured, refunded)
+        );
     }
 }
 
 fn place(expected_total: Option<i64>) -> PlaceOrder {
-    let line = |sku: &str, quantity| RequestedLine { sku: sku.parse().expect("legal"), quantity };
+    let line = |sku: &str, quantity| RequestedLine {
+        sku: sku.parse().expect("legal"),
+        quantity,
+    };
     PlaceOrder {
         customer_id: "ada".parse().expect("legal"),
         currency: Currency::USD,
@@ -105,12 +119,22 @@ fn place(expected_total: Option<i64>) -> PlaceOrder {
 }
 
 fn reply(sku: &str, answer: LineAnswer) -> OrderInput {
-    OrderInput::Reply(LineReply { sku: sku.parse().expect("legal"), answer })
+    OrderInput::Reply(LineReply {
+        sku: sku.parse().expect("legal"),
+        answer,
+    })
 }
 
 fn held(sku: &str, unit_price: i64) -> OrderInput {
     let name = sku.to_uppercase().into();
-    reply(sku, LineAnswer::Reserved { name, unit_price, currency: Currency::USD })
+    reply(
+        sku,
+        LineAnswer::Reserved {
+            name,
+            unit_price,
+            currency: Currency::USD,
+        },
+    )
 }
 
 fn refused(sku: &str, refusal: Refusal) -> OrderInput {
@@ -119,7 +143,14 @@ fn refused(sku: &str, refusal: Refusal) -> OrderInput {
 
 fn result(action: PaymentAction, attempt: u32, outcome: PaymentOutcome) -> OrderInput {
     let gateway_ref = Some("ref".into());
-    OrderInput::Payment(PaymentResult { outcome, v: V1, action, attempt, amount: 399, gateway_ref })
+    OrderInput::Payment(PaymentResult {
+        outcome,
+        v: V1,
+        action,
+        attempt,
+        amount: 399,
+        gateway_ref,
+    })
 }
 
 fn cancel(restock: bool) -> OrderInput {
@@ -144,7 +175,12 @@ fn short(effect: &Effect) -> String {
             other => panic!("no command of an order: {other:?}"),
         },
         Effect::Payment(intent) => {
-            format!("{} {} #{}", intent.action.as_str(), intent.amount, intent.attempt)
+            format!(
+                "{} {} #{}",
+                intent.action.as_str(),
+                intent.amount,
+                intent.attempt
+            )
         }
         Effect::WakeAt(at) => format!("wake {at}"),
     }
@@ -154,13 +190,23 @@ fn short(effect: &Effect) -> String {
 fn an_order_that_all_agree_to_is_confirmed_and_captured() {
     let mut life = Life::new();
     let effects = life.take(OrderInput::Place(place(Some(399))));
-    assert_eq!(effects, ["placed", "reserve 2 tea", "reserve 1 milk", "wake 60000"]);
+    assert_eq!(
+        effects,
+        ["placed", "reserve 2 tea", "reserve 1 milk", "wake 60000"]
+    );
     life.is(OrderStatus::Pending, None);
     assert_eq!(life.take(held("milk", 99)), [""; 0]);
-    assert_eq!(life.take(held("tea", 150)), ["reserved", "authorise 399 #1"]);
+    assert_eq!(
+        life.take(held("tea", 150)),
+        ["reserved", "authorise 399 #1"]
+    );
     life.is(OrderStatus::Reserved, None);
     assert_eq!(
-        life.take(result(PaymentAction::Authorise, 1, PaymentOutcome::Authorised)),
+        life.take(result(
+            PaymentAction::Authorise,
+            1,
+            PaymentOutcome::Authorised
+        )),
         ["confirmed", "confirm tea", "confirm milk", "capture 399 #2"]
     );
     life.is(OrderStatus::Confirmed, None);
@@ -186,11 +232,23 @@ fn an_input_that_came_before_changes_nothing() {
     again(&mut life, OrderInput::Place(place(Some(1))));
     again(&mut life, held("tea", 150));
     again(&mut life, held("milk", 99));
-    again(&mut life, result(PaymentAction::Authorise, 1, PaymentOutcome::Unknown));
-    again(&mut life, result(PaymentAction::Authorise, 1, PaymentOutcome::Authorised));
-    again(&mut life, result(PaymentAction::Capture, 2, PaymentOutcome::Captured));
+    again(
+        &mut life,
+        result(PaymentAction::Authorise, 1, PaymentOutcome::Unknown),
+    );
+    again(
+        &mut life,
+        result(PaymentAction::Authorise, 1, PaymentOutcome::Authorised),
+    );
+    again(
+        &mut life,
+        result(PaymentAction::Capture, 2, PaymentOutcome::Captured),
+    );
     again(&mut life, cancel(true));
-    again(&mut life, result(PaymentAction::Refund, 3, PaymentOutcome::Refunded));
+    again(
+        &mut life,
+        result(PaymentAction::Refund, 3, PaymentOutcome::Refunded),
+    );
 }
 
 #[test]
@@ -204,13 +262,20 @@ fn refused_lines_cancel_the_order_and_release_the_rest() {
     let effects = life.take(refused("milk", Refusal::UnknownProduct));
     assert_eq!(effects, ["cancelled", "release tea"]);
     life.is(OrderStatus::Cancelled, Some(CancelReason::UnknownProduct));
-    assert_eq!(life.take(held("tea", 150)), [""; 0], "it was released already");
+    assert_eq!(
+        life.take(held("tea", 150)),
+        [""; 0],
+        "it was released already"
+    );
 
     for order in [["tea", "milk"], ["milk", "tea"]] {
         let mut life = Life::placed();
         for sku in order {
-            let refusal =
-                if sku == "tea" { Refusal::OutOfStock } else { Refusal::UnknownProduct };
+            let refusal = if sku == "tea" {
+                Refusal::OutOfStock
+            } else {
+                Refusal::UnknownProduct
+            };
             life.take(refused(sku, refusal));
         }
         life.is(OrderStatus::Cancelled, Some(CancelReason::UnknownProduct));
@@ -222,7 +287,10 @@ fn another_price_than_the_customer_saw_cancels_the_order() {
     let mut life = Life::new();
     life.take(OrderInput::Place(place(Some(398))));
     life.take(held("tea", 150));
-    assert_eq!(life.take(held("milk", 99)), ["cancelled", "release tea", "release milk"]);
+    assert_eq!(
+        life.take(held("milk", 99)),
+        ["cancelled", "release tea", "release milk"]
+    );
     life.is(OrderStatus::Cancelled, Some(CancelReason::PriceChanged));
 
     let mut life = Life::placed();
@@ -240,7 +308,11 @@ fn another_price_than_the_customer_saw_cancels_the_order() {
 fn a_declined_payment_cancels_the_order() {
     let mut life = Life::reserved();
     assert_eq!(
-        life.take(result(PaymentAction::Authorise, 1, PaymentOutcome::Declined)),
+        life.take(result(
+            PaymentAction::Authorise,
+            1,
+            PaymentOutcome::Declined
+        )),
         ["cancelled", "release tea", "release milk"]
     );
     life.is(OrderStatus::Cancelled, Some(CancelReason::PaymentDeclined));
@@ -252,20 +324,31 @@ fn a_declined_payment_cancels_the_order() {
 fn an_unknown_outcome_is_asked_for_with_growing_pauses() {
     let mut life = Life::reserved();
     assert_eq!(
-        life.at(2_000).take(result(PaymentAction::Authorise, 1, PaymentOutcome::Unknown)),
+        life.at(2_000)
+            .take(result(PaymentAction::Authorise, 1, PaymentOutcome::Unknown)),
         ["payment-updated", "wake 3000"]
     );
     life.is(OrderStatus::Reserved, None);
     life.payment_is(PaymentStatus::Unknown, 0, 0);
     assert_eq!(life.at(2_999).take(OrderInput::Due), [""; 0], "too early");
-    assert_eq!(life.at(3_000).take(OrderInput::Due), ["query 399 #2", "wake 60000"]);
     assert_eq!(
-        life.at(3_100).take(result(PaymentAction::Query, 2, PaymentOutcome::Unknown)),
+        life.at(3_000).take(OrderInput::Due),
+        ["query 399 #2", "wake 60000"]
+    );
+    assert_eq!(
+        life.at(3_100)
+            .take(result(PaymentAction::Query, 2, PaymentOutcome::Unknown)),
         ["wake 5100"]
     );
-    assert_eq!(life.at(5_100).take(OrderInput::Due), ["query 399 #3", "wake 60000"]);
+    assert_eq!(
+        life.at(5_100).take(OrderInput::Due),
+        ["query 399 #3", "wake 60000"]
+    );
     let effects = life.take(result(PaymentAction::Query, 3, PaymentOutcome::Authorised));
-    assert_eq!(effects, ["confirmed", "confirm tea", "confirm milk", "capture 399 #4"]);
+    assert_eq!(
+        effects,
+        ["confirmed", "confirm tea", "confirm milk", "capture 399 #4"]
+    );
 }
 
 #[test]
@@ -276,10 +359,18 @@ fn pauses_stay_below_the_longest_and_questions_end() {
     for attempt in 1.. {
         assert!(attempt < 1_000, "questions end");
         life.take(result(action, attempt, PaymentOutcome::Unknown));
-        let Some(wake) = life.state().wake_at() else { break };
+        let Some(wake) = life.state().wake_at() else {
+            break;
+        };
         longest = longest.max(wake - life.now_ms);
         life.at(wake).take(OrderInput::Due);
-        if life.state().call == (GatewayCall::Waiting { action, attempt: attempt + 1, at_ms: wake }) {
+        if life.state().call
+            == (GatewayCall::Waiting {
+                action,
+                attempt: attempt + 1,
+                at_ms: wake,
+            })
+        {
             life.take(OrderInput::Due);
         }
         while let GatewayCall::Waiting { at_ms, .. } = life.state().call {
@@ -289,7 +380,11 @@ fn pauses_stay_below_the_longest_and_questions_end() {
     }
     assert_eq!(longest, 300_000);
     assert_eq!(life.state().call, GatewayCall::Idle);
-    assert!(life.now_ms > DEADLINE_MS + 23 * 3_600_000, "{}", life.now_ms);
+    assert!(
+        life.now_ms > DEADLINE_MS + 23 * 3_600_000,
+        "{}",
+        life.now_ms
+    );
     life.is(OrderStatus::Cancelled, Some(CancelReason::PaymentTimeout));
 }
 
@@ -299,14 +394,20 @@ fn a_call_that_never_arrived_is_made_again_while_the_order_waits() {
     life.take(result(PaymentAction::Authorise, 1, PaymentOutcome::Unknown));
     life.at(1_000).take(OrderInput::Due);
     life.take(result(PaymentAction::Query, 2, PaymentOutcome::NotFound));
-    assert_eq!(life.at(3_000).take(OrderInput::Due), ["authorise 399 #3", "wake 60000"]);
+    assert_eq!(
+        life.at(3_000).take(OrderInput::Due),
+        ["authorise 399 #3", "wake 60000"]
+    );
 
     // The same, but the customer gives up before: no new authorisation then.
     let mut life = Life::reserved();
     life.take(result(PaymentAction::Authorise, 1, PaymentOutcome::Unknown));
     life.at(1_000).take(OrderInput::Due);
     life.take(result(PaymentAction::Query, 2, PaymentOutcome::NotFound));
-    assert_eq!(life.take(cancel(true)), ["cancelled", "release tea", "release milk"]);
+    assert_eq!(
+        life.take(cancel(true)),
+        ["cancelled", "release tea", "release milk"]
+    );
     assert_eq!(life.at(3_000).take(OrderInput::Due), ["query 399 #3"]);
 }
 
@@ -347,12 +448,22 @@ fn an_authorisation_after_the_deadline_is_voided_exactly_once() {
 #[test]
 fn a_customer_may_cancel_while_the_order_is_open() {
     let mut life = Life::placed();
-    assert_eq!(life.take(cancel(true)), ["cancelled", "release tea", "release milk"]);
+    assert_eq!(
+        life.take(cancel(true)),
+        ["cancelled", "release tea", "release milk"]
+    );
     life.is(OrderStatus::Cancelled, Some(CancelReason::Customer));
 
     let mut life = Life::reserved();
-    assert_eq!(life.take(cancel(true)), ["cancelled", "release tea", "release milk"]);
-    let effects = life.take(result(PaymentAction::Authorise, 1, PaymentOutcome::Authorised));
+    assert_eq!(
+        life.take(cancel(true)),
+        ["cancelled", "release tea", "release milk"]
+    );
+    let effects = life.take(result(
+        PaymentAction::Authorise,
+        1,
+        PaymentOutcome::Authorised,
+    ));
     assert_eq!(effects, ["payment-updated", "void 399 #2"]);
     assert_eq!(life.take(cancel(true)), [""; 0]);
     life.is(OrderStatus::Cancelled, Some(CancelReason::Customer));
@@ -362,7 +473,15 @@ fn a_customer_may_cancel_while_the_order_is_open() {
 fn cancelling_a_confirmed_order_refunds_it() {
     let mut life = Life::captured();
     let effects = life.take(cancel(true));
-    assert_eq!(effects, ["refunded", "restock 2 tea", "restock 1 milk", "refund 399 #1"]);
+    assert_eq!(
+        effects,
+        [
+            "refunded",
+            "restock 2 tea",
+            "restock 1 milk",
+            "refund 399 #1"
+        ]
+    );
     life.is(OrderStatus::Refunded, None);
     let effects = life.take(result(PaymentAction::Refund, 1, PaymentOutcome::Refunded));
     assert_eq!(effects, ["payment-updated"]);
@@ -408,7 +527,11 @@ fn inputs_for_an_order_that_nobody_placed_change_nothing() {
         assert_eq!(life.state, None);
     }
     let mut life = Life::placed();
-    assert_eq!(life.take(held("sugar", 1)), [""; 0], "a line that it does not have");
+    assert_eq!(
+        life.take(held("sugar", 1)),
+        [""; 0],
+        "a line that it does not have"
+    );
 }
 
 #[test]
@@ -416,6 +539,10 @@ fn clocks_that_go_back_do_not_make_an_order_younger() {
     let mut life = Life::placed();
     life.at(500).take(held("tea", 150));
     life.take(held("milk", 99));
-    life.at(100).take(result(PaymentAction::Authorise, 1, PaymentOutcome::Authorised));
+    life.at(100).take(result(
+        PaymentAction::Authorise,
+        1,
+        PaymentOutcome::Authorised,
+    ));
     assert_eq!(life.state().order.updated_at, 500);
 }

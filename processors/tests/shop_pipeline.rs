@@ -1,4 +1,5 @@
-//! The whole shop in the test driver: commands in, events out, with the simulated gateway's rules in between.
+//! The whole shop in the test driver: commands in, events out, with the simulated gateway's rules
+//! in between.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -91,14 +92,23 @@ impl Shop {
             currency: Currency::USD,
             description: None,
         };
-        self.driver.send(PRODUCTS, sku(name), Some(product), self.now())
+        self.driver
+            .send(PRODUCTS, sku(name), Some(product), self.now())
     }
 
     fn adjust(&mut self, name: &str, id: &str, delta: i64) -> Result<bool> {
         let reason = "test".into();
-        let command = InventoryCommand::Adjust { adjustment_id: id.into(), delta, reason };
-        self.driver.send(INVENTORY_COMMANDS, sku(name), command, self.now())?;
-        let key = AdjustmentKey { sku: sku(name), adjustment_id: id.into() };
+        let command = InventoryCommand::Adjust {
+            adjustment_id: id.into(),
+            delta,
+            reason,
+        };
+        self.driver
+            .send(INVENTORY_COMMANDS, sku(name), command, self.now())?;
+        let key = AdjustmentKey {
+            sku: sku(name),
+            adjustment_id: id.into(),
+        };
         let outcome: Option<Adjustment> = self.driver.get(ADJUSTMENT_STORE, &key)?;
         let applied = outcome.expect("an outcome").applied;
         if applied {
@@ -134,12 +144,18 @@ impl Shop {
             fingerprint: uuid::Uuid::nil(),
         };
         self.placed.push(order_id);
-        self.driver.send(ORDERS, order_id, OrderCommand::Place(place), self.now())?;
+        self.driver
+            .send(ORDERS, order_id, OrderCommand::Place(place), self.now())?;
         Ok(order_id)
     }
 
     fn cancel(&mut self, order_id: OrderId, restock: bool) -> Result<()> {
-        self.driver.send(ORDERS, order_id, OrderCommand::Cancel { restock }, self.now())
+        self.driver.send(
+            ORDERS,
+            order_id,
+            OrderCommand::Cancel { restock },
+            self.now(),
+        )
     }
 
     /// Makes all calls of the gateway that are asked for, and those that follow from them.
@@ -169,8 +185,10 @@ impl Shop {
                     gateway_ref,
                 };
                 // Results are delivered at least once.
-                self.driver.send(PAYMENT_RESULTS, order_id, result.clone(), self.now())?;
-                self.driver.send(PAYMENT_RESULTS, order_id, result, self.now())?;
+                self.driver
+                    .send(PAYMENT_RESULTS, order_id, result.clone(), self.now())?;
+                self.driver
+                    .send(PAYMENT_RESULTS, order_id, result, self.now())?;
             }
         }
     }
@@ -190,7 +208,11 @@ impl Shop {
     }
 
     fn order(&mut self, order_id: OrderId) -> Result<Order> {
-        Ok(self.driver.get(ORDER_STORE, &order_id)?.expect("the order is known").order)
+        Ok(self
+            .driver
+            .get(ORDER_STORE, &order_id)?
+            .expect("the order is known")
+            .order)
     }
 
     #[track_caller]
@@ -201,15 +223,26 @@ impl Shop {
 
     #[track_caller]
     fn stock_is(&mut self, name: &str, on_hand: i64, reserved: i64, sold: i64) {
-        let stock = self.driver.get(STOCK_STORE, &sku(name)).expect("stores can be read");
-        let Stock { on_hand: a, reserved: b, sold: c, .. } = stock.unwrap_or_default();
+        let stock = self
+            .driver
+            .get(STOCK_STORE, &sku(name))
+            .expect("stores can be read");
+        let Stock {
+            on_hand: a,
+            reserved: b,
+            sold: c,
+            ..
+        } = stock.unwrap_or_default();
         assert_eq!((a, b, c), (on_hand, reserved, sold), "{name}");
     }
 
     /// Takes what the topics say and keeps it as a table would.
     fn collect(&mut self) -> Result<()> {
         for record in self.driver.read(ORDER_EVENTS)? {
-            self.history.entry(record.key).or_default().push(record.value);
+            self.history
+                .entry(record.key)
+                .or_default()
+                .push(record.value);
         }
         for record in self.driver.read(ANALYTICS_REVENUE_PER_HOUR)? {
             self.revenue.insert(record.key.to_string(), record.value);
@@ -218,10 +251,12 @@ impl Shop {
             self.days.insert(record.key.to_string(), record.value);
         }
         for record in self.driver.read(ANALYTICS_ORDER_STATUS)? {
-            self.statuses.insert(record.key.to_string(), record.value.orders);
+            self.statuses
+                .insert(record.key.to_string(), record.value.orders);
         }
         for record in self.driver.read(ANALYTICS_TOP_PRODUCTS)? {
-            self.best.insert(record.value.window_end, record.value.items);
+            self.best
+                .insert(record.value.window_end, record.value.items);
         }
         Ok(())
     }
@@ -232,7 +267,11 @@ impl Shop {
         self.collect()?;
         for (order_id, events) in &self.history {
             for (at, event) in events.iter().enumerate() {
-                assert_eq!(event.order.version, at as u64 + 1, "{order_id}: {events:#?}");
+                assert_eq!(
+                    event.order.version,
+                    at as u64 + 1,
+                    "{order_id}: {events:#?}"
+                );
             }
         }
         let mut audit = Audit::new(Expect::settled());
@@ -240,7 +279,9 @@ impl Shop {
         for events in self.history.values() {
             audit.order(&events.last().expect("at least one").order);
         }
-        self.received.iter().for_each(|(sku, pieces)| audit.received(sku, *pieces));
+        self.received
+            .iter()
+            .for_each(|(sku, pieces)| audit.received(sku, *pieces));
         for (sku, stock, _) in self.driver.entries(STOCK_STORE)? {
             audit.stock(&sku, &stock);
         }
@@ -255,7 +296,11 @@ impl Shop {
         audit.tells_days();
         self.days.values().for_each(|row| audit.day(row));
         let report = audit.finish();
-        assert!(report.holds(), "{:#?}", report.violations().collect::<Vec<_>>());
+        assert!(
+            report.holds(),
+            "{:#?}",
+            report.violations().collect::<Vec<_>>()
+        );
         Ok(self)
     }
 }
@@ -274,13 +319,19 @@ fn an_order_runs_from_the_command_to_the_capture() -> Result<()> {
     assert_eq!(order.total, 399);
     assert_eq!(order.lines[0].name.as_deref(), Some("TEA"));
     let payment = order.payment.expect("a payment");
-    assert_eq!((payment.status, payment.captured), (PaymentStatus::Captured, 399));
+    assert_eq!(
+        (payment.status, payment.captured),
+        (PaymentStatus::Captured, 399)
+    );
     assert!(payment.gateway_ref.is_some());
 
     let shop = shop.close()?;
     let kinds: Vec<OrderEventKind> = shop.history[&id].iter().map(|e| e.kind).collect();
     use OrderEventKind as K;
-    assert_eq!(kinds, [K::Placed, K::Reserved, K::Confirmed, K::PaymentUpdated]);
+    assert_eq!(
+        kinds,
+        [K::Placed, K::Reserved, K::Confirmed, K::PaymentUpdated]
+    );
     assert_eq!(shop.statuses["CONFIRMED"], 1);
     assert_eq!(shop.statuses["PENDING"], 0);
     Ok(())
@@ -307,8 +358,18 @@ fn each_token_leads_where_it_should() -> Result<()> {
         ("anything", S::Confirmed, None, P::Captured),
         ("tok_flaky", S::Confirmed, None, P::Captured),
         ("tok_unknown", S::Confirmed, None, P::Captured),
-        ("tok_decline", S::Cancelled, Some(R::PaymentDeclined), P::Declined),
-        ("tok_timeout", S::Cancelled, Some(R::PaymentTimeout), P::Unknown),
+        (
+            "tok_decline",
+            S::Cancelled,
+            Some(R::PaymentDeclined),
+            P::Declined,
+        ),
+        (
+            "tok_timeout",
+            S::Cancelled,
+            Some(R::PaymentTimeout),
+            P::Unknown,
+        ),
         ("tok_late", S::Cancelled, Some(R::PaymentTimeout), P::Voided),
     ];
     let mut shop = Shop::stocked()?;
@@ -324,7 +385,11 @@ fn each_token_leads_where_it_should() -> Result<()> {
     }
     shop.stock_is("tea", 6, 0, 4);
     let shop = shop.close()?;
-    let voids = shop.ledger.iter().filter(|e| e.action == PaymentAction::Void).count();
+    let voids = shop
+        .ledger
+        .iter()
+        .filter(|e| e.action == PaymentAction::Void)
+        .count();
     assert_eq!(voids, 1, "the late authorisation is voided exactly once");
     Ok(())
 }
@@ -333,9 +398,17 @@ fn each_token_leads_where_it_should() -> Result<()> {
 fn an_order_that_cannot_be_held_as_a_whole_holds_nothing() -> Result<()> {
     let mut shop = Shop::stocked()?;
     let short = shop.place("a", "tok_approve", &[("tea", 2), ("milk", 11)])?;
-    shop.is(short, OrderStatus::Cancelled, Some(CancelReason::OutOfStock));
+    shop.is(
+        short,
+        OrderStatus::Cancelled,
+        Some(CancelReason::OutOfStock),
+    );
     let unknown = shop.place("b", "tok_approve", &[("tea", 2), ("sugar", 1)])?;
-    shop.is(unknown, OrderStatus::Cancelled, Some(CancelReason::UnknownProduct));
+    shop.is(
+        unknown,
+        OrderStatus::Cancelled,
+        Some(CancelReason::UnknownProduct),
+    );
     shop.stock_is("tea", 10, 0, 0);
     shop.stock_is("milk", 10, 0, 0);
     let shop = shop.close()?;
@@ -370,7 +443,11 @@ fn a_silent_gateway_does_not_keep_an_order_open() -> Result<()> {
     shop.driver.advance_wall_clock(secs(59))?;
     shop.is(id, OrderStatus::Reserved, None);
     shop.driver.advance_wall_clock(secs(2))?;
-    shop.is(id, OrderStatus::Cancelled, Some(CancelReason::PaymentTimeout));
+    shop.is(
+        id,
+        OrderStatus::Cancelled,
+        Some(CancelReason::PaymentTimeout),
+    );
     shop.stock_is("tea", 10, 0, 0);
     // The gateway wakes up, authorises, and is told to give up the hold.
     let shop = shop.close()?;
@@ -399,10 +476,17 @@ fn a_customer_can_cancel_before_and_after_the_confirmation() -> Result<()> {
     shop.stock_is("tea", 10, 0, 0);
     shop.stock_is("milk", 7, 0, 3);
     let shop = shop.close()?;
-    let revenue: Vec<(i64, i64)> =
-        shop.revenue.values().map(|row| (row.revenue, row.orders)).collect();
+    let revenue: Vec<(i64, i64)> = shop
+        .revenue
+        .values()
+        .map(|row| (row.revenue, row.orders))
+        .collect();
     assert_eq!(revenue, [(0, 2)], "refunds subtract money, not orders");
-    assert!(shop.best.values().all(Vec::is_empty), "refunds subtract pieces: {:?}", shop.best);
+    assert!(
+        shop.best.values().all(Vec::is_empty),
+        "refunds subtract pieces: {:?}",
+        shop.best
+    );
     Ok(())
 }
 
@@ -410,16 +494,24 @@ fn a_customer_can_cancel_before_and_after_the_confirmation() -> Result<()> {
 fn an_adjustment_counts_once_and_respects_what_is_reserved() -> Result<()> {
     let mut shop = Shop::stocked()?;
     shop.place("a", "tok_timeout", &[("tea", 4)])?;
-    let repeated =
-        InventoryCommand::Adjust { adjustment_id: "first".into(), delta: 10, reason: "".into() };
-    shop.driver.send(INVENTORY_COMMANDS, sku("tea"), repeated, 0)?;
+    let repeated = InventoryCommand::Adjust {
+        adjustment_id: "first".into(),
+        delta: 10,
+        reason: "".into(),
+    };
+    shop.driver
+        .send(INVENTORY_COMMANDS, sku("tea"), repeated, 0)?;
     shop.stock_is("tea", 10, 4, 0);
     assert!(!shop.adjust("tea", "too much", -7)?);
     assert!(shop.adjust("tea", "just right", -6)?);
     shop.stock_is("tea", 4, 4, 0);
-    let counted =
-        InventoryCommand::Set { adjustment_id: "count".into(), on_hand: 3, reason: "".into() };
-    shop.driver.send(INVENTORY_COMMANDS, sku("tea"), counted, 0)?;
+    let counted = InventoryCommand::Set {
+        adjustment_id: "count".into(),
+        on_hand: 3,
+        reason: "".into(),
+    };
+    shop.driver
+        .send(INVENTORY_COMMANDS, sku("tea"), counted, 0)?;
     shop.stock_is("tea", 4, 4, 0);
     let refused = shop
         .driver
@@ -436,8 +528,12 @@ fn an_adjustment_counts_once_and_respects_what_is_reserved() -> Result<()> {
 fn what_is_held_for_nobody_comes_back_and_what_is_settled_is_forgotten() -> Result<()> {
     let mut shop = Shop::stocked()?;
     let nobody = OrderId(uuid::Uuid::from_u128(99));
-    let reserve = InventoryCommand::Reserve { order_id: nobody, quantity: 3 };
-    shop.driver.send(INVENTORY_COMMANDS, sku("tea"), reserve, 0)?;
+    let reserve = InventoryCommand::Reserve {
+        order_id: nobody,
+        quantity: 3,
+    };
+    shop.driver
+        .send(INVENTORY_COMMANDS, sku("tea"), reserve, 0)?;
     shop.place("a", "tok_approve", &[("milk", 1)])?;
     shop.pay()?;
     shop.stock_is("tea", 10, 3, 0);
@@ -459,11 +555,23 @@ fn what_is_held_for_nobody_comes_back_and_what_is_settled_is_forgotten() -> Resu
 fn a_release_before_its_reserve_holds_nothing() -> Result<()> {
     let mut shop = Shop::stocked()?;
     let order_id = OrderId(uuid::Uuid::from_u128(99));
-    shop.driver.send(INVENTORY_COMMANDS, sku("tea"), InventoryCommand::Release { order_id }, 0)?;
-    let reserve = InventoryCommand::Reserve { order_id, quantity: 3 };
-    shop.driver.send(INVENTORY_COMMANDS, sku("tea"), reserve, 0)?;
+    shop.driver.send(
+        INVENTORY_COMMANDS,
+        sku("tea"),
+        InventoryCommand::Release { order_id },
+        0,
+    )?;
+    let reserve = InventoryCommand::Reserve {
+        order_id,
+        quantity: 3,
+    };
+    shop.driver
+        .send(INVENTORY_COMMANDS, sku("tea"), reserve, 0)?;
     shop.stock_is("tea", 10, 0, 0);
-    let key = ReservationKey { sku: sku("tea"), order_id };
+    let key = ReservationKey {
+        sku: sku("tea"),
+        order_id,
+    };
     let reservation = shop.driver.get(RESERVATION_STORE, &key)?.expect("a mark");
     assert_eq!(reservation.state, ReservationState::Released);
     shop.close()?;
@@ -477,7 +585,10 @@ fn values_that_nobody_understands_go_to_the_dead_letters_and_harm_nothing() -> R
         ("shop.orders", "{\"type\":\"place\",\"v\":1}"),
         ("shop.orders", "{\"type\":\"cancel\",\"v\":2}"),
         ("shop.orders", "no json"),
-        ("shop.products", "{\"type\":\"product\",\"v\":1,\"sku\":\"\"}"),
+        (
+            "shop.products",
+            "{\"type\":\"product\",\"v\":1,\"sku\":\"\"}",
+        ),
         ("shop.inventory-commands", "{\"type\":\"steal\",\"v\":1}"),
         ("shop.payment-results", "{}"),
         ("shop.order-events", "[]"),
@@ -493,8 +604,14 @@ fn values_that_nobody_understands_go_to_the_dead_letters_and_harm_nothing() -> R
         shop.driver.send_raw(topic, raw)?;
     }
     let letters = shop.driver.read_raw(DEAD_LETTERS.name());
-    let values: Vec<_> = letters.iter().map(|l| l.value.clone().expect("as it was")).collect();
-    assert_eq!(values, poison.iter().map(|(_, value)| *value).collect::<Vec<_>>());
+    let values: Vec<_> = letters
+        .iter()
+        .map(|l| l.value.clone().expect("as it was"))
+        .collect();
+    assert_eq!(
+        values,
+        poison.iter().map(|(_, value)| *value).collect::<Vec<_>>()
+    );
     assert!(letters.iter().all(|letter| !letter.headers.is_empty()));
     shop.pay()?;
     shop.is(id, OrderStatus::Confirmed, None);
@@ -519,16 +636,29 @@ fn reports_count_by_the_time_at_which_orders_were_placed() -> Result<()> {
     assert_eq!(day_of("2017-01-01"), (3, 2, 1));
     assert_eq!(day_of("2016-12-31"), (1, 1, 0));
     assert_eq!(day_of("2017-01-02"), (1, 1, 0));
-    assert_eq!(shop.revenue["2017-01-01T12:00:00.000Z|USD"].revenue, 2 * 150 + 3 * 99);
+    assert_eq!(
+        shop.revenue["2017-01-01T12:00:00.000Z|USD"].revenue,
+        2 * 150 + 3 * 99
+    );
     assert_eq!(shop.revenue["2017-01-01T12:00:00.000Z|USD"].orders, 2);
 
     let best = |end: i64| -> Vec<(String, i64, i64)> {
         let items = shop.best.get(&end).map(Vec::as_slice).unwrap_or_default();
-        items.iter().map(|p| (p.sku.to_string(), p.quantity, p.revenue)).collect()
+        items
+            .iter()
+            .map(|p| (p.sku.to_string(), p.quantity, p.revenue))
+            .collect()
     };
     let (tea, milk) = ("tea".to_owned(), "milk".to_owned());
-    assert_eq!(best(NOON), [(tea.clone(), 1, 150)], "the window holds yesterday's noon");
-    assert_eq!(best(NOON + HOUR_MS), [(milk.clone(), 3, 297), (tea.clone(), 2, 300)]);
+    assert_eq!(
+        best(NOON),
+        [(tea.clone(), 1, 150)],
+        "the window holds yesterday's noon"
+    );
+    assert_eq!(
+        best(NOON + HOUR_MS),
+        [(milk.clone(), 3, 297), (tea.clone(), 2, 300)]
+    );
     assert_eq!(best(NOON + day), [(milk.clone(), 4, 396), (tea, 2, 300)]);
     assert_eq!(best(NOON + day + HOUR_MS), [(milk, 1, 99)]);
     let next: [(String, i64, i64); 0] = [];
@@ -553,8 +683,16 @@ fn a_restart_at_any_point_changes_nothing() -> Result<()> {
         }
         shop.is(ids[0], OrderStatus::Confirmed, None);
         shop.is(ids[1], OrderStatus::Confirmed, None);
-        shop.is(ids[2], OrderStatus::Cancelled, Some(CancelReason::PaymentTimeout));
-        shop.is(ids[3], OrderStatus::Cancelled, Some(CancelReason::PaymentTimeout));
+        shop.is(
+            ids[2],
+            OrderStatus::Cancelled,
+            Some(CancelReason::PaymentTimeout),
+        );
+        shop.is(
+            ids[3],
+            OrderStatus::Cancelled,
+            Some(CancelReason::PaymentTimeout),
+        );
         shop.stock_is("tea", 8, 0, 2);
         shop.close()?;
     }
@@ -564,7 +702,13 @@ fn a_restart_at_any_point_changes_nothing() -> Result<()> {
 #[test]
 fn many_orders_on_little_stock_leave_the_shop_in_order() -> Result<()> {
     let mut shop = Shop::stocked()?;
-    let tokens = ["tok_approve", "tok_decline", "tok_late", "tok_unknown", "tok_timeout"];
+    let tokens = [
+        "tok_approve",
+        "tok_decline",
+        "tok_late",
+        "tok_unknown",
+        "tok_timeout",
+    ];
     for n in 0..60 {
         let quantity = 1 + n % 3;
         let lines = [("tea", quantity), ("milk", 1)];
@@ -590,6 +734,10 @@ fn many_orders_on_little_stock_leave_the_shop_in_order() -> Result<()> {
 fn the_topology_is_as_it_was() -> Result<()> {
     let described = shop(&ShopPolicy::default())?.describe().to_string();
     // Names of stores and topics must not change by accident: state and offsets are found by them.
-    assert_eq!(described.trim_end(), include_str!("topology.txt").trim_end(), "{described}");
+    assert_eq!(
+        described.trim_end(),
+        include_str!("topology.txt").trim_end(),
+        "{described}"
+    );
     Ok(())
 }

@@ -1,7 +1,9 @@
-//! The rules of orders, stock and gateway together, under random orders of delivery and repeated messages.
+//! The rules of orders, stock and gateway together, under random orders of delivery and repeated
+//! messages.
 //!
-//! The pure functions are joined by a bag of messages instead of topics: any message may be delivered next,
-//! and any may be delivered again. Whatever happens, the audit must find the shop in order at the end.
+//! The pure functions are joined by a bag of messages instead of topics: any message may be
+//! delivered next, and any may be delivered again. Whatever happens, the audit must find the shop
+//! in order at the end.
 
 use std::collections::BTreeMap;
 
@@ -16,10 +18,7 @@ use millstream_processors::{
         PaymentIntent, PaymentOutcome, PaymentResult, PlaceOrder, RequestedLine, ReservationKey,
         Sku, Stock, V1,
     },
-    order::{
-        OrderState, Policy,
-        saga::{Effect, OrderInput, apply as apply_order},
-    },
+    order::{Effect, OrderInput, OrderState, Policy, apply as apply_order},
     payment::{
         LedgerEntry,
         rules::{Verdict, decide},
@@ -29,9 +28,9 @@ use proptest::{collection::vec, prelude::*};
 
 #[derive(Clone, Debug)]
 enum Message {
-    ToOrder(OrderId, OrderInput),
-    ToStock(Sku, OrderId, ForOrder),
-    ToGateway(OrderId, PaymentIntent),
+    Order(OrderId, OrderInput),
+    Stock(Sku, OrderId, ForOrder),
+    Gateway(OrderId, PaymentIntent),
 }
 
 /// What happens next, as numbers that fit any state of the world.
@@ -64,8 +63,14 @@ struct World {
     adjustments: u32,
 }
 
-const TOKENS: [&str; 6] =
-    ["tok_approve", "tok_decline", "tok_timeout", "tok_late", "tok_unknown", "tok_flaky"];
+const TOKENS: [&str; 6] = [
+    "tok_approve",
+    "tok_decline",
+    "tok_timeout",
+    "tok_late",
+    "tok_unknown",
+    "tok_flaky",
+];
 
 fn sku(n: usize) -> Sku {
     format!("sku-{n}").parse().expect("legal")
@@ -74,7 +79,11 @@ fn sku(n: usize) -> Sku {
 /// Products 0 to 2 are listed, product 3 is not.
 fn listing(of: &Sku) -> Option<Listing> {
     let currency = Currency::USD;
-    (**of != *"sku-3").then(|| Listing { name: "Something".into(), unit_price: 100, currency })
+    (**of != *"sku-3").then(|| Listing {
+        name: "Something".into(),
+        unit_price: 100,
+        currency,
+    })
 }
 
 impl World {
@@ -82,7 +91,15 @@ impl World {
         let stock: BTreeMap<Sku, Stock> = on_hand
             .iter()
             .enumerate()
-            .map(|(n, pieces)| (sku(n), Stock { on_hand: *pieces, ..Stock::default() }))
+            .map(|(n, pieces)| {
+                (
+                    sku(n),
+                    Stock {
+                        on_hand: *pieces,
+                        ..Stock::default()
+                    },
+                )
+            })
             .collect();
         Self {
             now_ms: 0,
@@ -91,7 +108,10 @@ impl World {
             timers: Vec::new(),
             orders: BTreeMap::new(),
             events: BTreeMap::new(),
-            received: stock.iter().map(|(sku, stock)| (sku.clone(), stock.on_hand)).collect(),
+            received: stock
+                .iter()
+                .map(|(sku, stock)| (sku.clone(), stock.on_hand))
+                .collect(),
             stock,
             reservations: BTreeMap::new(),
             ledger: Vec::new(),
@@ -103,13 +123,18 @@ impl World {
     fn place(&mut self, lines: &[(usize, u32)], token: usize, expected_total: Option<i64>) {
         let order_id = OrderId(uuid::Uuid::from_u128(self.placed.len() as u128 + 1));
         let mut merged: BTreeMap<usize, u32> = BTreeMap::new();
-        lines.iter().for_each(|(sku, quantity)| *merged.entry(*sku).or_default() += quantity);
+        lines
+            .iter()
+            .for_each(|(sku, quantity)| *merged.entry(*sku).or_default() += quantity);
         let lines = merged
             .into_iter()
-            .map(|(n, quantity)| RequestedLine { sku: sku(n), quantity })
+            .map(|(n, quantity)| RequestedLine {
+                sku: sku(n),
+                quantity,
+            })
             .collect();
         self.placed.push(order_id);
-        self.bag.push(Message::ToOrder(
+        self.bag.push(Message::Order(
             order_id,
             OrderInput::Place(PlaceOrder {
                 customer_id: "ada".parse().expect("legal"),
@@ -128,8 +153,11 @@ impl World {
             Step::Deliver { place, again } => {
                 if !self.bag.is_empty() {
                     let place = place % self.bag.len();
-                    let message =
-                        if *again { self.bag[place].clone() } else { self.bag.swap_remove(place) };
+                    let message = if *again {
+                        self.bag[place].clone()
+                    } else {
+                        self.bag.swap_remove(place)
+                    };
                     self.deliver(message);
                 }
             }
@@ -140,14 +168,18 @@ impl World {
             Step::Cancel { order, restock } => {
                 let order_id = self.placed[order % self.placed.len()];
                 let cancel = OrderInput::Cancel { restock: *restock };
-                self.bag.push(Message::ToOrder(order_id, cancel));
+                self.bag.push(Message::Order(order_id, cancel));
             }
             Step::Adjust { sku: n, delta } => self.adjust(&sku(n % 3), *delta),
             Step::Ask { which } => {
                 let held: Vec<_> = self.reservations.keys().cloned().collect();
                 if let Some(key) = held.get(which % held.len().max(1)) {
-                    let reply = LineReply { sku: key.sku.clone(), answer: LineAnswer::Expiring };
-                    self.bag.push(Message::ToOrder(key.order_id, OrderInput::Reply(reply)));
+                    let reply = LineReply {
+                        sku: key.sku.clone(),
+                        answer: LineAnswer::Expiring,
+                    };
+                    self.bag
+                        .push(Message::Order(key.order_id, OrderInput::Reply(reply)));
                 }
             }
         }
@@ -166,22 +198,26 @@ impl World {
 
     fn fire(&mut self) {
         let now_ms = self.now_ms;
-        let (due, later) = self.timers.iter().copied().partition(|(at, _)| *at <= now_ms);
+        let (due, later) = self
+            .timers
+            .iter()
+            .copied()
+            .partition(|(at, _)| *at <= now_ms);
         self.timers = later;
         for (_, order_id) in due {
-            self.deliver(Message::ToOrder(order_id, OrderInput::Due));
+            self.deliver(Message::Order(order_id, OrderInput::Due));
         }
     }
 
     fn deliver(&mut self, message: Message) {
         match message {
-            Message::ToOrder(order_id, input) => self.to_order(order_id, input),
-            Message::ToStock(sku, order_id, command) => self.to_stock(sku, order_id, command),
-            Message::ToGateway(order_id, intent) => self.to_gateway(order_id, &intent),
+            Message::Order(order_id, input) => self.order_hears(order_id, input),
+            Message::Stock(sku, order_id, command) => self.stock_hears(sku, order_id, command),
+            Message::Gateway(order_id, intent) => self.gateway_hears(order_id, &intent),
         }
     }
 
-    fn to_order(&mut self, order_id: OrderId, input: OrderInput) {
+    fn order_hears(&mut self, order_id: OrderId, input: OrderInput) {
         let before = self.orders.remove(&order_id);
         let decision = apply_order(order_id, before, input, self.now_ms, &self.policy);
         if let Some(state) = decision.state {
@@ -198,33 +234,47 @@ impl World {
                         InventoryCommand::Restock { quantity, .. } => ForOrder::Restock(quantity),
                         other => panic!("no command of an order: {other:?}"),
                     };
-                    self.bag.push(Message::ToStock(sku, order_id, command));
+                    self.bag.push(Message::Stock(sku, order_id, command));
                 }
-                Effect::Payment(intent) => self.bag.push(Message::ToGateway(order_id, intent)),
+                Effect::Payment(intent) => self.bag.push(Message::Gateway(order_id, intent)),
                 Effect::WakeAt(at) => self.timers.push((at, order_id)),
             }
         }
     }
 
-    fn to_stock(&mut self, sku: Sku, order_id: OrderId, command: ForOrder) {
-        let key = ReservationKey { sku: sku.clone(), order_id };
+    fn stock_hears(&mut self, sku: Sku, order_id: OrderId, command: ForOrder) {
+        let key = ReservationKey {
+            sku: sku.clone(),
+            order_id,
+        };
         let stock = self.stock.entry(sku.clone()).or_default();
         let reservation = self.reservations.get(&key).copied();
         let listing = listing(&sku);
-        let outcome =
-            apply_stock(*stock, reservation, listing.as_ref(), order_id, command, self.now_ms);
+        let outcome = apply_stock(
+            *stock,
+            reservation,
+            listing.as_ref(),
+            order_id,
+            command,
+            self.now_ms,
+        );
         *stock = outcome.stock;
         if let Some(reservation) = outcome.reservation {
             self.reservations.insert(key, reservation);
         }
         if let Some((order_id, reply)) = outcome.event.and_then(|event| event.into_reply(sku)) {
-            self.bag.push(Message::ToOrder(order_id, OrderInput::Reply(reply)));
+            self.bag
+                .push(Message::Order(order_id, OrderInput::Reply(reply)));
         }
     }
 
-    fn to_gateway(&mut self, order_id: OrderId, intent: &PaymentIntent) {
-        let books: Vec<LedgerEntry> =
-            self.ledger.iter().filter(|e| e.order_id == order_id).cloned().collect();
+    fn gateway_hears(&mut self, order_id: OrderId, intent: &PaymentIntent) {
+        let books: Vec<LedgerEntry> = self
+            .ledger
+            .iter()
+            .filter(|e| e.order_id == order_id)
+            .cloned()
+            .collect();
         let (verdict, entry) = decide(&books, order_id, intent, self.now_ms);
         self.ledger.extend(entry);
         let (outcome, gateway_ref) = match verdict {
@@ -239,7 +289,8 @@ impl World {
             amount: intent.amount,
             gateway_ref,
         };
-        self.bag.push(Message::ToOrder(order_id, OrderInput::Payment(result)));
+        self.bag
+            .push(Message::Order(order_id, OrderInput::Payment(result)));
     }
 
     /// Delivers what is left and lets time pass until nothing moves any more.
@@ -286,19 +337,38 @@ impl World {
     fn check_audit(&self) {
         let mut audit = Audit::new(Expect::settled());
         self.placed.iter().for_each(|id| audit.accepted(*id));
-        self.orders.values().for_each(|state| audit.order(&state.order));
-        self.received.iter().for_each(|(sku, pieces)| audit.received(sku, *pieces));
-        self.stock.iter().for_each(|(sku, stock)| audit.stock(sku, stock));
-        self.reservations.iter().for_each(|(key, r)| audit.reservation(key, r));
+        self.orders
+            .values()
+            .for_each(|state| audit.order(&state.order));
+        self.received
+            .iter()
+            .for_each(|(sku, pieces)| audit.received(sku, *pieces));
+        self.stock
+            .iter()
+            .for_each(|(sku, stock)| audit.stock(sku, stock));
+        self.reservations
+            .iter()
+            .for_each(|(key, r)| audit.reservation(key, r));
         self.ledger.iter().for_each(|entry| audit.ledger(entry));
         audit.tells_ledger();
         let report = audit.finish();
-        assert!(report.holds(), "{:#?}", report.violations().collect::<Vec<_>>());
+        assert!(
+            report.holds(),
+            "{:#?}",
+            report.violations().collect::<Vec<_>>()
+        );
         let late = self.ledger.iter().filter(|e| e.visible_at > e.at).count();
         let voided = |e: &&LedgerEntry| e.action.as_str() == "void";
-        assert!(self.ledger.iter().filter(voided).count() >= late, "late authorisations are voided");
+        assert!(
+            self.ledger.iter().filter(voided).count() >= late,
+            "late authorisations are voided"
+        );
         for reservation in self.reservations.values() {
-            assert_ne!(reservation.state, ReservationState::Held, "nothing is held at the end");
+            assert_ne!(
+                reservation.state,
+                ReservationState::Held,
+                "nothing is held at the end"
+            );
         }
     }
 }

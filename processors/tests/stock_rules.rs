@@ -21,14 +21,31 @@ struct Shelf {
 
 impl Shelf {
     fn with(on_hand: i64) -> Self {
-        let listing = Listing { name: "Tea".into(), unit_price: 150, currency: Currency::USD };
-        let stock = Stock { on_hand, ..Stock::default() };
-        Self { stock, reservation: None, listing: Some(listing) }
+        let listing = Listing {
+            name: "Tea".into(),
+            unit_price: 150,
+            currency: Currency::USD,
+        };
+        let stock = Stock {
+            on_hand,
+            ..Stock::default()
+        };
+        Self {
+            stock,
+            reservation: None,
+            listing: Some(listing),
+        }
     }
 
     fn take(&mut self, command: ForOrder) -> Option<InventoryChange> {
-        let outcome =
-            apply(self.stock, self.reservation, self.listing.as_ref(), ORDER, command, 7);
+        let outcome = apply(
+            self.stock,
+            self.reservation,
+            self.listing.as_ref(),
+            ORDER,
+            command,
+            7,
+        );
         let moved = outcome.stock != self.stock;
         assert_eq!(outcome.stock.version, self.stock.version + u64::from(moved));
         self.stock = outcome.stock;
@@ -42,17 +59,30 @@ impl Shelf {
     #[track_caller]
     fn counts(&self, on_hand: i64, reserved: i64, sold: i64) {
         let stock = self.stock;
-        assert_eq!((stock.on_hand, stock.reserved, stock.sold), (on_hand, reserved, sold));
+        assert_eq!(
+            (stock.on_hand, stock.reserved, stock.sold),
+            (on_hand, reserved, sold)
+        );
     }
 }
 
 fn reserved(quantity: u32) -> Option<InventoryChange> {
     let (name, unit_price, currency) = ("Tea".into(), 150, Currency::USD);
-    Some(InventoryChange::Reserved { order_id: ORDER, quantity, name, unit_price, currency })
+    Some(InventoryChange::Reserved {
+        order_id: ORDER,
+        quantity,
+        name,
+        unit_price,
+        currency,
+    })
 }
 
 fn refused(quantity: u32, refusal: Refusal) -> Option<InventoryChange> {
-    Some(InventoryChange::Refused { order_id: ORDER, quantity, refusal })
+    Some(InventoryChange::Refused {
+        order_id: ORDER,
+        quantity,
+        refusal,
+    })
 }
 
 #[test]
@@ -60,10 +90,16 @@ fn pieces_are_held_then_sold_then_brought_back() {
     let mut shelf = Shelf::with(5);
     assert_eq!(shelf.take(ForOrder::Reserve(3)), reserved(3));
     shelf.counts(5, 3, 0);
-    let change = InventoryChange::Confirmed { order_id: ORDER, quantity: 3 };
+    let change = InventoryChange::Confirmed {
+        order_id: ORDER,
+        quantity: 3,
+    };
     assert_eq!(shelf.take(ForOrder::Confirm), Some(change));
     shelf.counts(2, 0, 3);
-    let change = InventoryChange::Restocked { order_id: ORDER, quantity: 3 };
+    let change = InventoryChange::Restocked {
+        order_id: ORDER,
+        quantity: 3,
+    };
     assert_eq!(shelf.take(ForOrder::Restock(3)), Some(change));
     shelf.counts(5, 0, 0);
 }
@@ -96,16 +132,28 @@ fn a_repeated_command_changes_nothing_and_a_repeated_reserve_gets_the_same_answe
 #[test]
 fn what_is_not_there_is_refused_and_stays_refused() {
     let mut shelf = Shelf::with(2);
-    assert_eq!(shelf.take(ForOrder::Reserve(3)), refused(3, Refusal::OutOfStock));
+    assert_eq!(
+        shelf.take(ForOrder::Reserve(3)),
+        refused(3, Refusal::OutOfStock)
+    );
     shelf.counts(2, 0, 0);
     shelf.stock.on_hand = 9;
-    assert_eq!(shelf.take(ForOrder::Reserve(3)), refused(3, Refusal::OutOfStock));
+    assert_eq!(
+        shelf.take(ForOrder::Reserve(3)),
+        refused(3, Refusal::OutOfStock)
+    );
 
     let mut shelf = Shelf::with(9);
     let listing = shelf.listing.take();
-    assert_eq!(shelf.take(ForOrder::Reserve(3)), refused(3, Refusal::UnknownProduct));
+    assert_eq!(
+        shelf.take(ForOrder::Reserve(3)),
+        refused(3, Refusal::UnknownProduct)
+    );
     shelf.listing = listing;
-    assert_eq!(shelf.take(ForOrder::Reserve(3)), refused(3, Refusal::UnknownProduct));
+    assert_eq!(
+        shelf.take(ForOrder::Reserve(3)),
+        refused(3, Refusal::UnknownProduct)
+    );
     shelf.counts(9, 0, 0);
 }
 
@@ -115,7 +163,10 @@ fn a_release_that_overtakes_its_reserve_refuses_it() {
     assert_eq!(shelf.take(ForOrder::Release), None);
     let state = shelf.reservation.map(|r| r.state);
     assert_eq!(state, Some(ReservationState::Released));
-    assert_eq!(shelf.take(ForOrder::Reserve(3)), refused(3, Refusal::Released));
+    assert_eq!(
+        shelf.take(ForOrder::Reserve(3)),
+        refused(3, Refusal::Released)
+    );
     shelf.counts(5, 0, 0);
 }
 
@@ -140,7 +191,12 @@ fn goods_come_back_even_when_the_sale_is_forgotten_or_not_yet_confirmed() {
 
 #[track_caller]
 fn check_adjustment(before: (i64, i64), wanted: Wanted, expect: Option<i64>) {
-    let stock = Stock { on_hand: before.0, reserved: before.1, sold: 4, version: 2 };
+    let stock = Stock {
+        on_hand: before.0,
+        reserved: before.1,
+        sold: 4,
+        version: 2,
+    };
     let (id, reason): (Arc<str>, Arc<str>) = ("a".into(), "count".into());
     let (after, outcome, event) = adjust(stock, &id, wanted, &reason, 7);
     assert_eq!(outcome.applied, expect.is_some());

@@ -2,11 +2,11 @@
 
 use std::{
     fs,
-    panic::{catch_unwind, AssertUnwindSafe},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     sync::{
-        atomic::{AtomicBool, Ordering},
         Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
 };
@@ -53,21 +53,30 @@ impl Shared {
 
     pub(crate) fn fail(&self, failure: Error) {
         error!(error = %failure.chain(), "the application stops");
-        self.failure.lock().expect("failing does not panic").get_or_insert(failure);
+        self.failure
+            .lock()
+            .expect("failing does not panic")
+            .get_or_insert(failure);
         self.stop.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_repartition(&self, topic: &str) -> bool {
-        self.topology.subtopologies().iter().flat_map(|s| &s.sources).any(|(name, role)| {
-            matches!(role, millstream_topology::TopicRole::Repartition { .. })
-                && *full_name(&self.config.application_id, name, *role) == *topic
-        })
+        self.topology
+            .subtopologies()
+            .iter()
+            .flat_map(|s| &s.sources)
+            .any(|(name, role)| {
+                matches!(role, millstream_topology::TopicRole::Repartition { .. })
+                    && *full_name(&self.config.application_id, name, *role) == *topic
+            })
     }
 
     pub(crate) fn open_task(&self, id: TaskId) -> Result<Task> {
         let base = self.bases.open(id)?;
         let application = &self.config.application_id;
-        Task::open(&self.topology, id, base, |topic, role| full_name(application, topic, role))
+        Task::open(&self.topology, id, base, |topic, role| {
+            full_name(application, topic, role)
+        })
     }
 }
 
@@ -86,15 +95,18 @@ impl Bases {
     fn open(&self, id: TaskId) -> Result<Arc<dyn ByteStore>> {
         match &self.kind {
             StateKind::Memory => Ok(Arc::new(MemoryBytes::default())),
-            StateKind::Disk(root) => {
-                Ok(Arc::new(RocksBytes::open(&self.folder(root, id), &self.rocks)?))
-            }
+            StateKind::Disk(root) => Ok(Arc::new(RocksBytes::open(
+                &self.folder(root, id),
+                &self.rocks,
+            )?)),
         }
     }
 
     /// Deletes the state of a task; it is rebuilt from the changelogs.
     pub(crate) fn wipe(&self, id: TaskId) -> Result<()> {
-        let StateKind::Disk(root) = &self.kind else { return Ok(()) };
+        let StateKind::Disk(root) = &self.kind else {
+            return Ok(());
+        };
         let folder = self.folder(root, id);
         match fs::remove_dir_all(&folder) {
             Ok(()) => Ok(()),
@@ -127,12 +139,12 @@ pub struct Application {
 }
 
 impl Application {
-    /// Creates the internal topics, starts the threads and returns; they join the group and restore their
-    /// tasks in the background.
+    /// Creates the internal topics, starts the threads and returns; they join the group and restore
+    /// their tasks in the background.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] and [`ErrorKind::Topology`] for what cannot run, [`ErrorKind::Broker`] when the
-    /// log does not answer.
+    /// [`ErrorKind::Config`] and [`ErrorKind::Topology`] for what cannot run, [`ErrorKind::Broker`]
+    /// when the log does not answer.
     pub fn start(topology: &Topology, broker: Arc<dyn Broker>, config: Config) -> Result<Self> {
         Self::start_with_clock(topology, broker, config, Arc::new(SystemClock))
     }
@@ -186,9 +198,18 @@ impl Application {
                     shared.fail(Error::new(ErrorKind::User, what));
                 }
             };
-            threads.push(std::thread::Builder::new().name(name).spawn(run).map_err(no_thread)?);
+            threads.push(
+                std::thread::Builder::new()
+                    .name(name)
+                    .spawn(run)
+                    .map_err(no_thread)?,
+            );
         }
-        info!(application = shared.config.application_id, threads = threads.len(), "started");
+        info!(
+            application = shared.config.application_id,
+            threads = threads.len(),
+            "started"
+        );
         Ok(Self { shared, threads })
     }
 
@@ -202,7 +223,10 @@ impl Application {
         }
         let threads = self.shared.board.read().threads;
         let running = |t: &crate::status::ThreadStatus| {
-            t.joined && t.tasks.iter().all(|task| task.phase == crate::status::TaskPhase::Running)
+            t.joined
+                && t.tasks
+                    .iter()
+                    .all(|task| task.phase == crate::status::TaskPhase::Running)
         };
         match threads.len() == self.shared.config.threads && threads.iter().all(running) {
             true => Health::Running,
@@ -236,7 +260,13 @@ impl Application {
     /// What it failed with, if it had failed.
     pub fn close(mut self) -> Result<()> {
         self.stop();
-        match self.shared.failure.lock().expect("failing does not panic").take() {
+        match self
+            .shared
+            .failure
+            .lock()
+            .expect("failing does not panic")
+            .take()
+        {
             Some(failure) => Err(failure),
             None => Ok(()),
         }

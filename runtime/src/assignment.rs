@@ -31,7 +31,10 @@ impl Readers {
     /// The task that reads a partition.
     pub(crate) fn task_of(&self, partition: &TopicPartition) -> Option<TaskId> {
         let subtopology = *self.0.get(&partition.topic)?;
-        Some(TaskId { subtopology, partition: partition.partition })
+        Some(TaskId {
+            subtopology,
+            partition: partition.partition,
+        })
     }
 
     /// The tasks that read these partitions.

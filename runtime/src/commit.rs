@@ -48,18 +48,21 @@ pub(crate) struct Committed {
 
 /// Commits all tasks of a thread in one transaction.
 ///
-/// Invariant: nothing reaches a store's committed layer before the log's transaction has committed, and
-/// nothing uncommitted ever reaches the disk; so an abort or a crash leaves nothing to wipe.
+/// Invariant: nothing reaches a store's committed layer before the log's transaction has committed,
+/// and nothing uncommitted ever reaches the disk; so an abort or a crash leaves nothing to wipe.
 pub(crate) fn commit(
     tasks: &mut BTreeMap<TaskId, Task>,
     producing: &mut Producing,
     consumer: &dyn Consumer,
     wall_clock_ms: i64,
 ) -> Result<Committed, Trouble> {
-    // 1. What operators held back goes out, then every changed entry goes to its changelog. The order
-    //    matters: what is emitted may change stores further down.
+    // 1. What operators held back goes out, then every changed entry goes to its changelog. The
+    //    order matters: what is emitted may change stores further down.
     for task in tasks.values_mut() {
-        let mut around = Surroundings { out: producing, wall_clock_ms };
+        let mut around = Surroundings {
+            out: producing,
+            wall_clock_ms,
+        };
         flushed(task.flush(&mut around), producing)?;
     }
     for task in tasks.values_mut() {
@@ -75,7 +78,8 @@ pub(crate) fn commit(
     // 2. to 4. Drain, add the offsets with fresh proof of the group's generation, commit.
     producing.commit(&offsets, &consumer.group_metadata()?)?;
 
-    // 5. Only now the stores take the changes as committed, with the changelog positions they reflect.
+    // 5. Only now the stores take the changes as committed, with the changelog positions they
+    //    reflect.
     let ends = ends_of(producing);
     for task in tasks.values_mut() {
         let positions = changelog_positions(task, producing, &ends);
@@ -83,7 +87,10 @@ pub(crate) fn commit(
         task.mark_committed();
     }
     // 6. Writing the committed layer to disk is for the background: see `session`.
-    Ok(Committed { partitions: offsets.len(), wrote: true })
+    Ok(Committed {
+        partitions: offsets.len(),
+        wrote: true,
+    })
 }
 
 /// A node's failure may be the producer's; then the producer's own word decides.
@@ -99,12 +106,15 @@ fn log_changes(task: &mut Task, producing: &mut Producing) -> Result<()> {
         return Ok(());
     }
     let partition = task.id.partition;
-    let changelogs: Vec<Option<TopicIx>> =
-        task.logged_stores().map(|name| name.and_then(|n| producing.changelog(n))).collect();
-    task.state.write_changelog(&mut |store, key, value, timestamp| {
-        let topic = changelogs[store].expect("a store that logs has a changelog");
-        producing.log_change(topic, partition, key, value, timestamp)
-    })
+    let changelogs: Vec<Option<TopicIx>> = task
+        .logged_stores()
+        .map(|name| name.and_then(|n| producing.changelog(n)))
+        .collect();
+    task.state
+        .write_changelog(&mut |store, key, value, timestamp| {
+            let topic = changelogs[store].expect("a store that logs has a changelog");
+            producing.log_change(topic, partition, key, value, timestamp)
+        })
 }
 
 fn ends_of(producing: &Producing) -> BTreeMap<(TopicIx, i32), i64> {
@@ -124,5 +134,8 @@ fn changelog_positions(
         let topic = producing.changelog(name?)?;
         Some((store, *ends.get(&(topic, task.id.partition))?))
     };
-    task.logged_stores().enumerate().filter_map(position).collect()
+    task.logged_stores()
+        .enumerate()
+        .filter_map(position)
+        .collect()
 }

@@ -18,24 +18,25 @@ pub enum StateKind {
 /// How an application runs. `Config::new` gives what suits most; every field may be changed.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Names the consumer group, the internal topics and the transactional ids. Two applications on one log
-    /// need two names; all instances of one application share it.
+    /// Names the consumer group, the internal topics and the transactional ids. Two applications on
+    /// one log need two names; all instances of one application share it.
     pub application_id: String,
-    /// Names this process among the instances, the same after a restart, so that it gets its tasks and its
-    /// transactional ids back.
+    /// Names this process among the instances, the same after a restart, so that it gets its tasks
+    /// and its transactional ids back.
     pub instance_id: String,
     /// How many stream threads; each is a member of the group.
     pub threads: usize,
     /// Where state is kept.
     pub state: StateKind,
-    /// The longest time between two commits under load. When the input runs dry, a commit comes at once.
+    /// The longest time between two commits under load. When the input runs dry, a commit comes at
+    /// once.
     pub commit_interval: Duration,
     /// The shortest time between two commits, so that a trickle of records shares them.
     pub commit_pause: Duration,
     /// Bytes that stores, their caches and the log's buffers together should take.
     pub memory_budget: usize,
-    /// How long a committed change may wait in memory before it is written to disk; bounds what a restart
-    /// has to replay.
+    /// How long a committed change may wait in memory before it is written to disk; bounds what a
+    /// restart has to replay.
     pub flush_interval: Duration,
     /// How long a silent instance keeps its tasks.
     pub session_timeout: Duration,
@@ -81,9 +82,10 @@ impl Config {
     /// [`ErrorKind::Config`] naming the field and what it must be.
     pub fn check(&self) -> Result<()> {
         let wrong = |what: String| Err(Error::new(ErrorKind::Config, what));
-        for (name, id) in
-            [("application_id", &self.application_id), ("instance_id", &self.instance_id)]
-        {
+        for (name, id) in [
+            ("application_id", &self.application_id),
+            ("instance_id", &self.instance_id),
+        ] {
             let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
             if id.is_empty() || id.len() > ID_LENGTH_MAX || !id.chars().all(legal) {
                 return wrong(format!(

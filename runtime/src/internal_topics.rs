@@ -79,9 +79,14 @@ pub(crate) fn prepare(
     topology: &Topology,
     application_id: &str,
 ) -> Result<Layout> {
-    let existing: BTreeMap<Arc<str>, u32> =
-        admin.topics()?.into_iter().map(|t| (t.name, t.partitions)).collect();
-    let repartition = topology.plan().repartition_counts(|t| existing.get(t).copied())?;
+    let existing: BTreeMap<Arc<str>, u32> = admin
+        .topics()?
+        .into_iter()
+        .map(|t| (t.name, t.partitions))
+        .collect();
+    let repartition = topology
+        .plan()
+        .repartition_counts(|t| existing.get(t).copied())?;
 
     let mut partitions = existing;
     let mut wanted = Vec::new();
@@ -89,7 +94,11 @@ pub(crate) fn prepare(
         let role = TopicRole::Repartition { partitions: None };
         let name = full_name(application_id, topic, role);
         let cleanup = Cleanup::Delete { retention_ms: None };
-        wanted.push(NewTopic { name, partitions: *count, cleanup });
+        wanted.push(NewTopic {
+            name,
+            partitions: *count,
+            cleanup,
+        });
     }
     let mut tasks = Vec::new();
     for sub in topology.subtopologies() {

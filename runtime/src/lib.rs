@@ -1,8 +1,9 @@
-//! Runs topologies: stream threads, tasks, the commit sequence, restoring, rebalances, and the test driver.
+//! Runs topologies: stream threads, tasks, the commit sequence, restoring, rebalances, and the test
+//! driver.
 //!
-//! One record's way: [`stream_thread`](self) polls it into its task's queue; the task pushes it through its
-//! nodes once its turn by timestamp has come; the commit writes what it changed to the changelogs and commits
-//! changelogs, output and input offsets in one transaction of the log.
+//! One record's way: [`stream_thread`](self) polls it into its task's queue; the task pushes it
+//! through its nodes once its turn by timestamp has come; the commit writes what it changed to the
+//! changelogs and commits changelogs, output and input offsets in one transaction of the log.
 //!
 //! ```
 //! use millstream_operators::StreamsBuilder;
@@ -27,6 +28,8 @@ mod application;
 mod config;
 mod stream_thread;
 mod session;
+mod rebalance;
+mod upkeep;
 mod assignment;
 mod task;
 mod partition_group;

@@ -1,14 +1,14 @@
 //! `Members`: the instances of an application, where they answer queries, and which tasks they run.
 //!
-//! The group protocol of librdkafka has no room for such data, so each instance writes it to the compacted topic
-//! `<application>-members` and reads what the others wrote. It is a hint for routing queries, nothing else:
-//! who may commit is decided by the group alone.
+//! The group protocol of librdkafka has no room for such data, so each instance writes it to the
+//! compacted topic `<application>-members` and reads what the others wrote. It is a hint for
+//! routing queries, nothing else: who may commit is decided by the group alone.
 
 use std::{
     collections::BTreeMap,
     sync::{
-        atomic::{AtomicBool, Ordering},
         Arc, Mutex, RwLock,
+        atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -71,7 +71,11 @@ impl Members {
     ) -> Result<Self> {
         let topic: Arc<str> = format!("{}-members", config.application_id).into();
         let cleanup = Cleanup::Compact;
-        admin.create_topics(&[NewTopic { name: topic.clone(), partitions: 1, cleanup }])?;
+        admin.create_topics(&[NewTopic {
+            name: topic.clone(),
+            partitions: 1,
+            cleanup,
+        }])?;
         let news = TopicPartition::new(topic, 0);
         let mut reader = broker.reader()?;
         reader.assign(&[(news.clone(), Start::Earliest)])?;
@@ -88,10 +92,16 @@ impl Members {
         }));
         let inner = members.0.clone();
         let run = move || inner.run(&mut *reader, &*appender, &news);
-        let spawned = std::thread::Builder::new().name("millstream-members".into()).spawn(run);
+        let spawned = std::thread::Builder::new()
+            .name("millstream-members".into())
+            .spawn(run);
         let thread = spawned
             .map_err(|e| Error::caused(ErrorKind::Config, "a thread could not be started", e))?;
-        *members.0.thread.lock().expect("nothing panics with this lock") = Some(thread);
+        *members
+            .0
+            .thread
+            .lock()
+            .expect("nothing panics with this lock") = Some(thread);
         Ok(members)
     }
 
@@ -126,14 +136,27 @@ impl Members {
 
     /// Says which tasks a stream thread of this instance runs from now on.
     pub(crate) fn announce(&self, thread: usize, tasks: Vec<TaskId>) {
-        self.0.own.lock().expect("nothing panics with this lock").insert(thread, tasks);
+        self.0
+            .own
+            .lock()
+            .expect("nothing panics with this lock")
+            .insert(thread, tasks);
         self.0.changed.store(true, Ordering::Release);
     }
 
     pub(crate) fn close(&self) {
-        self.0.own.lock().expect("nothing panics with this lock").clear();
+        self.0
+            .own
+            .lock()
+            .expect("nothing panics with this lock")
+            .clear();
         self.0.stop.store(true, Ordering::Release);
-        let thread = self.0.thread.lock().expect("nothing panics with this lock").take();
+        let thread = self
+            .0
+            .thread
+            .lock()
+            .expect("nothing panics with this lock")
+            .take();
         if let Some(thread) = thread {
             // A panic in there has been reported by its own thread.
             let _ = thread.join();
@@ -197,7 +220,9 @@ impl Inner {
     }
 
     fn hear(&self, record: &Fetched) {
-        let (Some(key), Some(value)) = (&record.key, &record.value) else { return };
+        let (Some(key), Some(value)) = (&record.key, &record.value) else {
+            return;
+        };
         if **key == *self.instance_id.as_bytes() {
             return;
         }

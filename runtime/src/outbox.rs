@@ -1,4 +1,5 @@
-//! `Producing`: a thread's way out: a transactional producer that begins its transaction at the first record.
+//! `Producing`: a thread's way out: a transactional producer that begins its transaction at the
+//! first record.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,7 +7,7 @@ use millstream_broker::{Outgoing, Producer, ProducerError, TopicIx, TopicPartiti
 use millstream_operators::{Outbox, SinkIx, Topology};
 use millstream_topology::{Error, ErrorKind, Headers, Result, partition_for_key};
 
-use crate::internal_topics::{changelog_name, full_name, Layout};
+use crate::internal_topics::{Layout, changelog_name, full_name};
 
 /// A topic that records are written to.
 #[derive(Clone, Copy)]
@@ -120,7 +121,14 @@ impl Producing {
         timestamp: i64,
     ) -> Result<()> {
         let headers = &Headers::default();
-        self.write(Outgoing { topic, partition, timestamp, key: Some(key), value, headers })
+        self.write(Outgoing {
+            topic,
+            partition,
+            timestamp,
+            key: Some(key),
+            value,
+            headers,
+        })
     }
 
     /// Writes a record that failed to the dead-letter topic.
@@ -131,9 +139,18 @@ impl Producing {
         timestamp: i64,
         headers: &Headers,
     ) -> Result<()> {
-        let Some(target) = self.dead_letters else { return Ok(()) };
+        let Some(target) = self.dead_letters else {
+            return Ok(());
+        };
         let partition = self.partition(key, target.partitions);
-        self.write(Outgoing { topic: target.topic, partition, timestamp, key, value, headers })
+        self.write(Outgoing {
+            topic: target.topic,
+            partition,
+            timestamp,
+            key,
+            value,
+            headers,
+        })
     }
 
     /// A topic that a record chose. There can be no more of them than the log has topics.
@@ -199,7 +216,14 @@ impl Outbox for Producing {
     ) -> Result<()> {
         let target = self.sinks[sink.0 as usize];
         let partition = self.partition(key, target.partitions);
-        self.write(Outgoing { topic: target.topic, partition, timestamp, key, value, headers })
+        self.write(Outgoing {
+            topic: target.topic,
+            partition,
+            timestamp,
+            key,
+            value,
+            headers,
+        })
     }
 
     fn send_to(

@@ -25,7 +25,8 @@ pub(crate) struct RecordQueue {
     source_at: usize,
     source: Rc<RefCell<dyn RawSource>>,
     waiting: VecDeque<Buffered>,
-    /// Event time of the first waiting record, or why it has none; empty when it was not asked for yet.
+    /// Event time of the first waiting record, or why it has none; empty when it was not asked for
+    /// yet.
     head: Option<Result<i64, Error>>,
     /// Greatest event time handed out; -1 at first.
     partition_time: i64,
@@ -45,7 +46,8 @@ pub(crate) struct Turn {
     pub(crate) event_time: Result<i64, Error>,
 }
 
-/// The queues of a task, ordered by topic and partition, which also settles ties between timestamps.
+/// The queues of a task, ordered by topic and partition, which also settles ties between
+/// timestamps.
 pub(crate) struct PartitionGroup {
     queues: Vec<RecordQueue>,
     stream_time: i64,
@@ -73,7 +75,11 @@ impl RecordQueue {
     }
 
     pub(crate) fn site(&self, offset: i64) -> RecordSite {
-        RecordSite { topic: self.topic.clone(), partition: self.partition, offset }
+        RecordSite {
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset,
+        }
     }
 
     pub(crate) fn source(&self) -> &Rc<RefCell<dyn RawSource>> {
@@ -92,8 +98,8 @@ impl RecordQueue {
         self.waiting.len()
     }
 
-    /// Event time of the first waiting record; a record that has none sorts first, so that it is dealt
-    /// with and does not block the others.
+    /// Event time of the first waiting record; a record that has none sorts first, so that it is
+    /// dealt with and does not block the others.
     fn head_time(&mut self) -> Option<i64> {
         let first = self.waiting.front()?;
         let time = self.head.get_or_insert_with(|| {
@@ -103,7 +109,9 @@ impl RecordQueue {
                     "a function panicked on this record",
                 ));
             }
-            self.source.borrow_mut().event_time(&first.raw, self.partition_time)
+            self.source
+                .borrow_mut()
+                .event_time(&first.raw, self.partition_time)
         });
         Some(*time.as_ref().unwrap_or(&i64::MIN))
     }
@@ -112,7 +120,10 @@ impl RecordQueue {
 impl PartitionGroup {
     pub(crate) fn new(mut queues: Vec<RecordQueue>) -> Self {
         queues.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
-        Self { queues, stream_time: -1 }
+        Self {
+            queues,
+            stream_time: -1,
+        }
     }
 
     /// Adds a queue to a group that runs already.
@@ -142,7 +153,9 @@ impl PartitionGroup {
     pub(crate) fn next(&mut self) -> Option<Turn> {
         let mut lowest: Option<(usize, i64)> = None;
         for (at, queue) in self.queues.iter_mut().enumerate() {
-            let Some(time) = queue.head_time() else { continue };
+            let Some(time) = queue.head_time() else {
+                continue;
+            };
             if lowest.is_none_or(|(_, low)| time < low) {
                 lowest = Some((at, time));
             }
@@ -156,7 +169,11 @@ impl PartitionGroup {
             queue.partition_time = queue.partition_time.max(time);
             self.stream_time = self.stream_time.max(time);
         }
-        Some(Turn { queue: at, record, event_time })
+        Some(Turn {
+            queue: at,
+            record,
+            event_time,
+        })
     }
 
     /// Says where the group stands, before the first record of an assignment is added.
@@ -172,7 +189,9 @@ impl PartitionGroup {
 
     /// The greatest event time handed out of each queue; -1 at first.
     pub(crate) fn partition_times(&self) -> impl Iterator<Item = (&Arc<str>, i64)> {
-        self.queues.iter().map(|queue| (&queue.topic, queue.partition_time))
+        self.queues
+            .iter()
+            .map(|queue| (&queue.topic, queue.partition_time))
     }
 
     /// Takes up the times of an earlier life of the task, before its first record.
@@ -230,7 +249,10 @@ mod tests {
 
     fn fill(group: &mut PartitionGroup, queue: usize, times: &[i64]) {
         for (offset, timestamp) in (0..).zip(times) {
-            let raw = RawRecord { timestamp: *timestamp, ..RawRecord::default() };
+            let raw = RawRecord {
+                timestamp: *timestamp,
+                ..RawRecord::default()
+            };
             group.add(queue, Buffered { offset, raw });
         }
     }

@@ -21,8 +21,8 @@ pub enum ErrorPolicy {
 pub struct Policies {
     /// For records that do not decode.
     pub decode: ErrorPolicy,
-    /// For records on which a function of the user failed or panicked. What it had written to stores and
-    /// topics before it failed stays (KIP-1033).
+    /// For records on which a function of the user failed or panicked. What it had written to
+    /// stores and topics before it failed stays (KIP-1033).
     pub process: ErrorPolicy,
     /// The topic that [`ErrorPolicy::DeadLetter`] writes to.
     pub dead_letter_topic: Option<&'static str>,
@@ -41,7 +41,8 @@ impl Policies {
             | ErrorKind::Fenced => ErrorPolicy::Fail,
         };
         match (policy, self.dead_letter_topic) {
-            // Without a topic there is no place to set a record aside, and dropping it silently is no way out.
+            // Without a topic there is no place to set a record aside, and dropping it silently is
+            // no way out.
             (ErrorPolicy::DeadLetter, None) => ErrorPolicy::Fail,
             (policy, _) => policy,
         }
@@ -51,8 +52,8 @@ impl Policies {
 /// Longest error text in a dead letter.
 const MESSAGE_BYTES_MAX: usize = 2000;
 
-/// The headers of a dead letter: those of the record, and Kafka's own names for where it came from and
-/// why it is here (KIP-1034).
+/// The headers of a dead letter: those of the record, and Kafka's own names for where it came from
+/// and why it is here (KIP-1034).
 pub(crate) fn dead_letter_headers(record: &RawRecord, site: &RecordSite, error: &Error) -> Headers {
     let mut headers = record.headers.clone();
     let mut text = error.chain();

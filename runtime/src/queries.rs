@@ -8,7 +8,7 @@ use std::{
 use millstream_operators::Topology;
 use millstream_state::{StoreDefinition, StoreView};
 use millstream_topology::{
-    partition_for_key, Error, ErrorKind, KvStore, Result, StoreKind, TaskId,
+    Error, ErrorKind, KvStore, Result, StoreKind, TaskId, partition_for_key,
 };
 use serde::Serialize;
 
@@ -71,20 +71,28 @@ impl Queries {
                 stores.insert(topology.plan().stores()[store.0].name.to_string(), known);
             }
         }
-        Self { stores: Arc::new(stores), serving: Arc::default(), members }
+        Self {
+            stores: Arc::new(stores),
+            serving: Arc::default(),
+            members,
+        }
     }
 
     pub(crate) fn register(&self, id: TaskId, task: &Task) {
         let mut serving = self.serving.write().expect("registering does not panic");
         for (at, name) in task.store_names().enumerate() {
-            serving.0.insert((name.to_owned(), id.partition), task.state.view(at));
+            serving
+                .0
+                .insert((name.to_owned(), id.partition), task.state.view(at));
         }
     }
 
     pub(crate) fn deregister(&self, id: TaskId) {
         let mut serving = self.serving.write().expect("registering does not panic");
         let of_task = |name: &str| self.stores[name].subtopology == id.subtopology;
-        serving.0.retain(|(name, partition), _| *partition != id.partition || !of_task(name));
+        serving
+            .0
+            .retain(|(name, partition), _| *partition != id.partition || !of_task(name));
     }
 
     /// All stores of the topology.
@@ -99,7 +107,10 @@ impl Queries {
                     StoreKind::Window { .. } => "window",
                 },
                 partitions: known.partitions,
-                local: of_store.clone().map(|((_, partition), _)| *partition).collect(),
+                local: of_store
+                    .clone()
+                    .map(|((_, partition), _)| *partition)
+                    .collect(),
                 entries: of_store.map(|(_, view)| view.approximate_entries()).sum(),
             }
         };
@@ -123,12 +134,13 @@ impl Queries {
     }
 
     fn known(&self, store: &str) -> Result<&Known> {
-        self.stores.get(store).ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("no such store. store=`{store}`"))
-        })
+        self.stores
+            .get(store)
+            .ok_or_else(|| Error::new(ErrorKind::Config, format!("no such store. store=`{store}`")))
     }
 
-    /// Where an encoded key is. The default partitioner decides, as it did when the key was written.
+    /// Where an encoded key is. The default partitioner decides, as it did when the key was
+    /// written.
     ///
     /// # Errors
     /// [`ErrorKind::Config`] when the topology has no such store.
@@ -140,7 +152,10 @@ impl Queries {
             return Ok(Located::Here(Box::new(view.clone())));
         }
         drop(serving);
-        let task = TaskId { subtopology: known.subtopology, partition };
+        let task = TaskId {
+            subtopology: known.subtopology,
+            partition,
+        };
         Ok(match self.members.owner(task) {
             Some(endpoint) => Located::There(endpoint),
             None => Located::Nowhere,
@@ -155,7 +170,9 @@ impl Queries {
         self.known(store)?;
         let serving = self.serving.read().expect("registering does not panic");
         let of_store = serving.0.iter().filter(|((name, _), _)| name == store);
-        Ok(of_store.map(|((_, partition), view)| (*partition, view.clone())).collect())
+        Ok(of_store
+            .map(|((_, partition), view)| (*partition, view.clone()))
+            .collect())
     }
 
     /// The endpoints of the other instances that serve partitions of a store.
@@ -166,7 +183,10 @@ impl Queries {
         let known = self.known(store)?;
         let mut endpoints: Vec<String> = (0..known.partitions as i32)
             .filter_map(|partition| {
-                self.members.owner(TaskId { subtopology: known.subtopology, partition })
+                self.members.owner(TaskId {
+                    subtopology: known.subtopology,
+                    partition,
+                })
             })
             .collect();
         endpoints.sort();
@@ -177,21 +197,30 @@ impl Queries {
     /// The committed value of a key and its timestamp, from this instance.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] when the topology has no such store, [`ErrorKind::State`] when this instance
-    /// does not serve the key or reading fails.
+    /// [`ErrorKind::Config`] when the topology has no such store, [`ErrorKind::State`] when this
+    /// instance does not serve the key or reading fails.
     pub fn get<K, V: Clone>(&self, store: &KvStore<K, V>, key: &K) -> Result<Option<(V, i64)>> {
         let bad = |what: &'static str| move |e| Error::caused(ErrorKind::Data, what, e);
         let mut bytes = Vec::new();
-        store.key().encode(key, &mut bytes).map_err(bad("key does not encode"))?;
+        store
+            .key()
+            .encode(key, &mut bytes)
+            .map_err(bad("key does not encode"))?;
         match self.locate(store.name(), &bytes)? {
             Located::Here(view) => {
-                let Some((value, timestamp)) = view.get(&bytes)? else { return Ok(None) };
-                let value = store.value().decode(Some(&value)).map_err(bad("value does not decode"))?;
+                let Some((value, timestamp)) = view.get(&bytes)? else {
+                    return Ok(None);
+                };
+                let value = store
+                    .value()
+                    .decode(Some(&value))
+                    .map_err(bad("value does not decode"))?;
                 Ok(Some((value, timestamp)))
             }
-            Located::There(_) | Located::Nowhere => {
-                Err(Error::new(ErrorKind::State, "the key is not served by this instance"))
-            }
+            Located::There(_) | Located::Nowhere => Err(Error::new(
+                ErrorKind::State,
+                "the key is not served by this instance",
+            )),
         }
     }
 }

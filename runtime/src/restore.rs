@@ -1,4 +1,5 @@
-//! Restoring: bringing the stores of newly given tasks up to their changelogs before the first record.
+//! Restoring: bringing the stores of newly given tasks up to their changelogs before the first
+//! record.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -41,9 +42,9 @@ pub(crate) struct Restoration {
 impl Restoration {
     /// Starts to restore these tasks from where each store stands.
     ///
-    /// The target is the changelog's end, open transactions included, and it is met by position, not by
-    /// record: aborted records and markers take offsets too, and a reader that stopped at the last stable
-    /// offset would miss what a dead owner had committed.
+    /// The target is the changelog's end, open transactions included, and it is met by position,
+    /// not by record: aborted records and markers take offsets too, and a reader that stopped at
+    /// the last stable offset would miss what a dead owner had committed.
     pub(crate) fn begin(
         mut reader: Box<dyn Reader>,
         admin: &dyn Admin,
@@ -76,18 +77,27 @@ impl Restoration {
                 });
             }
         }
-        let starts: Vec<(TopicPartition, Start)> =
-            items.iter().map(|i| (i.partition.clone(), Start::Offset(i.position))).collect();
+        let starts: Vec<(TopicPartition, Start)> = items
+            .iter()
+            .map(|i| (i.partition.clone(), Start::Offset(i.position)))
+            .collect();
         reader.assign(&starts)?;
         let now = Instant::now();
-        Ok(Self { reader, items, started: now, progress: now, fetched: Vec::new() })
+        Ok(Self {
+            reader,
+            items,
+            started: now,
+            progress: now,
+            fetched: Vec::new(),
+        })
     }
 
     /// Reads and applies a batch.
     pub(crate) fn step(&mut self, tasks: &mut BTreeMap<TaskId, Task>) -> Result<()> {
         if self.items.iter().any(|i| !i.done && i.position < i.target) {
             self.fetched.clear();
-            self.reader.poll(POLL_WAIT, BATCH_RECORDS, &mut self.fetched)?;
+            self.reader
+                .poll(POLL_WAIT, BATCH_RECORDS, &mut self.fetched)?;
             self.apply(tasks)?;
         }
         for (at, item) in self.items.iter_mut().enumerate().filter(|(_, i)| !i.done) {
@@ -102,7 +112,8 @@ impl Restoration {
             if item.position >= item.target {
                 item.done = true;
                 let task = tasks.get_mut(&item.task).expect("a restoring task is open");
-                task.state.restore(item.store, &mut std::iter::empty(), item.position)?;
+                task.state
+                    .restore(item.store, &mut std::iter::empty(), item.position)?;
                 task.replayed.insert(item.name.clone(), item.replayed);
                 info!(
                     task = %item.task, store = item.name, replayed = item.replayed,

@@ -1,29 +1,26 @@
-//! `Session`: one membership of a stream thread in its group: poll, process, commit, until told otherwise.
+//! `Session`: one membership of a stream thread in its group: poll, process, commit, until told
+//! otherwise.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    panic::{catch_unwind, AssertUnwindSafe},
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
 
-use millstream_broker::{
-    Consumer, ConsumerConfig, Event, Fetched, PartitionIx, ProducerError, Start, TopicPartition,
-};
+use millstream_broker::{Consumer, ConsumerConfig, Event, Fetched, PartitionIx, ProducerError};
 use millstream_operators::{Clock, RawRecord};
-use millstream_state::Fault;
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
     application::Shared,
     assignment::Readers,
-    commit::{commit, Trouble},
-    flush_pool,
+    commit::{Trouble, commit},
     outbox::Producing,
     partition_group::Buffered,
-    policy::{dead_letter_headers, ErrorPolicy},
+    policy::{ErrorPolicy, dead_letter_headers},
     restore::Restoration,
-    status::{CommitTimes, StoreStatus, TaskPhase, TaskStatus, ThreadStatus},
+    status::CommitTimes,
     task::{Failed, Surroundings, Task},
 };
 
@@ -33,43 +30,35 @@ const POLL_RECORDS_MAX: usize = 5000;
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// Records in one transaction after which it is committed early, so that no log has to hold more.
 const TRANSACTION_RECORDS_MAX: usize = 20_000;
-/// How long an earlier owner's open transaction may keep the group's offsets from being read.
-const COMMITTED_WAIT: Duration = Duration::from_secs(60);
-/// How long another thread may take to close a task that comes here.
-const OPEN_WAIT: Duration = Duration::from_secs(30);
-/// How often the status is published.
-const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 /// Bytes of committed changes of one task above which they are written to disk at once.
-const COMMITTED_BYTES_MAX: usize = 16 << 20;
-/// How long closing a task may take to write its state to disk.
-const CLOSE_WAIT: Duration = Duration::from_secs(5);
+pub(crate) const COMMITTED_BYTES_MAX: usize = 16 << 20;
 
 /// Where a partition's records go: a task and a queue of it.
 #[derive(Clone, Copy)]
-struct Slot {
-    task: TaskId,
-    queue: usize,
-    paused: bool,
+pub(crate) struct Slot {
+    pub(crate) task: TaskId,
+    pub(crate) queue: usize,
+    pub(crate) paused: bool,
 }
 
 pub(crate) struct Session<'a> {
-    shared: &'a Shared,
-    index: usize,
-    readers: Readers,
-    consumer: Option<Box<dyn Consumer>>,
-    producing: Producing,
-    tasks: BTreeMap<TaskId, Task>,
+    pub(crate) shared: &'a Shared,
+    pub(crate) index: usize,
+    pub(crate) readers: Readers,
+    pub(crate) consumer: Option<Box<dyn Consumer>>,
+    pub(crate) producing: Producing,
+    pub(crate) tasks: BTreeMap<TaskId, Task>,
     /// By `PartitionIx` of the present assignment; empty between revoke and assign.
-    slots: Vec<Slot>,
-    restoring: Option<Restoration>,
-    joined: bool,
-    last_commit: Instant,
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) restoring: Option<Restoration>,
+    pub(crate) joined: bool,
+    pub(crate) last_commit: Instant,
     /// True when something was done that a commit must record.
-    uncommitted: bool,
-    records_in_transaction: usize,
-    last_flush: Instant,
-    last_publish: Instant,
-    last_purge: Instant,
+    pub(crate) uncommitted: bool,
+    pub(crate) records_in_transaction: usize,
+    pub(crate) last_flush: Instant,
+    pub(crate) last_publish: Instant,
+    pub(crate) last_purge: Instant,
     pub(crate) times: CommitTimes,
 }
 
@@ -149,13 +138,16 @@ impl<'a> Session<'a> {
         self.housekeeping()
     }
 
-    /// False while a rebalance or a restore keeps the tasks from working: they may be others' by now.
-    fn works(&self) -> bool {
+    /// False while a rebalance or a restore keeps the tasks from working: they may be others' by
+    /// now.
+    pub(crate) fn works(&self) -> bool {
         !self.slots.is_empty() && self.restoring.is_none()
     }
 
-    fn consumer(&mut self) -> &mut dyn Consumer {
-        self.consumer.as_deref_mut().expect("the consumer is there until the session closes")
+    pub(crate) fn consumer(&mut self) -> &mut dyn Consumer {
+        self.consumer
+            .as_deref_mut()
+            .expect("the consumer is there until the session closes")
     }
 
     /// How long the next poll may wait.
@@ -179,9 +171,24 @@ impl<'a> Session<'a> {
     fn deliver(&mut self, fetched: &mut Vec<Fetched>) -> Result<(), Trouble> {
         for record in fetched.drain(..) {
             let slot = self.slots[record.partition.0 as usize];
-            let task = self.tasks.get_mut(&slot.task).expect("an assigned task is open");
-            let Fetched { key, value, timestamp, headers, offset, .. } = record;
-            let raw = RawRecord { key, value, timestamp, headers };
+            let task = self
+                .tasks
+                .get_mut(&slot.task)
+                .expect("an assigned task is open");
+            let Fetched {
+                key,
+                value,
+                timestamp,
+                headers,
+                offset,
+                ..
+            } = record;
+            let raw = RawRecord {
+                key,
+                value,
+                timestamp,
+                headers,
+            };
             task.add(slot.queue, Buffered { offset, raw });
         }
         let most = self.shared.config.buffered_records_max;
@@ -195,7 +202,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn set_paused(&mut self, at: usize, paused: bool) -> Result<(), Trouble> {
+    pub(crate) fn set_paused(&mut self, at: usize, paused: bool) -> Result<(), Trouble> {
         self.slots[at].paused = paused;
         let partition = PartitionIx(at as u32);
         match paused {
@@ -206,7 +213,7 @@ impl<'a> Session<'a> {
     }
 
     /// Reads on where enough of what waited has been processed.
-    fn resume_drained(&mut self) -> Result<(), Trouble> {
+    pub(crate) fn resume_drained(&mut self) -> Result<(), Trouble> {
         let few = self.shared.config.buffered_records_max / 2;
         for at in 0..self.slots.len() {
             let slot = self.slots[at];
@@ -219,175 +226,6 @@ impl<'a> Session<'a> {
         }
         Ok(())
     }
-
-    // ---- rebalance
-
-    /// The group gave this member these partitions: opens what is new, closes what went elsewhere.
-    fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), Trouble> {
-        let ids = self.readers.tasks_of(partitions);
-        let gone: Vec<TaskId> = self.tasks.keys().filter(|id| !ids.contains(id)).copied().collect();
-        for id in gone {
-            self.close_task(id);
-        }
-        for id in &ids {
-            if !self.tasks.contains_key(id) {
-                let task = self.open_task(*id)?;
-                self.tasks.insert(*id, task);
-            }
-        }
-        let committed = self.consumer().committed(partitions, COMMITTED_WAIT)?;
-        let starts: Vec<(TopicPartition, Start)> = partitions
-            .iter()
-            .zip(&committed)
-            .map(|(p, at)| (p.clone(), at.map_or(Start::Earliest, Start::Offset)))
-            .collect();
-        self.consumer().assign(&starts)?;
-        self.slots.clear();
-        for (partition, at) in partitions.iter().zip(committed) {
-            let id = self.readers.task_of(partition).ok_or_else(|| unknown(partition))?;
-            let task = self.tasks.get_mut(&id).expect("opened above");
-            let of_topic = |q: &crate::partition_group::RecordQueue| q.topic == partition.topic;
-            let queue = task.group.queues().iter().position(of_topic);
-            let queue = queue.ok_or_else(|| unknown(partition))?;
-            task.group.set_committed(queue, at);
-            self.slots.push(Slot { task: id, queue, paused: false });
-        }
-        let names: Vec<String> = ids.iter().map(TaskId::to_string).collect();
-        info!(thread = self.index, tasks = names.join(" "), "tasks are assigned");
-        self.joined = true;
-        self.begin_restore(&ids)
-    }
-
-    fn begin_restore(&mut self, ids: &BTreeSet<TaskId>) -> Result<(), Trouble> {
-        for at in 0..self.slots.len() {
-            self.set_paused(at, true)?;
-        }
-        let reader = self.shared.broker.reader()?;
-        let admin = &*self.shared.admin;
-        let application = &self.shared.config.application_id;
-        match Restoration::begin(reader, admin, application, &self.tasks, ids) {
-            Ok(restoration) => {
-                self.restoring = Some(restoration);
-                Ok(())
-            }
-            Err(error) if error.kind() == ErrorKind::State => {
-                warn!(thread = self.index, error = %error.chain(), "local state is discarded");
-                let open: Vec<TaskId> = self.tasks.keys().copied().collect();
-                self.tasks.clear();
-                for id in open {
-                    self.shared.bases.wipe(id)?;
-                }
-                Err(error.into())
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn restore(&mut self) -> Result<(), Trouble> {
-        let Some(restoring) = &mut self.restoring else { return Ok(()) };
-        restoring.step(&mut self.tasks)?;
-        for task in self.tasks.values_mut() {
-            if task.state.committed_bytes() > COMMITTED_BYTES_MAX {
-                if let Some(job) = task.state.start_flush() {
-                    self.shared.flush_pool.submit(job);
-                }
-            }
-        }
-        if !restoring.is_done() {
-            return Ok(());
-        }
-        self.restoring = None;
-        self.start_tasks()?;
-        for (id, task) in &self.tasks {
-            self.shared.queries.register(*id, task);
-        }
-        self.shared.members.announce(self.index, self.tasks.keys().copied().collect());
-        self.resume_drained()
-    }
-
-    /// Starts the processors of tasks that have not started yet.
-    fn start_tasks(&mut self) -> Result<(), Trouble> {
-        let wall_clock_ms = self.shared.clock.now_ms();
-        for task in self.tasks.values_mut().filter(|t| !t.is_started()) {
-            let mut around = Surroundings { out: &mut self.producing, wall_clock_ms };
-            task.start(&mut around)?;
-            // What a processor wrote when it started belongs to the next commit.
-            self.uncommitted = true;
-        }
-        Ok(())
-    }
-
-    fn open_task(&mut self, id: TaskId) -> Result<Task> {
-        let deadline = Instant::now() + OPEN_WAIT;
-        loop {
-            let error = match self.shared.open_task(id) {
-                Ok(task) => return Ok(task),
-                Err(error) => error,
-            };
-            match Fault::of(&error) {
-                // Another thread of this process still closes it; it has been told to.
-                Some(Fault::Locked { .. }) if Instant::now() < deadline => {
-                    std::thread::park_timeout(Duration::from_millis(50));
-                }
-                Some(fault) if fault.means_rebuild() => {
-                    warn!(task = %id, error = %error.chain(), "state is damaged and is rebuilt");
-                    self.shared.bases.wipe(id)?;
-                }
-                _ => return Err(error),
-            }
-        }
-    }
-
-    /// The group takes all partitions back. What is committed stays open, as most of it comes back.
-    fn give_up(&mut self, lost: bool) -> Result<(), Trouble> {
-        self.restoring = None;
-        if lost {
-            warn!(thread = self.index, "partitions were lost; others own them already");
-            self.discard();
-        } else if let Err(trouble) = self.commit() {
-            warn!(thread = self.index, ?trouble, "last commit before a rebalance failed");
-            self.discard();
-            if !matches!(trouble, Trouble::Producer(ProducerError::Abort(_))) {
-                return Err(trouble);
-            }
-        }
-        for task in self.tasks.values_mut() {
-            task.group.rewind();
-        }
-        self.slots.clear();
-        self.consumer().unassign()?;
-        Ok(())
-    }
-
-    /// Drops all tasks with what they have not committed.
-    fn discard(&mut self) {
-        if let Err(error) = self.producing.abort() {
-            warn!(thread = self.index, %error, "abort failed");
-        }
-        self.times.stats.aborts += 1;
-        self.uncommitted = false;
-        self.records_in_transaction = 0;
-        for id in std::mem::take(&mut self.tasks).into_keys() {
-            self.shared.queries.deregister(id);
-        }
-        self.slots.clear();
-        self.restoring = None;
-    }
-
-    /// Closes a task that is committed: its state goes to disk, so that its next start replays nothing.
-    fn close_task(&mut self, id: TaskId) {
-        let Some(mut task) = self.tasks.remove(&id) else { return };
-        self.shared.queries.deregister(id);
-        let deadline = Instant::now() + CLOSE_WAIT;
-        while task.state.committed_bytes() > 0 && Instant::now() < deadline {
-            match task.state.start_flush() {
-                Some(job) => flush_pool::run(job),
-                None => std::thread::park_timeout(Duration::from_millis(2)),
-            }
-        }
-    }
-
-    // ---- processing
 
     fn process(&mut self) -> Result<(), Trouble> {
         if !self.works() {
@@ -420,13 +258,17 @@ impl<'a> Session<'a> {
         let task = self.tasks.get_mut(&id).expect("the task is open");
         let mut done = 0;
         while done < turn {
-            let mut around = Surroundings { out: &mut self.producing, wall_clock_ms };
-            // A panic of a user's function must not take the thread down. Nodes and stores may be half
-            // done then, so they are thrown away and built anew before anything else runs.
+            let mut around = Surroundings {
+                out: &mut self.producing,
+                wall_clock_ms,
+            };
+            // A panic of a user's function must not take the thread down. Nodes and stores may be
+            // half done then, so they are thrown away and built anew before anything else runs.
             let step = catch_unwind(AssertUnwindSafe(|| -> Result<(), Box<Failed>> {
                 while done < turn && task.process_one(&mut around)? {
                     done += 1;
-                    task.punctuate(Clock::Stream, &mut around).map_err(|e| task.failed(e))?;
+                    task.punctuate(Clock::Stream, &mut around)
+                        .map_err(|e| task.failed(e))?;
                 }
                 Ok(())
             }));
@@ -451,7 +293,12 @@ impl<'a> Session<'a> {
         if let Some(failure) = producing.take_failure() {
             return Err(failure.into());
         }
-        let Failed { error, site, raw: Some(raw) } = failed else {
+        let Failed {
+            error,
+            site,
+            raw: Some(raw),
+        } = failed
+        else {
             let why = "a timer failed";
             return Err(Error::caused(failed.error.kind(), why, failed.error.chain()).into());
         };
@@ -459,9 +306,7 @@ impl<'a> Session<'a> {
         match shared.config.policies.for_error(error) {
             ErrorPolicy::Fail => Err(Error::caused(
                 error.kind(),
-                format!(
-                    "a record failed. topic=`{topic}`, partition={partition}, offset={offset}"
-                ),
+                format!("a record failed. topic=`{topic}`, partition={partition}, offset={offset}"),
                 error.chain(),
             )
             .into()),
@@ -478,11 +323,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn recover_from_panic(
-        &mut self,
-        id: TaskId,
-        at: Option<(usize, i64)>,
-    ) -> Result<(), Trouble> {
+    fn recover_from_panic(&mut self, id: TaskId, at: Option<(usize, i64)>) -> Result<(), Trouble> {
         let Some((queue, offset)) = at else {
             return Err(Error::new(ErrorKind::User, "a function panicked outside a record").into());
         };
@@ -494,7 +335,7 @@ impl<'a> Session<'a> {
     }
 
     /// Throws away everything since the last commit and reads it again.
-    fn rewind(&mut self) -> Result<(), Trouble> {
+    pub(crate) fn rewind(&mut self) -> Result<(), Trouble> {
         self.producing.abort()?;
         self.times.stats.aborts += 1;
         self.uncommitted = false;
@@ -520,7 +361,10 @@ impl<'a> Session<'a> {
         }
         let wall_clock_ms = self.shared.clock.now_ms();
         for task in self.tasks.values_mut() {
-            let mut around = Surroundings { out: &mut self.producing, wall_clock_ms };
+            let mut around = Surroundings {
+                out: &mut self.producing,
+                wall_clock_ms,
+            };
             let fired = task.punctuate(Clock::Wall, &mut around);
             match fired {
                 Ok(any) => self.uncommitted |= any,
@@ -535,10 +379,8 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    // ---- commit and housekeeping
-
-    /// Under load at the interval; at once when the input has run dry, so that an idle pipeline answers in
-    /// milliseconds.
+    /// Under load at the interval; at once when the input has run dry, so that an idle pipeline
+    /// answers in milliseconds.
     fn commit_is_due(&self) -> bool {
         if !self.uncommitted {
             return false;
@@ -551,132 +393,38 @@ impl<'a> Session<'a> {
             || self.records_in_transaction >= TRANSACTION_RECORDS_MAX
     }
 
-    fn commit(&mut self) -> Result<(), Trouble> {
+    pub(crate) fn commit(&mut self) -> Result<(), Trouble> {
         if !self.uncommitted && !self.producing.is_open() {
             return Ok(());
         }
         let started = Instant::now();
         let wall_clock_ms = self.shared.clock.now_ms();
         let consumer = self.consumer.as_deref().expect("the consumer is there");
-        let done = commit(&mut self.tasks, &mut self.producing, consumer, wall_clock_ms)?;
+        let done = commit(
+            &mut self.tasks,
+            &mut self.producing,
+            consumer,
+            wall_clock_ms,
+        )?;
         if done.wrote {
             self.times.record(started.elapsed());
         }
         self.uncommitted = false;
         self.records_in_transaction = 0;
         self.last_commit = Instant::now();
+        self.shed();
         Ok(())
     }
 
-    fn housekeeping(&mut self) -> Result<(), Trouble> {
+    /// Keeps what the stores hold in memory within the budget. Only right after a commit is
+    /// everything clean, and so may be dropped.
+    fn shed(&mut self) {
         let config = &self.shared.config;
-        let timed = self.last_flush.elapsed() >= config.flush_interval;
-        if timed {
-            self.last_flush = Instant::now();
-        }
         let share = config.memory_budget / 2 / config.threads / self.tasks.len().max(1);
         for task in self.tasks.values_mut() {
-            let bytes = task.state.committed_bytes();
-            if bytes > COMMITTED_BYTES_MAX || (timed && bytes > 0) {
-                if let Some(job) = task.state.start_flush() {
-                    self.shared.flush_pool.submit(job);
-                }
-            }
-            if timed && task.state.live_bytes() > share {
+            if task.state.live_bytes() > share {
                 task.state.shed(share / 2);
             }
         }
-        if self.last_purge.elapsed() >= config.purge_interval {
-            self.last_purge = Instant::now();
-            self.purge();
-        }
-        if self.last_publish.elapsed() >= PUBLISH_EVERY {
-            self.last_publish = Instant::now();
-            self.publish();
-        }
-        Ok(())
     }
-
-    /// Deletes what repartition topics hold before the committed offsets. It can wait, so a failure is
-    /// only logged.
-    fn purge(&mut self) {
-        let done: Vec<(TopicPartition, i64)> = self
-            .tasks
-            .values()
-            .flat_map(|t| t.group.queues())
-            .filter(|q| self.shared.is_repartition(&q.topic))
-            .filter_map(|q| {
-                Some((TopicPartition::new(q.topic.clone(), q.partition), q.committed_offset()?))
-            })
-            .collect();
-        if done.is_empty() {
-            return;
-        }
-        if let Err(error) = self.shared.admin.delete_records(&done) {
-            warn!(thread = self.index, %error, "repartition topics could not be purged");
-        }
-    }
-
-    fn publish(&self) {
-        let tasks = self.tasks.values().map(|t| self.task_status(t)).collect();
-        let commits = self.times.snapshot();
-        let status = ThreadStatus { index: self.index, joined: self.joined, tasks, commits };
-        let mut nodes: BTreeMap<String, u64> = BTreeMap::new();
-        for task in self.tasks.values() {
-            for (name, records) in task.node_records() {
-                *nodes.entry(name).or_default() += records;
-            }
-        }
-        self.shared.board.publish(status, nodes);
-    }
-
-    fn task_status(&self, task: &Task) -> TaskStatus {
-        let restoring = self.restoring.as_ref();
-        let position = |q: &crate::partition_group::RecordQueue| {
-            let next = q.next_offset().or(q.committed_offset())?;
-            Some((format!("{}-{}", q.topic, q.partition), next))
-        };
-        TaskStatus {
-            id: task.id.to_string(),
-            phase: if restoring.is_some() { TaskPhase::Restoring } else { TaskPhase::Running },
-            restore_remaining: restoring.map_or(0, |r| r.remaining(task.id)),
-            records: task.records,
-            dropped: task.counters.dropped,
-            buffered: task.group.queues().iter().map(|q| q.waiting()).sum(),
-            stream_time_ms: task.group.stream_time(),
-            positions: task.group.queues().iter().filter_map(position).collect(),
-            stores: task
-                .store_names()
-                .enumerate()
-                .map(|(at, name)| StoreStatus {
-                    name: name.to_owned(),
-                    position: task.state.position(at),
-                    replayed: task.replayed.get(name).copied().unwrap_or(0),
-                })
-                .collect(),
-        }
-    }
-
-    /// Ends the membership. Committed state goes to disk; what is not committed is dropped.
-    pub(crate) fn close(mut self) -> CommitTimes {
-        if self.producing.is_open() {
-            self.discard();
-        }
-        for id in self.tasks.keys().copied().collect::<Vec<_>>() {
-            self.close_task(id);
-        }
-        if let Some(consumer) = self.consumer.take() {
-            consumer.close(false);
-        }
-        self.joined = false;
-        self.publish();
-        self.times
-    }
-}
-
-fn unknown(partition: &TopicPartition) -> Error {
-    Error::new(
-        ErrorKind::Broker,
-        format!("the group gave a partition that nobody reads. partition=`{partition}`"),
-    )
 }

@@ -106,7 +106,10 @@ pub(crate) struct CommitTimes {
 impl CommitTimes {
     pub(crate) fn new() -> Self {
         let histogram = Histogram::new_with_max(COMMIT_US_MAX, 2).expect("bounds are legal");
-        Self { histogram, stats: CommitStats::default() }
+        Self {
+            histogram,
+            stats: CommitStats::default(),
+        }
     }
 
     pub(crate) fn record(&mut self, took: std::time::Duration) {

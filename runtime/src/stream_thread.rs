@@ -40,7 +40,11 @@ pub(crate) fn run(shared: &Shared, index: usize) {
             }
         };
         shared.board.publish(
-            ThreadStatus { index, commits: times.snapshot(), ..ThreadStatus::default() },
+            ThreadStatus {
+                index,
+                commits: times.snapshot(),
+                ..ThreadStatus::default()
+            },
             Default::default(),
         );
         let Some(trouble) = trouble else { break };

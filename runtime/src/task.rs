@@ -1,15 +1,15 @@
-//! `Task`: one sub-topology on one partition: its nodes, its stores, its buffered records, its timers.
+//! `Task`: one sub-topology on one partition: its nodes, its stores, its buffered records, its
+//! timers.
 
 use std::{
     collections::BTreeMap,
-    sync::{atomic::Ordering, Arc},
+    sync::{Arc, atomic::Ordering},
 };
 
-use millstream_operators::{
-    Clock, Counters, Cx, Outbox, Punctuator, RawRecord, RecordSite, Scratch,
-    TaskGraph, Topology,
-};
 use millstream_broker::TopicPartition;
+use millstream_operators::{
+    Clock, Counters, Cx, Outbox, Punctuator, RawRecord, RecordSite, Scratch, TaskGraph, Topology,
+};
 use millstream_state::{ByteStore, StoreDefinition, TaskState};
 use millstream_topology::{Error, Result, TaskId, TopicRole};
 
@@ -57,8 +57,11 @@ impl Task {
     ) -> Result<Self> {
         let graph = topology.instantiate(id.subtopology);
         let sub = &topology.subtopologies()[id.subtopology as usize];
-        let definitions: Vec<Arc<dyn StoreDefinition>> =
-            sub.stores.iter().map(|s| topology.definition(*s).clone()).collect();
+        let definitions: Vec<Arc<dyn StoreDefinition>> = sub
+            .stores
+            .iter()
+            .map(|s| topology.definition(*s).clone())
+            .collect();
         let state = TaskState::open(base, &definitions)?;
         let queues = graph.sources().iter().enumerate().map(|(at, source)| {
             let topic = topic_name(&source.topic, source.role);
@@ -74,7 +77,11 @@ impl Task {
             punctuators: Vec::new(),
             counters: Counters::default(),
             scratch: Scratch::default(),
-            nowhere: RecordSite { topic: "".into(), partition: id.partition, offset: -1 },
+            nowhere: RecordSite {
+                topic: "".into(),
+                partition: id.partition,
+                offset: -1,
+            },
             in_progress: None,
             records: 0,
             replayed: BTreeMap::new(),
@@ -84,7 +91,15 @@ impl Task {
 
     /// Starts the processors; the stores are restored by now.
     pub(crate) fn start(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
-        let Self { graph, state, counters, scratch, nowhere, group, .. } = self;
+        let Self {
+            graph,
+            state,
+            counters,
+            scratch,
+            nowhere,
+            group,
+            ..
+        } = self;
         let mut cx = Cx {
             state,
             out: around.out,
@@ -105,7 +120,11 @@ impl Task {
 
     /// The report of a timer that failed.
     pub(crate) fn failed(&self, error: Error) -> Box<Failed> {
-        Box::new(Failed { error, site: self.nowhere.clone(), raw: None })
+        Box::new(Failed {
+            error,
+            site: self.nowhere.clone(),
+            raw: None,
+        })
     }
 
     /// Reads a topic that `topology`, made of this task's, has found, if it belongs to this task.
@@ -126,7 +145,9 @@ impl Task {
         &mut self,
         around: &mut Surroundings<'_>,
     ) -> Result<bool, Box<Failed>> {
-        let Some(turn) = self.group.next() else { return Ok(false) };
+        let Some(turn) = self.group.next() else {
+            return Ok(false);
+        };
         self.records += 1;
         let queue = &self.group.queues()[turn.queue];
         let offset = turn.record.offset;
@@ -137,13 +158,25 @@ impl Task {
                 return Ok(true);
             }
             Ok(time) => time,
-            Err(error) => return Err(Box::new(Failed { error, site, raw: Some(turn.record.raw) })),
+            Err(error) => {
+                return Err(Box::new(Failed {
+                    error,
+                    site,
+                    raw: Some(turn.record.raw),
+                }));
+            }
         };
         let source = queue.source().clone();
         // A copy of the handle, not of the bytes: a failed record goes to the dead letters whole.
         let raw = turn.record.raw.clone();
         self.in_progress = Some((turn.queue, offset));
-        let Self { state, counters, scratch, group, .. } = self;
+        let Self {
+            state,
+            counters,
+            scratch,
+            group,
+            ..
+        } = self;
         let mut cx = Cx {
             state,
             out: around.out,
@@ -157,7 +190,11 @@ impl Task {
         self.in_progress = None;
         match pushed {
             Ok(()) => Ok(true),
-            Err(error) => Err(Box::new(Failed { error, site, raw: Some(turn.record.raw) })),
+            Err(error) => Err(Box::new(Failed {
+                error,
+                site,
+                raw: Some(turn.record.raw),
+            })),
         }
     }
 
@@ -167,7 +204,15 @@ impl Task {
         clock: Clock,
         around: &mut Surroundings<'_>,
     ) -> Result<bool> {
-        let Self { state, counters, scratch, nowhere, group, punctuators, .. } = self;
+        let Self {
+            state,
+            counters,
+            scratch,
+            nowhere,
+            group,
+            punctuators,
+            ..
+        } = self;
         let now = match clock {
             Clock::Stream => group.stream_time(),
             Clock::Wall => around.wall_clock_ms,
@@ -199,7 +244,15 @@ impl Task {
 
     /// Lets operators emit what they held back.
     pub(crate) fn flush(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
-        let Self { graph, state, counters, scratch, nowhere, group, .. } = self;
+        let Self {
+            graph,
+            state,
+            counters,
+            scratch,
+            nowhere,
+            group,
+            ..
+        } = self;
         let mut cx = Cx {
             state,
             out: around.out,
@@ -212,8 +265,8 @@ impl Task {
         graph.flush(&mut cx)
     }
 
-    /// Throws away everything since the last commit: uncommitted state, what the nodes remember, what waits.
-    /// The caller rewinds the input and calls [`start`](Self::start) again.
+    /// Throws away everything since the last commit: uncommitted state, what the nodes remember,
+    /// what waits. The caller rewinds the input and calls [`start`](Self::start) again.
     pub(crate) fn rewind(&mut self) {
         self.state.abort();
         self.group.rewind();
@@ -239,7 +292,12 @@ impl Task {
         self.group.queues().iter().filter_map(|queue| {
             let next = queue.next_offset()?;
             let moved = queue.committed_offset() != Some(next);
-            moved.then(|| (TopicPartition::new(queue.topic.clone(), queue.partition), next))
+            moved.then(|| {
+                (
+                    TopicPartition::new(queue.topic.clone(), queue.partition),
+                    next,
+                )
+            })
         })
     }
 
@@ -251,7 +309,9 @@ impl Task {
     /// The names of the stores, in the order of their indices.
     pub(crate) fn store_names(&self) -> impl Iterator<Item = &str> {
         let sub = &self.topology.subtopologies()[self.id.subtopology as usize];
-        sub.stores.iter().map(|store| &*self.topology.plan().stores()[store.0].name)
+        sub.stores
+            .iter()
+            .map(|store| &*self.topology.plan().stores()[store.0].name)
     }
 
     /// How many records each node has taken, by name.

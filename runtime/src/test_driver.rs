@@ -10,14 +10,15 @@ use bytes::Bytes;
 use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
 use millstream_state::{ByteStore, MemoryBytes};
 use millstream_topology::{
-    Error, ErrorKind, Headers, KvStore, Plan, Record, Result, TaskId, Topic, TopicRole, WindowStore,
+    Error, ErrorKind, Headers, KvStore, Plan, Record, Result, TaskId, Topic, TopicRole, VersionedStore,
+    WindowStore,
 };
 
 use crate::{
-    partition_group::Buffered,
-    policy::{dead_letter_headers, ErrorPolicy},
-    task::{Failed, Surroundings, Task},
     Policies,
+    partition_group::Buffered,
+    policy::{ErrorPolicy, dead_letter_headers},
+    task::{Failed, Surroundings, Task},
 };
 
 /// A change of a store as its changelog holds it.
@@ -168,20 +169,25 @@ impl TestDriver {
 
     fn open(&mut self) -> Result<()> {
         for (at, base) in self.bases.iter().enumerate() {
-            let id = TaskId { subtopology: at as u32, partition: 0 };
+            let id = TaskId {
+                subtopology: at as u32,
+                partition: 0,
+            };
             let mut task = Task::open(&self.topology, id, base.clone(), |name, _| name.into())?;
-            for ((_, store), log) in
-                self.changelogs.iter().filter(|((task, _), _)| *task == at)
-            {
+            for ((_, store), log) in self.changelogs.iter().filter(|((task, _), _)| *task == at) {
                 let position = task.state.position(*store).unwrap_or(0);
                 let tail = &log[position as usize..];
-                let mut records =
-                    tail.iter().map(|l| (&l.key[..], l.value.as_deref(), l.timestamp));
+                let mut records = tail
+                    .iter()
+                    .map(|l| (&l.key[..], l.value.as_deref(), l.timestamp));
                 task.state.restore(*store, &mut records, log.len() as i64)?;
             }
-            task.group.resume_times(|topic| self.times_before.get(topic).copied());
-            let mut around =
-                Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
+            task.group
+                .resume_times(|topic| self.times_before.get(topic).copied());
+            let mut around = Surroundings {
+                out: &mut self.out,
+                wall_clock_ms: self.wall_clock_ms,
+            };
             task.start(&mut around)?;
             self.tasks.push(task);
         }
@@ -200,7 +206,10 @@ impl TestDriver {
             }
         }
         self.dropped_before = self.dropped();
-        let times = self.tasks.iter().flat_map(|task| task.group.partition_times());
+        let times = self
+            .tasks
+            .iter()
+            .flat_map(|task| task.group.partition_times());
         self.times_before = times.map(|(topic, time)| (topic.clone(), time)).collect();
         self.tasks.clear();
         if !keep_state {
@@ -216,7 +225,13 @@ impl TestDriver {
     /// # Errors
     /// When no task reads the topic, the record does not encode, or its processing fails and the policy is
     /// to stop.
-    pub fn send<K, V>(&mut self, topic: Topic<K, V>, key: K, value: V, timestamp: i64) -> Result<()> {
+    pub fn send<K, V>(
+        &mut self,
+        topic: Topic<K, V>,
+        key: K,
+        value: V,
+        timestamp: i64,
+    ) -> Result<()> {
         self.send_record(topic, Record::new(key, value, timestamp))
     }
 
@@ -249,7 +264,13 @@ impl TestDriver {
         for task in &mut self.tasks {
             let queue = task.group.queues().iter().position(|q| q.topic == topic);
             if let Some(queue) = queue {
-                task.add(queue, Buffered { offset: *offset, raw });
+                task.add(
+                    queue,
+                    Buffered {
+                        offset: *offset,
+                        raw,
+                    },
+                );
                 *offset += 1;
                 return Ok(());
             }
@@ -278,7 +299,9 @@ impl TestDriver {
             for at in 0..self.tasks.len() {
                 self.commit(at)?;
             }
-            let Some((topic, raw)) = self.out.loops.pop_front() else { return Ok(()) };
+            let Some((topic, raw)) = self.out.loops.pop_front() else {
+                return Ok(());
+            };
             self.enqueue(topic, raw)?;
         }
     }
@@ -286,8 +309,10 @@ impl TestDriver {
     fn drain(&mut self, at: usize) -> Result<()> {
         loop {
             let task = &mut self.tasks[at];
-            let mut around =
-                Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
+            let mut around = Surroundings {
+                out: &mut self.out,
+                wall_clock_ms: self.wall_clock_ms,
+            };
             match task.process_one(&mut around) {
                 Ok(true) => {
                     task.punctuate(Clock::Stream, &mut around)?;
@@ -305,7 +330,10 @@ impl TestDriver {
             (ErrorPolicy::Skip, Some(_)) => Ok(()),
             (ErrorPolicy::DeadLetter, Some(raw)) => {
                 let headers = dead_letter_headers(&raw, &site, &error);
-                let topic = self.policies.dead_letter_topic.expect("the policy needs a topic");
+                let topic = self
+                    .policies
+                    .dead_letter_topic
+                    .expect("the policy needs a topic");
                 let letters = self.out.outputs.entry(topic.into()).or_default();
                 letters.push_back(RawRecord { headers, ..raw });
                 Ok(())
@@ -315,17 +343,21 @@ impl TestDriver {
 
     fn commit(&mut self, at: usize) -> Result<()> {
         let task = &mut self.tasks[at];
-        let mut around = Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
+        let mut around = Surroundings {
+            out: &mut self.out,
+            wall_clock_ms: self.wall_clock_ms,
+        };
         task.flush(&mut around)?;
         let changelogs = &mut self.changelogs;
-        task.state.write_changelog(&mut |store, key, value, timestamp| {
-            changelogs.entry((at, store)).or_default().push(Logged {
-                key: Bytes::copy_from_slice(key),
-                value: value.map(Bytes::copy_from_slice),
-                timestamp,
-            });
-            Ok(())
-        })?;
+        task.state
+            .write_changelog(&mut |store, key, value, timestamp| {
+                changelogs.entry((at, store)).or_default().push(Logged {
+                    key: Bytes::copy_from_slice(key),
+                    value: value.map(Bytes::copy_from_slice),
+                    timestamp,
+                });
+                Ok(())
+            })?;
         let ends: Vec<(usize, i64)> = changelogs
             .iter()
             .filter(|((task, _), _)| *task == at)
@@ -341,8 +373,10 @@ impl TestDriver {
     pub fn advance_wall_clock(&mut self, by: Duration) -> Result<()> {
         self.wall_clock_ms += by.as_millis() as i64;
         for task in &mut self.tasks {
-            let mut around =
-                Surroundings { out: &mut self.out, wall_clock_ms: self.wall_clock_ms };
+            let mut around = Surroundings {
+                out: &mut self.out,
+                wall_clock_ms: self.wall_clock_ms,
+            };
             task.punctuate(Clock::Wall, &mut around)?;
         }
         self.settle()
@@ -367,7 +401,10 @@ impl TestDriver {
                 headers: raw.headers,
             })
         };
-        self.read_raw(topic.name()).into_iter().map(decode).collect()
+        self.read_raw(topic.name())
+            .into_iter()
+            .map(decode)
+            .collect()
     }
 
     /// Takes the records written to a topic since the last call, as bytes.
@@ -383,7 +420,9 @@ impl TestDriver {
             sinks.any(|(topic, role)| &**topic == name && *role != TopicRole::External)
         };
         let all = std::mem::take(&mut self.out.outputs).into_iter();
-        all.filter(|(name, _)| !own(name)).map(|(name, records)| (name, records.into())).collect()
+        all.filter(|(name, _)| !own(name))
+            .map(|(name, records)| (name, records.into()))
+            .collect()
     }
 
     /// The value of a key.
@@ -401,7 +440,10 @@ impl TestDriver {
     /// As [`get`](Self::get).
     pub fn entries<K, V: Clone>(&mut self, store: KvStore<K, V>) -> Result<Vec<(K, V, i64)>> {
         let (task, index) = self.place(store.name())?;
-        self.tasks[task].state.kv(index, &store).range(None, None, usize::MAX)
+        self.tasks[task]
+            .state
+            .kv(index, &store)
+            .range(None, None, usize::MAX)
     }
 
     /// The value of a key in the window that starts at `start`.
@@ -415,7 +457,10 @@ impl TestDriver {
         start: i64,
     ) -> Result<Option<V>> {
         let (task, index) = self.place(store.name())?;
-        let found = self.tasks[task].state.window(index, &store).get(key, start)?;
+        let found = self.tasks[task]
+            .state
+            .window(index, &store)
+            .get(key, start)?;
         Ok(found.map(|(value, _)| value))
     }
 
@@ -429,15 +474,50 @@ impl TestDriver {
         store: WindowStore<K, V>,
     ) -> Result<Vec<(K, i64, V, i64)>> {
         let (task, index) = self.place(store.name())?;
-        self.tasks[task].state.window(index, &store).fetch_all(0, i64::MAX)
+        self.tasks[task]
+            .state
+            .window(index, &store)
+            .fetch_all(0, i64::MAX)
+    }
+
+    /// The value of a key that held at a time, and since when.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_as_of<K, V: Clone>(
+        &mut self,
+        store: VersionedStore<K, V>,
+        key: &K,
+        time: i64,
+    ) -> Result<Option<(V, i64)>> {
+        let (task, index) = self.place(store.name())?;
+        let state = &mut self.tasks[task].state;
+        state.versioned(index, &store).get_as_of(key, time)
+    }
+
+    /// All versions in a store: key, value, the time from which it held, and the time from which it
+    /// held no more, if any.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn versions<K, V: Clone>(
+        &mut self,
+        store: VersionedStore<K, V>,
+    ) -> Result<Vec<(K, V, i64, Option<i64>)>> {
+        let (task, index) = self.place(store.name())?;
+        self.tasks[task].state.versioned(index, &store).all()
     }
 
     fn place(&self, store: &str) -> Result<(usize, usize)> {
-        let found = self.tasks.iter().enumerate().find_map(|(at, task)| {
-            Some((at, task.store_names().position(|name| name == store)?))
-        });
+        let found =
+            self.tasks.iter().enumerate().find_map(|(at, task)| {
+                Some((at, task.store_names().position(|name| name == store)?))
+            });
         found.ok_or_else(|| {
-            Error::new(ErrorKind::Config, format!("the topology has no such store. store=`{store}`"))
+            Error::new(
+                ErrorKind::Config,
+                format!("the topology has no such store. store=`{store}`"),
+            )
         })
     }
 

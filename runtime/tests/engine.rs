@@ -6,21 +6,21 @@ use std::{
     collections::BTreeMap,
     path::Path,
     sync::{
-        atomic::{AtomicU32, Ordering},
         Arc,
+        atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use millstream_broker::{
+    Broker, Cleanup, Fetched, NewTopic, OwnedRecord, Start, TopicPartition,
     embedded::{EmbeddedBroker, EmbeddedConfig},
     kafka::{KafkaBroker, KafkaConfig},
-    Broker, Cleanup, Fetched, NewTopic, OwnedRecord, Start, TopicPartition,
 };
 use millstream_operators::{StreamsBuilder, Topology};
 use millstream_runtime::{Application, Config, ErrorPolicy, Health, Policies};
-use millstream_topology::{partition_for_key, text, u64_be, Headers, KvStore, Topic};
+use millstream_topology::{Headers, KvStore, Topic, partition_for_key, text, u64_be};
 
 const PARTITIONS: u32 = 4;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -39,7 +39,11 @@ impl Bed {
     fn embedded() -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let broker = EmbeddedBroker::open(&folder.path().join("log"), EmbeddedConfig::default());
-        Self { broker: broker.expect("opens"), name: "t".to_owned(), folder }
+        Self {
+            broker: broker.expect("opens"),
+            name: "t".to_owned(),
+            folder,
+        }
     }
 
     fn kafka() -> Option<Self> {
@@ -51,17 +55,32 @@ impl Bed {
         };
         let folder = tempfile::tempdir().expect("a folder");
         let broker = KafkaBroker::new(KafkaConfig::new(servers)).expect("broker");
-        let name =
-            format!("engine-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        Some(Self { broker, name, folder })
+        let name = format!(
+            "engine-{}-{}",
+            std::process::id(),
+            NEXT.fetch_add(1, Ordering::Relaxed)
+        );
+        Some(Self {
+            broker,
+            name,
+            folder,
+        })
     }
 
     /// Topic names are part of descriptors and so live for ever; a test makes a handful.
     fn topic(&self, name: &str) -> &'static str {
         let full: &'static str = format!("{}.{name}", self.name).leak();
         let cleanup = Cleanup::Delete { retention_ms: None };
-        let topic = NewTopic { name: full.into(), partitions: PARTITIONS, cleanup };
-        self.broker.admin().expect("admin").create_topics(&[topic]).expect("created");
+        let topic = NewTopic {
+            name: full.into(),
+            partitions: PARTITIONS,
+            cleanup,
+        };
+        self.broker
+            .admin()
+            .expect("admin")
+            .create_topics(&[topic])
+            .expect("created");
         full
     }
 
@@ -112,16 +131,23 @@ impl Bed {
             }
         }
         drop(sent);
-        assert!(done.iter().all(|r: millstream_broker::Result<i64>| r.is_ok()));
+        assert!(
+            done.iter()
+                .all(|r: millstream_broker::Result<i64>| r.is_ok())
+        );
     }
 
     /// All committed records of a topic, by partition and offset.
     fn read(&self, topic: &'static str) -> Vec<Fetched> {
         let admin = self.broker.admin().expect("admin");
         let mut reader = self.broker.reader().expect("reader");
-        let partitions: Vec<_> =
-            (0..PARTITIONS as i32).map(|p| TopicPartition::new(topic, p)).collect();
-        let starts: Vec<_> = partitions.iter().map(|p| (p.clone(), Start::Earliest)).collect();
+        let partitions: Vec<_> = (0..PARTITIONS as i32)
+            .map(|p| TopicPartition::new(topic, p))
+            .collect();
+        let starts: Vec<_> = partitions
+            .iter()
+            .map(|p| (p.clone(), Start::Earliest))
+            .collect();
         reader.assign(&starts).expect("assigned");
         let mut records = Vec::new();
         for (at, partition) in partitions.iter().enumerate() {
@@ -129,8 +155,13 @@ impl Bed {
             let ix = millstream_broker::PartitionIx(at as u32);
             let until = Instant::now() + DEADLINE;
             while reader.position(ix).expect("position") < high {
-                assert!(Instant::now() < until, "the end of {partition} is not reached");
-                reader.poll(Duration::from_millis(50), 1000, &mut records).expect("polls");
+                assert!(
+                    Instant::now() < until,
+                    "the end of {partition} is not reached"
+                );
+                reader
+                    .poll(Duration::from_millis(50), 1000, &mut records)
+                    .expect("polls");
             }
         }
         records.sort_by_key(|r| (r.partition, r.offset));
@@ -142,8 +173,13 @@ impl Bed {
         let mut counts: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for record in self.read(topic) {
             let key = String::from_utf8(record.key.expect("key").to_vec()).expect("text");
-            let value = record.value.expect("value")[..].try_into().expect("8 bytes");
-            counts.entry(key).or_default().push(u64::from_be_bytes(value));
+            let value = record.value.expect("value")[..]
+                .try_into()
+                .expect("8 bytes");
+            counts
+                .entry(key)
+                .or_default()
+                .push(u64::from_be_bytes(value));
         }
         counts
     }
@@ -153,7 +189,10 @@ impl Bed {
 fn wait(condition: impl Fn() -> bool) {
     let until = Instant::now() + DEADLINE;
     while !condition() {
-        assert!(Instant::now() < until, "the condition did not come true in time");
+        assert!(
+            Instant::now() < until,
+            "the condition did not come true in time"
+        );
         std::thread::park_timeout(Duration::from_millis(10));
     }
 }
@@ -195,7 +234,13 @@ fn counts_are_exact_over_restarts(bed: &Bed) {
     let app = bed.start(&topology, "one", 1);
     wait(|| total(bed, output) >= 6000);
     let queries = app.queries();
-    assert_eq!(queries.get(&COUNTS, &"k7".to_owned()).expect("reads").map(|(n, _)| n), Some(60));
+    assert_eq!(
+        queries
+            .get(&COUNTS, &"k7".to_owned())
+            .expect("reads")
+            .map(|(n, _)| n),
+        Some(60)
+    );
     let replayed: u64 = app
         .status()
         .threads
@@ -251,7 +296,11 @@ fn panics_and_failures_set_one_record_aside(bed: &Bed) {
     wait(|| total(bed, output) >= 998);
     app.close().expect("closes");
     let counts = bed.counts(output);
-    assert!(counts["k0"].iter().copied().eq(1..=98), "{:?}", counts["k0"]);
+    assert!(
+        counts["k0"].iter().copied().eq(1..=98),
+        "{:?}",
+        counts["k0"]
+    );
     assert!(counts["k1"].iter().copied().eq(1..=100));
     let mut aside: Vec<_> = bed.read(dead).into_iter().filter_map(|r| r.value).collect();
     aside.sort();
@@ -273,7 +322,11 @@ fn a_failing_record_stops_the_application_when_the_policy_says_so(bed: &Bed) {
     let app = Application::start(&topology, bed.broker.clone(), config).expect("starts");
     wait(|| matches!(app.health(), Health::Failed(_)));
     let error = app.close().expect_err("it failed");
-    assert!(error.chain().contains("as the test asked"), "{}", error.chain());
+    assert!(
+        error.chain().contains("as the test asked"),
+        "{}",
+        error.chain()
+    );
     assert!(error.chain().contains("offset="), "{}", error.chain());
 }
 
@@ -282,9 +335,8 @@ fn two_instances_share_the_work_and_one_takes_over(bed: &Bed) {
     let topology = counting(input, output);
     let one = bed.start(&topology, "one", 1);
     let two = bed.start(&topology, "two", 1);
-    let tasks = |app: &Application| -> usize {
-        app.status().threads.iter().map(|t| t.tasks.len()).sum()
-    };
+    let tasks =
+        |app: &Application| -> usize { app.status().threads.iter().map(|t| t.tasks.len()).sum() };
     wait(|| tasks(&one) == 2 && tasks(&two) == 2);
     wait(|| one.health() == Health::Running && two.health() == Health::Running);
     bed.feed(input, 0, 2000, 100);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use millstream_operators::{Clock, Context, KvHandle, Processor, Punctuation, StreamsBuilder};
 use millstream_runtime::{ErrorPolicy, Policies, TestDriver};
 use millstream_topology::{
-    millis, text, u64_be, ErrorKind, KvStore, Record, Result, Topic, WindowStore,
+    ErrorKind, KvStore, Record, Result, Topic, WindowStore, millis, text, u64_be,
 };
 
 const IN: Topic<String, String> = Topic::new("in", text(), text());
@@ -17,11 +17,10 @@ const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
 const NAMES: KvStore<String, String> = KvStore::new("names", text(), text());
 const LEFT: WindowStore<String, String> = WindowStore::new("left", text(), text());
 const RIGHT: WindowStore<String, String> = WindowStore::new("right", text(), text());
-const ALONE: KvStore<Bytes, String> =
-    KvStore::new("alone", millstream_topology::bytes(), text());
+const ALONE: KvStore<Bytes, String> = KvStore::new("alone", millstream_topology::bytes(), text());
 
-/// Runs steps `topic key:value@time` (`topic key@time` deletes) and gives what reaches `out`, step by step. A
-/// step `restart` stops and restores everything.
+/// Runs steps `topic key:value@time` (`topic key@time` deletes) and gives what reaches `out`, step
+/// by step. A step `restart` stops and restores everything.
 fn run(build: impl Fn(&StreamsBuilder), steps: &[&str]) -> Vec<String> {
     let b = StreamsBuilder::new();
     build(&b);
@@ -46,7 +45,13 @@ fn run(build: impl Fn(&StreamsBuilder), steps: &[&str]) -> Vec<String> {
             ..Default::default()
         };
         driver.send_raw(topic, raw).expect("processes");
-        for Record { key, value, timestamp, .. } in driver.read(OUT).expect("decodes") {
+        for Record {
+            key,
+            value,
+            timestamp,
+            ..
+        } in driver.read(OUT).expect("decodes")
+        {
             got.push(format!("{key}:{value}@{timestamp}"));
         }
     }
@@ -104,7 +109,13 @@ fn two_aggregations_cannot_share_a_store() {
     let s = b.stream(IN);
     s.clone().group_by_key().count(COUNTS);
     s.group_by_key().count(COUNTS);
-    assert!(b.build().err().expect("refused").to_string().contains("store=`counts`"));
+    assert!(
+        b.build()
+            .err()
+            .expect("refused")
+            .to_string()
+            .contains("store=`counts`")
+    );
 }
 
 #[test]
@@ -119,18 +130,32 @@ fn changes_held_until_the_commit_come_once() {
         .map_values(|_, n| n.unwrap_or(0).to_string())
         .to(OUT);
     let mut driver = TestDriver::new(&b.build().expect("builds")).expect("starts");
-    driver.send(IN, "a".into(), "xyz".into(), 4).expect("processes");
-    assert_eq!(driver.read(OUT).expect("decodes"), [Record::new("a".into(), "3".into(), 4)]);
+    driver
+        .send(IN, "a".into(), "xyz".into(), 4)
+        .expect("processes");
+    assert_eq!(
+        driver.read(OUT).expect("decodes"),
+        [Record::new("a".into(), "3".into(), 4)]
+    );
 }
 
 #[test]
 fn a_stream_looks_up_the_present_value_of_a_table() {
-    let steps =
-        ["in a:1@1", "other a:Ada@9", "in a:2@2", "restart", "in a:3@3", "other a@4", "in a:4@5"];
+    let steps = [
+        "in a:1@1",
+        "other a:Ada@9",
+        "in a:2@2",
+        "restart",
+        "in a:3@3",
+        "other a@4",
+        "in a:4@5",
+    ];
     let inner = run(
         |b| {
             let names = b.table(OTHER, NAMES);
-            b.stream(IN).join(&names, |v, name| format!("{v}-{name}")).to(OUT);
+            b.stream(IN)
+                .join(&names, |v, name| format!("{v}-{name}"))
+                .to(OUT);
         },
         &steps,
     );
@@ -148,9 +173,14 @@ fn a_stream_looks_up_the_present_value_of_a_table() {
 }
 
 fn left_join(b: &StreamsBuilder, difference: u64, grace: u64) {
-    let other = b.stream(OTHER).within(millis(difference), LEFT, RIGHT).grace(millis(grace));
+    let other = b
+        .stream(OTHER)
+        .within(millis(difference), LEFT, RIGHT)
+        .grace(millis(grace));
     b.stream(IN)
-        .left_join(other.unmatched(ALONE), |l, r| format!("{l}+{}", r.map_or("null", |r| r)))
+        .left_join(other.unmatched(ALONE), |l, r| {
+            format!("{l}+{}", r.map_or("null", |r| r))
+        })
         .to(OUT);
 }
 
@@ -161,12 +191,23 @@ fn streams_meet_within_their_window_in_order_of_time() {
         b.stream(IN).join(other, |l, r| format!("{l}+{r}")).to(OUT);
     };
     let steps = [
-        "in k:A@10", "in k:B@5", "other k:a@12", "other k:b@25", "in k:C@15", "restart", "in k:D@20",
+        "in k:A@10",
+        "in k:B@5",
+        "other k:a@12",
+        "other k:b@25",
+        "in k:C@15",
+        "restart",
+        "in k:D@20",
         "in j:E@20",
     ];
     let got = run(join, &steps);
     // C at 15 is within 10 of both; b at 25 hides left records up to 25 - 20 for reading only.
-    assert_eq!(got, ["k:B+a@12", "k:A+a@12", "k:C+a@15", "k:C+b@25", "k:D+a@20", "k:D+b@25"]);
+    assert_eq!(
+        got,
+        [
+            "k:B+a@12", "k:A+a@12", "k:C+a@15", "k:C+b@25", "k:D+a@20", "k:D+b@25"
+        ]
+    );
 }
 
 #[test]
@@ -184,7 +225,12 @@ fn grace_keeps_unmatched_records_waiting() {
     // KStreamKStreamLeftJoinTest.testGracePeriod
     let got = run(
         |b| left_join(b, 100, 10),
-        &["in 0:A0@0", "in 1:A1@0", "other 0:x@101", "other 0:dummy@1201"],
+        &[
+            "in 0:A0@0",
+            "in 1:A1@0",
+            "other 0:x@101",
+            "other 0:dummy@1201",
+        ],
     );
     assert_eq!(got, ["0:A0+null@0", "1:A1+null@0"]);
 }
@@ -234,19 +280,38 @@ impl Processor for Tally {
 #[test]
 fn stream_time_timers_follow_the_records_and_do_not_catch_up() {
     let tally = |b: &StreamsBuilder| {
-        let make = |counts| Tally { counts, clock: Clock::Stream };
+        let make = |counts| Tally {
+            counts,
+            clock: Clock::Stream,
+        };
         b.stream(IN).process(COUNTS, make).to(OUT);
     };
-    let got = run(tally, &["in a:x@3", "in a:x@9", "in a:x@35", "in a:x@38", "in a:x@40"]);
+    let got = run(
+        tally,
+        &[
+            "in a:x@3",
+            "in a:x@9",
+            "in a:x@35",
+            "in a:x@38",
+            "in a:x@40",
+        ],
+    );
     assert_eq!(got, ["a:1@3", "a:3@35", "a:5@40"]);
 }
 
 #[test]
 fn wall_clock_timers_follow_the_clock() {
     let b = StreamsBuilder::new();
-    b.stream(IN).process(COUNTS, |counts| Tally { counts, clock: Clock::Wall }).to(OUT);
+    b.stream(IN)
+        .process(COUNTS, |counts| Tally {
+            counts,
+            clock: Clock::Wall,
+        })
+        .to(OUT);
     let mut driver = TestDriver::new(&b.build().expect("builds")).expect("starts");
-    driver.send(IN, "a".into(), "x".into(), 7).expect("processes");
+    driver
+        .send(IN, "a".into(), "x".into(), 7)
+        .expect("processes");
     driver.advance_wall_clock(millis(9)).expect("fires");
     assert!(driver.read(OUT).expect("decodes").is_empty());
     driver.advance_wall_clock(millis(25)).expect("fires");
@@ -269,7 +334,9 @@ fn failing_records_go_where_the_policy_says() {
         b.build().expect("builds")
     };
     let mut driver = TestDriver::new(&topology()).expect("starts");
-    let error = driver.send(IN, "a".into(), "bad".into(), 1).expect_err("must fail");
+    let error = driver
+        .send(IN, "a".into(), "bad".into(), 1)
+        .expect_err("must fail");
     assert_eq!(error.kind(), ErrorKind::User);
     assert_eq!(error.node(), Some("map-values-1"));
 
@@ -278,10 +345,19 @@ fn failing_records_go_where_the_policy_says() {
         process: ErrorPolicy::DeadLetter,
         dead_letter_topic: Some("dead"),
     };
-    let mut driver = TestDriver::new(&topology()).expect("starts").with_policies(policies);
-    driver.send(IN, "a".into(), "bad".into(), 1).expect("is set aside");
-    driver.send(IN, "a".into(), "good".into(), 2).expect("goes on");
-    let null = millstream_operators::RawRecord { timestamp: 3, ..Default::default() };
+    let mut driver = TestDriver::new(&topology())
+        .expect("starts")
+        .with_policies(policies);
+    driver
+        .send(IN, "a".into(), "bad".into(), 1)
+        .expect("is set aside");
+    driver
+        .send(IN, "a".into(), "good".into(), 2)
+        .expect("goes on");
+    let null = millstream_operators::RawRecord {
+        timestamp: 3,
+        ..Default::default()
+    };
     driver.send_raw("in", null).expect("is set aside");
     assert_eq!(driver.read(OUT).expect("decodes").len(), 1);
     let dead = driver.read_raw("dead");
@@ -296,10 +372,15 @@ fn failing_records_go_where_the_policy_says() {
 #[test]
 fn an_extractor_gives_the_event_time_and_negative_ones_are_dropped() {
     let b = StreamsBuilder::new();
-    b.stream_by_time(IN, |_, v, _, _| v.parse().unwrap_or(-1)).to(OUT);
+    b.stream_by_time(IN, |_, v, _, _| v.parse().unwrap_or(-1))
+        .to(OUT);
     let mut driver = TestDriver::new(&b.build().expect("builds")).expect("starts");
-    driver.send(IN, "a".into(), "42".into(), 1).expect("processes");
-    driver.send(IN, "a".into(), "x".into(), 2).expect("is dropped");
+    driver
+        .send(IN, "a".into(), "42".into(), 1)
+        .expect("processes");
+    driver
+        .send(IN, "a".into(), "x".into(), 2)
+        .expect("is dropped");
     assert_eq!(driver.read(OUT).expect("decodes")[0].timestamp, 42);
     assert_eq!(driver.dropped(), 1);
 }

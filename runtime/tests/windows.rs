@@ -3,8 +3,8 @@
 use millstream_operators::StreamsBuilder;
 use millstream_runtime::TestDriver;
 use millstream_topology::{
-    millis, nullable, text, Hopping, Record, Result, TimeWindows, Topic, Tumbling, WindowStore,
-    Windowed,
+    Hopping, Record, Result, TimeWindows, Topic, Tumbling, WindowStore, Windowed, millis, nullable,
+    text,
 };
 
 const IN: Topic<String, String> = Topic::new("in", text(), text());
@@ -22,7 +22,10 @@ fn topology(windows: TimeWindows) -> Result<millstream_operators::Topology> {
         })
         .to_stream()
         .map(|window: Windowed<String>, sum: Option<String>| {
-            (format!("{}[{},{})", window.key, window.start, window.end), sum.unwrap_or_default())
+            (
+                format!("{}[{},{})", window.key, window.start, window.end),
+                sum.unwrap_or_default(),
+            )
         })
         .to(OUT);
     b.build()
@@ -44,12 +47,24 @@ fn check(windows: impl Into<TimeWindows>, input: &str, expect: &str, dropped: u6
             let (key, rest) = word.split_once(':').expect("key");
             let (value, time) = rest.split_once('@').expect("time");
             let time = time.parse().expect("number");
-            driver.send(IN, key.to_owned(), value.to_owned(), time).expect("processes");
-            for Record { key, value, timestamp, .. } in driver.read(OUT).expect("decodes") {
+            driver
+                .send(IN, key.to_owned(), value.to_owned(), time)
+                .expect("processes");
+            for Record {
+                key,
+                value,
+                timestamp,
+                ..
+            } in driver.read(OUT).expect("decodes")
+            {
                 got.push(format!("{key}{value}@{timestamp}"));
             }
         }
-        assert_eq!(got, expect.split_whitespace().collect::<Vec<_>>(), "restart at {restart_at:?}");
+        assert_eq!(
+            got,
+            expect.split_whitespace().collect::<Vec<_>>(),
+            "restart at {restart_at:?}"
+        );
         assert_eq!(driver.dropped(), dropped, "restart at {restart_at:?}");
     }
 }
@@ -58,7 +73,9 @@ fn check(windows: impl Into<TimeWindows>, input: &str, expect: &str, dropped: u6
 fn hopping_windows_overlap_and_take_late_records_within_grace() {
     // KStreamWindowAggregateTest.testAggBasic
     check(
-        Hopping::of(millis(10)).advance_by(millis(5)).grace(millis(100)),
+        Hopping::of(millis(10))
+            .advance_by(millis(5))
+            .grace(millis(100)),
         "A:1@0 B:2@1 C:3@2 D:4@3 A:1@4 A:1@5 B:2@6 D:4@7 B:2@8 C:3@9 A:1@10 B:2@11 D:4@12 B:2@13 C:3@14 \
          B:1@3 B:2@2 B:3@9",
         "A[0,10)0+1@0 B[0,10)0+2@1 C[0,10)0+3@2 D[0,10)0+4@3 A[0,10)0+1+1@4 A[0,10)0+1+1+1@5 \
@@ -75,7 +92,9 @@ fn hopping_windows_overlap_and_take_late_records_within_grace() {
 fn a_record_may_be_late_for_one_of_its_windows_and_in_time_for_another() {
     // KStreamWindowAggregateTest.shouldLogAndMeterWhenSkippingExpiredWindow
     check(
-        Hopping::of(millis(10)).advance_by(millis(5)).grace(millis(90)),
+        Hopping::of(millis(10))
+            .advance_by(millis(5))
+            .grace(millis(90)),
         "k:100@100 k:0@0 k:1@1 k:2@2 k:3@3 k:4@4 k:5@5 k:6@6 k:105@105 k:106@106",
         "k[95,105)0+100@100 k[100,110)0+100@100 k[5,15)0+5@5 k[5,15)0+5+6@6 \
          k[100,110)0+100+105@105 k[105,115)0+105@105 k[100,110)0+100+105+106@106 \
@@ -98,9 +117,13 @@ fn tumbling_windows_close_at_their_end_without_grace() {
 fn closed_windows_stay_closed_over_a_restart() {
     let topology = topology(Tumbling::of(millis(10)).into()).expect("builds");
     let mut driver = TestDriver::new(&topology).expect("starts");
-    driver.send(IN, "a".into(), "1".into(), 100).expect("processes");
+    driver
+        .send(IN, "a".into(), "1".into(), 100)
+        .expect("processes");
     driver.restart(true).expect("restarts");
-    driver.send(IN, "b".into(), "late".into(), 5).expect("processes");
+    driver
+        .send(IN, "b".into(), "late".into(), 5)
+        .expect("processes");
     assert_eq!(driver.dropped(), 1, "the stream time is part of the state");
 }
 
@@ -109,14 +132,18 @@ fn nullable_topics_carry_nulls() {
     const CLICKS: Topic<Option<String>, bytes::Bytes> =
         Topic::new("clicks", nullable(text()), millstream_topology::bytes());
     let b = StreamsBuilder::new();
-    b.stream(CLICKS).filter(|key, _| key.is_none()).to(Topic::new(
-        "anonymous",
-        nullable(text()),
-        millstream_topology::bytes(),
-    ));
+    b.stream(CLICKS)
+        .filter(|key, _| key.is_none())
+        .to(Topic::new(
+            "anonymous",
+            nullable(text()),
+            millstream_topology::bytes(),
+        ));
     let mut driver = TestDriver::new(&b.build().expect("builds")).expect("starts");
     driver.send(CLICKS, None, "x".into(), 1).expect("processes");
-    driver.send(CLICKS, Some("ada".into()), "y".into(), 2).expect("processes");
+    driver
+        .send(CLICKS, Some("ada".into()), "y".into(), 2)
+        .expect("processes");
     let out = driver.read_raw("anonymous");
     assert_eq!(out.len(), 1);
     assert_eq!(out[0].key, None);

@@ -8,8 +8,8 @@ use crate::{
     table::{OnConflict, Table},
 };
 
-/// Most rows in one statement. Statements hold a power of two of rows, so that each table has at most ten
-/// insert statements and every connection prepares each of them once.
+/// Most rows in one statement. Statements hold a power of two of rows, so that each table has at
+/// most ten insert statements and every connection prepares each of them once.
 pub const ROWS_PER_STATEMENT_MAX: usize = 512;
 /// Most bytes in one statement with several rows, well below every server's packet limit.
 pub const STATEMENT_BYTES_MAX: usize = 1 << 20;

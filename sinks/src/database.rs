@@ -48,8 +48,9 @@ const WRITE_PAUSE: Duration = Duration::from_millis(5);
 
 /// What every writing session of MySQL and MariaDB is set to.
 ///
-/// A writer that hangs in the middle of a transaction loses its connection after `wait_timeout`, so that its
-/// locks do not hold up its successor for hours. Strict mode makes data that does not fit an error.
+/// A writer that hangs in the middle of a transaction loses its connection after `wait_timeout`, so
+/// that its locks do not hold up its successor for hours. Strict mode makes data that does not fit
+/// an error.
 const MYSQL_SESSION: &str = "SET SESSION transaction_isolation='READ-COMMITTED', \
      innodb_lock_wait_timeout=10, wait_timeout=30, \
      sql_mode=CONCAT(@@sql_mode, ',STRICT_ALL_TABLES')";
@@ -88,8 +89,8 @@ enum Pools {
 }
 
 impl Database {
-    /// Connects to `mysql://user:password@host:port/database`, `mariadb://…`, or the file of `sqlite://path`,
-    /// which is made if it does not exist.
+    /// Connects to `mysql://user:password@host:port/database`, `mariadb://…`, or the file of
+    /// `sqlite://path`, which is made if it does not exist.
     ///
     /// # Errors
     /// A URL of another kind, and a database that cannot be reached.
@@ -120,12 +121,12 @@ impl Database {
         self.0.dialect
     }
 
-    /// Brings a component's tables up to date; what is applied already is left alone. Safe when several
-    /// processes start at once.
+    /// Brings a component's tables up to date; what is applied already is left alone. Safe when
+    /// several processes start at once.
     ///
     /// # Errors
-    /// Migrations that were changed after they were applied, a database newer than the program, and what the
-    /// database says.
+    /// Migrations that were changed after they were applied, a database newer than the program, and
+    /// what the database says.
     pub async fn migrate(&self, component: &str, migrations: &[Migration]) -> Result<()> {
         migrate::run(self, component, migrations).await
     }
@@ -138,8 +139,8 @@ impl Database {
         self.rows("SELECT 1", &[], |row| row.int(0)).await.map(drop)
     }
 
-    /// The rows of a query, each through `read`. Placeholders are `?`, names are quoted with backticks: both
-    /// kinds of database understand these.
+    /// The rows of a query, each through `read`. Placeholders are `?`, names are quoted with
+    /// backticks: both kinds of database understand these.
     ///
     /// `sql` is code, never text from outside: that goes into `arguments`.
     ///
@@ -183,8 +184,8 @@ impl Database {
         }
     }
 
-    /// Writes changes in one transaction, and again when another writer was in the way. For writers without a
-    /// topic; sinks do more.
+    /// Writes changes in one transaction, and again when another writer was in the way. For writers
+    /// without a topic; sinks do more.
     ///
     /// The outcome of a COMMIT whose answer was lost is not looked up: make the changes repeatable
     /// ([`OnConflict::Keep`](crate::OnConflict) or a version).
@@ -246,7 +247,8 @@ impl Database {
         })
     }
 
-    /// The insert of so many rows, made once, so that connections find it among their prepared statements.
+    /// The insert of so many rows, made once, so that connections find it among their prepared
+    /// statements.
     fn insert(&self, table: &'static Table, rows: usize) -> Arc<str> {
         // A thread that panicked here left a complete map behind.
         let mut inserts = self
@@ -348,7 +350,8 @@ async fn connect_mysql(url: &str) -> Result<(Pools, Dialect)> {
     Ok((Pools::MySql { read, write }, dialect))
 }
 
-/// A connection for writing. Dropped, it is closed and not used again: nobody knows what it was doing.
+/// A connection for writing. Dropped, it is closed and not used again: nobody knows what it was
+/// doing.
 pub(crate) struct Lease {
     held: Option<Held>,
     database: Database,
@@ -360,8 +363,8 @@ enum Held {
 }
 
 impl Lease {
-    /// Begins a transaction. SQLite's takes the write lock at once: one that only reads first could not
-    /// become a writer later.
+    /// Begins a transaction. SQLite's takes the write lock at once: one that only reads first could
+    /// not become a writer later.
     pub(crate) async fn begin(&mut self) -> Result<Transaction<'_>, sqlx::Error> {
         let database = &self.database;
         let open = match self.held.as_mut().expect("held until it is given back") {

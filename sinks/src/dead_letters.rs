@@ -32,8 +32,8 @@ pub trait DeadLetters: Send + Sync + 'static {
 
 /// Appends dead letters to a topic, with these headers:
 ///
-/// `millstream.sink`, `millstream.topic`, `millstream.partition`, `millstream.offset`, `millstream.error`,
-/// behind the record's own.
+/// `millstream.sink`, `millstream.topic`, `millstream.partition`, `millstream.offset`,
+/// `millstream.error`, behind the record's own.
 pub struct TopicDeadLetters {
     appender: Arc<dyn Appender>,
     topic: Arc<str>,

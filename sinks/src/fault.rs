@@ -5,7 +5,8 @@ use sqlx::error::DatabaseError;
 /// What to do about an error of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// Another transaction was in the way: the same transaction again, smaller if it was a long wait.
+    /// Another transaction was in the way: the same transaction again, smaller if it was a long
+    /// wait.
     Conflict {
         /// True when a lock was waited for in vain.
         waited: bool,

@@ -1,4 +1,5 @@
-//! The reading half of a sink: a thread that owns the consumer and hands records over a bounded queue.
+//! The reading half of a sink: a thread that owns the consumer and hands records over a bounded
+//! queue.
 
 use std::{
     collections::VecDeque,
@@ -22,15 +23,16 @@ use crate::{
 pub(crate) const QUEUE_MAX: usize = 4;
 /// Records of one poll, and so of one parcel.
 const POLL_RECORDS_MAX: usize = 1024;
-/// Records and bytes that wait in front of a full queue before partitions are paused; they are resumed at
-/// half.
+/// Records and bytes that wait in front of a full queue before partitions are paused; they are
+/// resumed at half.
 const WAITING_RECORDS_MAX: usize = 8192;
 const WAITING_BYTES_MAX: usize = 8 << 20;
 /// How long a poll waits for records, and so how soon a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 /// The same when the writer is slower than the log.
 const BUSY_WAIT: Duration = Duration::from_millis(5);
-/// How long a rebalance waits for the database. After that the member leaves, and joins again later.
+/// How long a rebalance waits for the database. After that the member leaves, and joins again
+/// later.
 const CLAIM_MAX: Duration = Duration::from_secs(60);
 
 /// What the reader hands to the writer, in order.
@@ -170,7 +172,8 @@ impl Feeder {
         true
     }
 
-    /// Pauses all partitions while too much waits, so that polling can go on and memory stays bounded.
+    /// Pauses all partitions while too much waits, so that polling can go on and memory stays
+    /// bounded.
     fn hold_back(&mut self) -> Result<()> {
         let exceeds = |part: usize| {
             self.waiting.len() > WAITING_RECORDS_MAX / part
@@ -250,7 +253,8 @@ impl Feeder {
         self.forget();
         self.metrics.partitions.store(0, Ordering::Relaxed);
         if !lost {
-            // The successor's claim would wait for the batch's locks anyway; waiting here lets it finish.
+            // The successor's claim would wait for the batch's locks anyway; waiting here lets it
+            // finish.
             let (settled, answer) = reply::sync_channel(1);
             self.send(Feed::Settled(settled))?;
             // A batch that hangs is fenced by the successor's claim.

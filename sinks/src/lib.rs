@@ -1,9 +1,9 @@
 //! Exactly-once SQL sinks: committed topics become tables of MySQL, MariaDB or SQLite.
 //!
-//! A [`Sink`] reads topics, asks its [`Projection`]s which rows the records mean, and writes rows and
-//! reading progress in one SQL transaction. The offset in the database is the truth; the consumer group
-//! only decides who reads what. Progress is updated first, under the condition that epoch and offset are
-//! the expected ones, so a writer that lost its partition writes nothing.
+//! A [`Sink`] reads topics, asks its [`Projection`]s which rows the records mean, and writes rows
+//! and reading progress in one SQL transaction. The offset in the database is the truth; the
+//! consumer group only decides who reads what. Progress is updated first, under the condition that
+//! epoch and offset are the expected ones, so a writer that lost its partition writes nothing.
 //!
 //! A projection is a pure function from records to [`Changes`]:
 //!
@@ -36,9 +36,9 @@
 //!
 //! What this crate is not: it knows no table of the shop, and it is no query builder.
 //!
-//! **Durability.** SQLite runs in WAL mode with `synchronous=NORMAL`: every commit survives `kill -9`, and a
-//! power cut may take the last commits back. That loses nothing, because rows and progress go back
-//! together and the log, which is durable, is read again from there.
+//! **Durability.** SQLite runs in WAL mode with `synchronous=NORMAL`: every commit survives `kill
+//! -9`, and a power cut may take the last commits back. That loses nothing, because rows and
+//! progress go back together and the log, which is durable, is read again from there.
 
 mod batch;
 mod changes;

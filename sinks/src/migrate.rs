@@ -17,8 +17,9 @@ pub struct Migration {
     pub version: i64,
     /// For people.
     pub name: &'static str,
-    /// Statements, with the words of [`Dialect::expand`]. MySQL commits each by itself, so an interrupted
-    /// migration is run again: tables, columns and indexes that are there already are no error.
+    /// Statements, with the words of [`Dialect::expand`]. MySQL commits each by itself, so an
+    /// interrupted migration is run again: tables, columns and indexes that are there already are
+    /// no error.
     pub statements: &'static [&'static str],
 }
 

@@ -59,8 +59,9 @@ const LOOK_WAIT: Duration = Duration::from_millis(50);
 
 /// True when the tables hold everything that these topics hold.
 ///
-/// Offsets alone cannot tell: behind the last record there may be markers of transactions. So this reads what
-/// comes behind the sink's progress, and answers `false` at the first record, or when it takes too long.
+/// Offsets alone cannot tell: behind the last record there may be markers of transactions. So this
+/// reads what comes behind the sink's progress, and answers `false` at the first record, or when it
+/// takes too long.
 ///
 /// # Errors
 /// When log or database do not answer.
@@ -91,7 +92,11 @@ fn nothing_follows(
     let admin = broker.admin()?;
     let mut starts = Vec::new();
     let mut ends = Vec::new();
-    for topic in admin.topics()?.into_iter().filter(|t| topics.contains(&t.name)) {
+    for topic in admin
+        .topics()?
+        .into_iter()
+        .filter(|t| topics.contains(&t.name))
+    {
         for partition in 0..topic.partitions.cast_signed() {
             let partition = TopicPartition::new(topic.name.clone(), partition);
             let marks = admin.watermarks(&partition)?;
@@ -214,8 +219,8 @@ pub(crate) async fn claim(
 
 /// Moves a partition on, if it still is where its writer left it; `false` means that it is not.
 ///
-/// The row stays locked until the end of the transaction, so a writer that lost the partition and its
-/// successor go one after the other.
+/// The row stays locked until the end of the transaction, so a writer that lost the partition and
+/// its successor go one after the other.
 pub(crate) async fn advance(
     tx: &mut Transaction<'_>,
     sink: &str,

@@ -59,14 +59,15 @@ impl Message {
 
 /// Says which rows records mean.
 ///
-/// It must be a pure function: the same records are projected again when a transaction is repeated in parts,
-/// and rows of several records of one key may be asked for in one batch or in many. The tables must come out
-/// the same however the records are cut into batches.
+/// It must be a pure function: the same records are projected again when a transaction is repeated
+/// in parts, and rows of several records of one key may be asked for in one batch or in many. The
+/// tables must come out the same however the records are cut into batches.
 pub trait Projection: Send + Sync + 'static {
     /// The topics it reads, by full name.
     fn topics(&self) -> Vec<Arc<str>>;
 
-    /// The rows of a batch, which holds records of its topics only. Within a partition they are in order.
+    /// The rows of a batch, which holds records of its topics only. Within a partition they are in
+    /// order.
     fn project(&self, batch: &[&Message], out: &mut Output);
 }
 

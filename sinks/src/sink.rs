@@ -47,7 +47,8 @@ pub struct SinkConfig {
     pub linger: Duration,
     /// Bounds of one transaction.
     pub batch: BatchLimits,
-    /// Go on when records that were not read yet have been deleted from the log. Tables lack them then.
+    /// Go on when records that were not read yet have been deleted from the log. Tables lack them
+    /// then.
     pub skip_missing: bool,
 }
 
@@ -127,7 +128,8 @@ impl Sink {
     /// Runs until `stop` turns true. What can pass by itself is tried again for ever, with pauses.
     ///
     /// # Errors
-    /// What cannot: wrong schema or rights, another log, records that are gone, a projection that panics.
+    /// What cannot: wrong schema or rights, another log, records that are gone, a projection that
+    /// panics.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<()> {
         let mut pause = REJOIN_MIN;
         loop {

@@ -7,10 +7,11 @@ use crate::Dialect;
 /// What happens when a row with the same key is there already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnConflict {
-    /// The new row replaces it: for last-write-wins tables whose topic holds each key in one partition.
+    /// The new row replaces it: for last-write-wins tables whose topic holds each key in one
+    /// partition.
     Replace,
-    /// The new row replaces it if its version, the last column, is higher: an old writer or a replay never
-    /// takes a row back.
+    /// The new row replaces it if its version, the last column, is higher: an old writer or a
+    /// replay never takes a row back.
     Newer,
     /// The row that is there stays: for append-only ledgers.
     Keep,

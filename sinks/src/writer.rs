@@ -1,4 +1,5 @@
-//! The writing half of a sink: claims partitions, and writes batches until they are in the database.
+//! The writing half of a sink: claims partitions, and writes batches until they are in the
+//! database.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -139,7 +140,7 @@ impl Writer {
     /// Writes the records, whatever the database says, in as many parts as it takes.
     pub(crate) async fn write(&mut self, records: Vec<Message>) -> Result<(), Halt> {
         let records: Arc<[Message]> = records.into();
-        let mut todo = Vec::from([0..records.len()]);
+        let mut todo: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
         // Records that make no rows: their letters are safe.
         let mut aside: HashSet<usize> = HashSet::new();
         while let Some(range) = todo.pop() {
@@ -170,8 +171,8 @@ impl Writer {
         Ok(())
     }
 
-    /// What the records mean. Those that no projection can read are set aside first. The inner error is a
-    /// projection that panicked over one of them.
+    /// What the records mean. Those that no projection can read are set aside first. The inner
+    /// error is a projection that panicked over one of them.
     async fn work(
         &mut self,
         records: &Arc<[Message]>,

@@ -11,8 +11,8 @@ use std::{
 
 const INLINE_BYTES: usize = 22;
 
-/// Bytes of which up to 22 lie in the value itself. Keys of integers and their values need no allocation, and
-/// comparing them follows no pointer: that is half of the cost of a commit.
+/// Bytes of which up to 22 lie in the value itself. Keys of integers and their values need no
+/// allocation, and comparing them follows no pointer: that is half of the cost of a commit.
 #[derive(Clone)]
 pub(crate) struct Blob(Repr);
 
@@ -89,7 +89,8 @@ impl Ord for Blob {
     #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         match (&self.0, &other.0) {
-            // Bytes behind the end are zero, so the length decides only where one is the other and zeros.
+            // Bytes behind the end are zero, so the length decides only where one is the other and
+            // zeros.
             (
                 Repr::Inline { len, bytes },
                 Repr::Inline {

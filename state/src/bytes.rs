@@ -31,7 +31,8 @@ pub trait ByteStore: Send + Sync {
     /// When the store cannot be read; later reads fail in the iterator.
     fn scan(&self, from: &[u8], to: Option<&[u8]>) -> Result<Scan<'_>>;
 
-    /// Writes and deletes all entries, or none; what it has written survives a crash once it returns.
+    /// Writes and deletes all entries, or none; what it has written survives a crash once it
+    /// returns.
     ///
     /// # Errors
     /// When the store cannot be written; it is then as before.
@@ -48,8 +49,8 @@ pub trait ByteStore: Send + Sync {
         }
     }
 
-    /// Lets the store drop entries that `droppable` holds for, whenever that is cheap. Replaces an earlier
-    /// rule. Callers hide such entries themselves.
+    /// Lets the store drop entries that `droppable` holds for, whenever that is cheap. Replaces an
+    /// earlier rule. Callers hide such entries themselves.
     fn set_droppable(&self, droppable: Droppable) {
         let _ = droppable;
     }

@@ -21,7 +21,8 @@ pub(crate) type Overlay = BTreeMap<Blob, Option<Blob>>;
 /// One changed entry.
 pub(crate) type Change = (Blob, Option<Blob>);
 
-/// What an entry of an overlay costs beside its bytes beyond those in the [`Blob`]s: its share of a node.
+/// What an entry of an overlay costs beside its bytes beyond those in the [`Blob`]s: its share of a
+/// node.
 const OVERLAY_ENTRY_BYTES: usize = 80;
 /// Entries that a walk over a store reads under one lock.
 const WALK_PAGE: usize = 512;
@@ -35,8 +36,8 @@ pub(crate) struct Committed {
     layers: RwLock<Layers>,
 }
 
-/// Invariant: `active` hides `flushing`, which hides the base. An ingest of `flushing` therefore changes
-/// nothing that a reader sees, at whatever moment it becomes visible in the base.
+/// Invariant: `active` hides `flushing`, which hides the base. An ingest of `flushing` therefore
+/// changes nothing that a reader sees, at whatever moment it becomes visible in the base.
 pub(crate) struct Layers {
     active: Overlay,
     active_bytes: usize,
@@ -141,7 +142,8 @@ impl Committed {
         }
     }
 
-    /// All entries with `from <= key < to`, page by page: commits in between are seen from the next page on.
+    /// All entries with `from <= key < to`, page by page: commits in between are seen from the next
+    /// page on.
     pub(crate) fn walk(&self, from: &[u8], to: &[u8]) -> Walk<'_> {
         let page = Vec::new().into_iter();
         Walk {
@@ -173,8 +175,8 @@ impl Committed {
         }
     }
 
-    /// Makes the active overlay the one to flush; a failed one first. `None` when there is nothing to do or
-    /// one is on its way.
+    /// Makes the active overlay the one to flush; a failed one first. `None` when there is nothing
+    /// to do or one is on its way.
     pub(crate) fn begin_flush(&self) -> Option<Arc<Batch>> {
         let layers = &mut *self.write();
         if layers.flushing.is_none() {
@@ -206,7 +208,8 @@ impl Committed {
         Some(flushing.batch.clone())
     }
 
-    /// Ends the flush that is running. After a failure the batch stays where it is, for the next one.
+    /// Ends the flush that is running. After a failure the batch stays where it is, for the next
+    /// one.
     pub(crate) fn end_flush(&self, done: bool) {
         let mut layers = self.write();
         let finished = if done { layers.flushing.take() } else { None };
@@ -241,7 +244,8 @@ impl Layers {
             .or_else(|| self.flushing.as_ref()?.batch.entries.get(key))
     }
 
-    /// Changes from `from` on: enough of them that `limit` entries of a merge with the base lie among them.
+    /// Changes from `from` on: enough of them that `limit` entries of a merge with the base lie
+    /// among them.
     fn page(&self, from: &[u8], to: &[u8], limit: usize) -> Vec<Change> {
         let range = (Bound::Included(from), Bound::Excluded(to));
         let active = self.active.range::<[u8], _>(range);

@@ -64,10 +64,13 @@ impl Fault {
     }
 
     /// True when the bytes on disk cannot be used any more, so that the task must be built anew.
+    /// Not so for an entry that does not decode: files carry checksums, so its codec was changed,
+    /// and its changelog has the same bytes.
     pub fn means_rebuild(&self) -> bool {
         match self {
-            Self::Corrupt { .. } | Self::Undecodable { .. } => true,
-            Self::Locked { .. }
+            Self::Corrupt { .. } => true,
+            Self::Undecodable { .. }
+            | Self::Locked { .. }
             | Self::Io { .. }
             | Self::Format { .. }
             | Self::KindChanged { .. }

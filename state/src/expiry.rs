@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, mem};
 
 use crate::blob::Blob;
 
-/// A retention is cut into so many slices; memory of a window is held longer than its retention by one at most.
+/// A retention is cut into so many slices; memory of a window is held longer than its retention by
+/// one at most.
 const SLICES: i64 = 64;
 
 /// Keys by slice of time, so that expiry touches what expires and nothing else.

@@ -16,8 +16,8 @@ pub struct FlushReport {
     pub bytes: u64,
 }
 
-/// One flush of a task. Runs on any thread, beside the task; dropped without being run, it is as if it had
-/// failed.
+/// One flush of a task. Runs on any thread, beside the task; dropped without being run, it is as if
+/// it had failed.
 ///
 /// The job keeps the base open, so a task's directory can be opened again only when it has ended.
 #[must_use = "a flush that is not run writes nothing"]
@@ -51,8 +51,9 @@ impl FlushJob {
         let reserved = reserved
             .iter()
             .map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
-        // A window that expires by the time this very ingest carries is not written. An older version of it
-        // that the base may have is hidden by that time too, and the base drops it sooner or later.
+        // A window that expires by the time this very ingest carries is not written. An older
+        // version of it that the base may have is hidden by that time too, and the base drops it
+        // sooner or later.
         let entries = entries
             .iter()
             .filter(|(key, _)| !first_live.is_expired(key));

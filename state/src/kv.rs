@@ -1,6 +1,8 @@
 //! `Kv`: key-value access, and the live layer behind it.
 
-use std::{any::Any, collections::BTreeSet, mem, ops::Bound};
+mod commit;
+
+use std::{collections::BTreeSet, ops::Bound};
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
@@ -8,17 +10,15 @@ use millstream_topology::KvStore;
 
 use crate::{
     blob::Blob,
-    committed::{Change, Committed},
+    committed::Committed,
     error::{Fault, Result, unwritable},
-    layout::{
-        ID_BYTES, TIMESTAMP_BYTES, behind_prefix, bounds_of, push_timestamp, split_timestamp,
-    },
-    live::{AnyStore, Log},
+    layout::{ID_BYTES, behind_prefix, bounds_of},
+    live::read_stored,
     merge::Layered,
 };
 
-/// A store of up to so many entries is loaded as a whole by its first range read, because then no later
-/// one has to ask the base.
+/// A store of up to so many entries is loaded as a whole by its first range read, because then no
+/// later one has to ask the base.
 const LOAD_ENTRIES_MAX: usize = 1 << 16;
 
 /// A key-value store of a task.
@@ -66,12 +66,12 @@ impl<'a, K: 'static, V: Clone + 'static> Kv<'a, K, V> {
         self.live.write(key, None, timestamp)
     }
 
-    /// Reads, changes and writes a key with one look-up. `change` finds the present value in its argument
-    /// and leaves the new one there; `None` removes the key.
+    /// Reads, changes and writes a key with one look-up. `change` finds the present value in its
+    /// argument and leaves the new one there; `None` removes the key.
     ///
     /// # Errors
-    /// As [`get`](Self::get), and what `change` fails with. What it left in the slot counts all the same, so a
-    /// function that fails leaves the value as it found it.
+    /// As [`get`](Self::get), and what `change` fails with. What it left in the slot counts all the
+    /// same, so a function that fails leaves the value as it found it.
     pub fn update<R>(
         &mut self,
         key: &K,
@@ -84,14 +84,15 @@ impl<'a, K: 'static, V: Clone + 'static> Kv<'a, K, V> {
             slot.deleted_at = *timestamp;
         }
         let result = change(&mut slot.value);
-        if was_present || slot.value.is_some() {
-            self.live.mark_dirty(at);
+        match was_present || slot.value.is_some() {
+            true => self.live.mark_dirty(at),
+            false => self.live.drop_if_needless(at),
         }
         result
     }
 
-    /// The first `limit` entries with `from <= key < to`, in the order of the encoded keys; without bounds,
-    /// from the first, to the last.
+    /// The first `limit` entries with `from <= key < to`, in the order of the encoded keys; without
+    /// bounds, from the first, to the last.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -162,8 +163,8 @@ impl<'a, K: 'static, V: Clone + 'static> Kv<'a, K, V> {
     }
 }
 
-/// Invariant: `dirty` and `in_flight` hold positions in `slots`, so while one of them has any, no slot is
-/// taken out.
+/// Invariant: `dirty` and `in_flight` hold positions in `slots`, so while one of them has any, no
+/// slot is taken out.
 pub(crate) struct KvLive<K: 'static, V: 'static> {
     store: KvStore<K, V>,
     id: u16,
@@ -243,13 +244,7 @@ impl<K: 'static, V: Clone + 'static> KvLive<K, V> {
     }
 
     fn decode_value(&self, stored: &[u8]) -> Result<(V, i64)> {
-        let fault = |source| Fault::undecodable(self.store.name(), source);
-        let (timestamp, value) = split_timestamp(stored)
-            .ok_or_else(|| fault("value is shorter than its timestamp".into()))?;
-        Ok((
-            self.store.value().decode(Some(value)).map_err(fault)?,
-            timestamp,
-        ))
+        read_stored(self.store.name(), &self.store.value(), stored)
     }
 
     /// Where the slot of a key is, read from below when there was none.
@@ -302,6 +297,14 @@ impl<K: 'static, V: Clone + 'static> KvLive<K, V> {
             slot.dirty = true;
             let at = u32::try_from(at).expect("a live layer has fewer than 2^32 entries");
             self.dirty.push(at);
+        }
+    }
+
+    /// Drops the knowledge that a key is absent, where it is the newest: no other slot moves then.
+    fn drop_if_needless(&mut self, at: usize) {
+        if self.complete && at + 1 == self.slots.len() && !self.slots[at].dirty {
+            let key = self.slots.keys()[at].clone();
+            self.take_out(&key);
         }
     }
 
@@ -370,146 +373,4 @@ fn encode<K, V>(store: &KvStore<K, V>, id: u16, key: &K, out: &mut Vec<u8>) -> R
         .encode(key, out)
         .map_err(|source| unwritable(store.name(), "key", source))?;
     Ok(())
-}
-
-impl<K: 'static, V: Clone + 'static> AnyStore for KvLive<K, V> {
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
-
-    fn attach(&mut self, id: u16, empty: bool, _observed: i64) {
-        self.id = id;
-        self.complete = empty;
-    }
-
-    fn write_dirty(&mut self, log: &mut Log<'_>, changes: &mut Vec<Change>) -> Result<()> {
-        changes.reserve(self.dirty.len());
-        // Taken up front, so that an abort after an error finds all of them.
-        let dirty = mem::take(&mut self.dirty);
-        let first = self.in_flight.len();
-        self.in_flight.extend_from_slice(&dirty);
-        for &at in &self.in_flight[first..] {
-            let (key, slot) = self
-                .slots
-                .get_index_mut(at as usize)
-                .expect("dirty slots are in the map");
-            slot.dirty = false;
-            self.value_bytes.clear();
-            let stored = match &slot.value {
-                Some((value, timestamp)) => {
-                    push_timestamp(&mut self.value_bytes, *timestamp);
-                    let present = self
-                        .store
-                        .value()
-                        .encode(value, &mut self.value_bytes)
-                        .map_err(|source| unwritable(self.store.name(), "value", source))?;
-                    present.then_some((&self.value_bytes[..], *timestamp))
-                }
-                None => None,
-            };
-            let timestamp = stored.map_or(slot.deleted_at, |(_, timestamp)| timestamp);
-            let value = stored.map(|(stored, _)| &stored[TIMESTAMP_BYTES..]);
-            log(&key[ID_BYTES..], value, timestamp)?;
-            let stored = stored.map(|(stored, _)| stored);
-            if stored.is_none() {
-                self.deleted.push(at);
-            }
-            let now = stored.map_or(0, <[u8]>::len);
-            self.bytes = self.bytes + now - slot.value_bytes as usize;
-            slot.value_bytes = now as u32;
-            changes.push((key.clone(), stored.map(Blob::from)));
-        }
-        // Keeps the allocation for the next transaction.
-        self.dirty = dirty;
-        self.dirty.clear();
-        Ok(())
-    }
-
-    fn settle(&mut self, _observed: i64) {
-        let mut deleted = Vec::new();
-        for at in self.deleted.drain(..) {
-            // While others hold positions, a slot stays, as knowledge of absence.
-            if self.dirty.is_empty()
-                && let Some((key, Slot { value: None, .. })) = self.slots.get_index(at as usize)
-            {
-                deleted.push(key.clone());
-            }
-        }
-        self.in_flight.clear();
-        for key in deleted {
-            self.take_out(&key);
-        }
-    }
-
-    fn abort(&mut self, committed: &Committed, _observed: i64) {
-        self.deleted.clear();
-        let touched = mem::take(&mut self.dirty)
-            .into_iter()
-            .chain(mem::take(&mut self.in_flight));
-        let keys: Vec<Blob> = touched
-            .filter_map(|at| self.slots.get_index(at as usize))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in &keys {
-            self.take_out(key);
-        }
-        for key in keys {
-            if !self.complete {
-                break;
-            }
-            match self.read_below(&key, committed) {
-                Ok(slot) if slot.value.is_some() && !self.slots.contains_key(&key) => {
-                    self.insert(key, slot);
-                }
-                Ok(_) => {}
-                // The next read of the key meets the error and can report it.
-                Err(_) => self.complete = false,
-            }
-        }
-    }
-
-    fn forget(&mut self, _observed: i64) {
-        assert!(
-            !self.is_dirty(),
-            "a store is not restored while it has changes of its own"
-        );
-        self.slots.clear();
-        self.order = None;
-        self.complete = false;
-        self.loadable = true;
-        self.bytes = 0;
-    }
-
-    fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || !self.in_flight.is_empty()
-    }
-
-    fn observed(&self) -> i64 {
-        -1
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    fn shed(&mut self, target_bytes: usize) {
-        if self.is_dirty() || self.bytes <= target_bytes {
-            return;
-        }
-        // Second chance: the first pass spares what was used since the last time.
-        for spare_used in [true, false] {
-            let bytes = &mut self.bytes;
-            self.slots.retain(|key, slot| {
-                let keep = *bytes <= target_bytes || (spare_used && mem::take(&mut slot.used));
-                if !keep {
-                    *bytes -= slot.bytes(key);
-                }
-                keep
-            });
-        }
-        self.order = None;
-        self.complete = false;
-        self.loadable = false;
-        self.slots.shrink_to_fit();
-    }
 }

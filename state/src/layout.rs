@@ -198,8 +198,8 @@ pub(crate) fn push_window(key: &mut Vec<u8>, start: i64, sequence: u32) {
     key.extend_from_slice(&sequence.to_be_bytes());
 }
 
-/// Splits a window's key as [`StoreView::range`](crate::StoreView::range) and changelogs hold it into record
-/// key, start and sequence number; `None` when it is too short.
+/// Splits a window's key as [`StoreView::range`](crate::StoreView::range) and changelogs hold it
+/// into record key, start and sequence number; `None` when it is too short.
 #[inline]
 pub fn split_window_key(key: &[u8]) -> Option<(&[u8], i64, u32)> {
     let (rest, sequence) = key.split_last_chunk()?;

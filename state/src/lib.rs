@@ -1,17 +1,17 @@
 //! The stores of a task: typed, fast, and never ahead of the log.
 //!
-//! A task has one [`ByteStore`], on disk or in memory, that all its stores share. Between a typed store and
-//! those bytes lie two layers:
+//! A task has one [`ByteStore`], on disk or in memory, that all its stores share. Between a typed
+//! store and those bytes lie two layers:
 //!
-//! - the *live* layer: typed values by key, owned by the thread that runs the task. It holds what the open
-//!   transaction has changed, and a cache of what it has read;
-//! - the *committed* layer: bytes that the log has committed and the base does not hold yet. Queries read it
-//!   together with the base, from any thread.
+//! - the *live* layer: typed values by key, owned by the thread that runs the task. It holds what
+//!   the open transaction has changed, and a cache of what it has read;
+//! - the *committed* layer: bytes that the log has committed and the base does not hold yet.
+//!   Queries read it together with the base, from any thread.
 //!
 //! A commit moves changes one layer down, in the order of [`TaskState::write_changelog`],
-//! [`TaskState::commit`], and from time to time [`TaskState::start_flush`]. What is not committed never
-//! reaches the base, so a base is never wiped: after a crash it is opened where it stands, and only the
-//! changelog's tail is replayed.
+//! [`TaskState::commit`], and from time to time [`TaskState::start_flush`]. What is not committed
+//! never reaches the base, so a base is never wiped: after a crash it is opened where it stands,
+//! and only the changelog's tail is replayed.
 //!
 //! ```
 //! use std::sync::Arc;
@@ -38,8 +38,8 @@
 //! # }
 //! ```
 //!
-//! What this crate is not: it knows no log and no thread pool. Its caller writes the changelog, runs the
-//! flushes, and decides when to commit.
+//! What this crate is not: it knows no log and no thread pool. Its caller writes the changelog,
+//! runs the flushes, and decides when to commit.
 
 mod bytes;
 mod memory;
@@ -54,6 +54,7 @@ mod flush;
 mod kv;
 mod live;
 mod task_state;
+mod versioned;
 mod view;
 mod window;
 mod window_live;
@@ -64,7 +65,7 @@ mod layout;
 mod merge;
 
 pub use bytes::{ByteStore, Droppable, Entries, Scan};
-pub use definition::{KvDefinition, StoreDefinition, WindowDefinition};
+pub use definition::{KvDefinition, StoreDefinition, VersionedDefinition, WindowDefinition};
 pub use error::{Fault, Result};
 pub use flush::{FlushJob, FlushReport};
 pub use kv::Kv;
@@ -74,5 +75,6 @@ pub use memory::MemoryBytes;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksBytes, RocksShared};
 pub use task_state::{ChangelogSink, TaskState};
+pub use versioned::{Version, Versioned, Versions};
 pub use view::{StoreView, VIEW_PAGE_MAX};
 pub use window::Window;

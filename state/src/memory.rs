@@ -14,7 +14,8 @@ use crate::{
     bytes::{ByteStore, Droppable, Entries, Scan},
 };
 
-/// A base in memory: lives as long as its `Arc`, so that a test can open it again as if after a restart.
+/// A base in memory: lives as long as its `Arc`, so that a test can open it again as if after a
+/// restart.
 #[derive(Default)]
 pub struct MemoryBytes(Mutex<Content>);
 

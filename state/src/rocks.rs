@@ -1,8 +1,8 @@
 //! `RocksBytes`: a base on disk.
 //!
-//! A base is written by whole SST files only: sorted, synced, then linked into the database. That costs a
-//! fifth of writing through a memtable, needs no write-ahead log, and is atomic. So the database never has
-//! anything in memory that a crash could lose.
+//! A base is written by whole SST files only: sorted, synced, then linked into the database. That
+//! costs a fifth of writing through a memtable, needs no write-ahead log, and is atomic. So the
+//! database never has anything in memory that a crash could lose.
 
 use std::{
     ffi::CStr,
@@ -113,6 +113,7 @@ impl RocksShared {
 pub struct RocksBytes {
     db: DB,
     options: Options,
+    reads: ReadOptions,
     staging: PathBuf,
     next_file: AtomicU64,
     droppable: SharedRule,
@@ -122,8 +123,8 @@ impl RocksBytes {
     /// Opens or makes the database in `dir`.
     ///
     /// # Errors
-    /// [`Fault::Locked`] when it is open already, here or in another process; [`Fault::Corrupt`] when its
-    /// files are damaged.
+    /// [`Fault::Locked`] when it is open already, here or in another process; [`Fault::Corrupt`]
+    /// when its files are damaged.
     pub fn open(dir: &Path, shared: &RocksShared) -> Result<Self> {
         let droppable = SharedRule::default();
         let options = shared.options(droppable.clone());
@@ -139,6 +140,7 @@ impl RocksBytes {
         Ok(Self {
             db,
             options,
+            reads: ReadOptions::default(),
             staging,
             next_file: AtomicU64::new(0),
             droppable,
@@ -177,7 +179,7 @@ impl Drop for RocksBytes {
 
 impl ByteStore for RocksBytes {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        let value = self.db.get_pinned(key).map_err(fault)?;
+        let value = self.db.get_pinned_opt(key, &self.reads).map_err(fault)?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -187,7 +189,8 @@ impl ByteStore for RocksBytes {
         if let Some(to) = to {
             options.set_iterate_upper_bound(to);
         }
-        // The iterator sees the database of this moment, although it reads nothing before it is asked.
+        // The iterator sees the database of this moment, although it reads nothing before it is
+        // asked.
         let cursor = self.db.raw_iterator_opt(options);
         Ok(Box::new(RocksScan {
             cursor,

@@ -2,10 +2,11 @@
 
 use std::{any::type_name, sync::Arc};
 
-use millstream_topology::{KvStore, StoreSpec, WindowStore};
+use bytes::Bytes;
+use millstream_topology::{KvStore, StoreSpec, VersionedStore, WindowStore};
 
 use crate::{
-    ByteStore, FlushJob, Kv, StoreDefinition, StoreView, Window, changelog,
+    ByteStore, FlushJob, Kv, StoreDefinition, StoreView, Versioned, Window, changelog,
     committed::{Change, Committed},
     error::Result,
     kv::KvLive,
@@ -14,13 +15,15 @@ use crate::{
     window_live::WindowLive,
 };
 
-/// Takes changelog records: store index, key, value without timestamp or `None` for a tombstone, timestamp.
+/// Takes changelog records: store index, key, value without timestamp or `None` for a tombstone,
+/// timestamp.
 pub type ChangelogSink<'a> = dyn FnMut(usize, &[u8], Option<&[u8]>, i64) -> Result<()> + 'a;
 
 /// The stores of one task: of one sub-topology on one partition.
 ///
-/// Owned by the thread that runs the task. A commit is [`write_changelog`](Self::write_changelog), the
-/// transaction of the log, [`commit`](Self::commit); or [`abort`](Self::abort) if the transaction fails.
+/// Owned by the thread that runs the task. A commit is [`write_changelog`](Self::write_changelog),
+/// the transaction of the log, [`commit`](Self::commit); or [`abort`](Self::abort) if the
+/// transaction fails.
 pub struct TaskState {
     committed: Arc<Committed>,
     stores: Vec<Store>,
@@ -34,6 +37,7 @@ struct Store {
     id: u16,
     live: Box<dyn AnyStore>,
     time: i64,
+    time_committed: i64,
     /// Times that become committed with what is in flight.
     written: Option<Times>,
 }
@@ -48,7 +52,8 @@ impl TaskState {
     /// Opens the stores over `base`. A store is found again by its name.
     ///
     /// # Errors
-    /// When the base cannot be read, is of another format, or has a store of another kind under a name.
+    /// When the base cannot be read, is of another format, or has a store of another kind under a
+    /// name.
     pub fn open(
         base: Arc<dyn ByteStore>,
         definitions: &[Arc<dyn StoreDefinition>],
@@ -64,13 +69,13 @@ impl TaskState {
             let mut live = definition.open();
             live.attach(id, empty, meta.observed);
             places.push((spec.clone(), id, meta));
-            let (definition, time) = (definition.clone(), meta.time);
             stores.push(Store {
-                definition,
+                definition: definition.clone(),
                 spec,
                 id,
                 live,
-                time,
+                time: meta.time,
+                time_committed: meta.time,
                 written: None,
             });
         }
@@ -101,6 +106,22 @@ impl TaskState {
         )
     }
 
+    /// A versioned store; `index` is its position in the definitions. Its time is that of
+    /// [`time`](Self::time).
+    ///
+    /// # Panics
+    /// When the store at `index` was not defined by `store`.
+    pub fn versioned<K: 'static, V: Clone + 'static>(
+        &mut self,
+        index: usize,
+        store: &VersionedStore<K, V>,
+    ) -> Versioned<'_, K, V> {
+        let slot = &mut self.stores[index];
+        let live = slot.live.as_any_mut().downcast_mut::<KvLive<Bytes, Bytes>>();
+        let live = live.unwrap_or_else(|| wrong_store::<VersionedStore<K, V>>(store.name()));
+        Versioned::new(Kv::new(live, &self.committed), *store, &mut slot.time)
+    }
+
     /// A window store; `index` is its position in the definitions.
     ///
     /// # Panics
@@ -118,8 +139,8 @@ impl TaskState {
         Window::new(live, &self.committed)
     }
 
-    /// The time that an operator keeps with that store; -1 at first. It is committed and aborted with the
-    /// store's entries. After a restore it is at least the greatest timestamp restored.
+    /// The time that an operator keeps with that store; -1 at first. It is committed and aborted
+    /// with the store's entries. After a restore it is at least the greatest timestamp restored.
     pub fn time(&self, index: usize) -> i64 {
         self.stores[index].time
     }
@@ -129,8 +150,8 @@ impl TaskState {
         self.stores[index].time = time;
     }
 
-    /// Hands the last value of every changed key to `log`, for stores that have a changelog. The key of a
-    /// window is `key ‖ start ‖ sequence number`.
+    /// Hands the last value of every changed key to `log`, for stores that have a changelog. The
+    /// key of a window is `key ‖ start ‖ sequence number`.
     ///
     /// # Errors
     /// What `log` fails with, and values that do not encode. [`abort`](Self::abort) must follow.
@@ -151,8 +172,9 @@ impl TaskState {
         Ok(())
     }
 
-    /// Takes what was written to the changelog for committed, after the log's transaction has committed.
-    /// `positions` are store indices and the changelog offsets behind their last records.
+    /// Takes what was written to the changelog for committed, after the log's transaction has
+    /// committed. `positions` are store indices and the changelog offsets behind their last
+    /// records.
     ///
     /// # Errors
     /// None at present.
@@ -170,12 +192,14 @@ impl TaskState {
         for (index, position) in positions {
             metas[*index].position = Some(*position);
         }
-        // Stable, so that of two versions of a key the later one stays the later one. Neighbours in the
-        // overlay are then filled one after the other, which is several times faster than at random.
+        // Stable, so that of two versions of a key the later one stays the later one. Neighbours in
+        // the overlay are then filled one after the other, which is several times faster than at
+        // random.
         self.in_flight.sort_by(|(a, _), (b, _)| a.cmp(b));
         self.committed
             .fold(self.in_flight.drain(..), metas.iter().copied().enumerate());
         for (meta, store) in metas.iter().zip(&mut self.stores) {
+            store.time_committed = meta.time;
             store.live.settle(meta.observed);
         }
         Ok(())
@@ -186,20 +210,19 @@ impl TaskState {
         self.in_flight.clear();
         for (meta, store) in self.committed.metas().iter().zip(&mut self.stores) {
             store.written = None;
-            store.time = meta.time;
+            store.time = store.time_committed;
             store.live.abort(&self.committed, meta.observed);
         }
     }
 
     /// True when something is not committed.
     pub fn is_dirty(&self) -> bool {
-        let metas = self.committed.metas();
-        let mut stores = self.stores.iter().zip(&metas);
-        stores.any(|(store, meta)| store.live.is_dirty() || store.time != meta.time)
+        let mut stores = self.stores.iter();
+        stores.any(|store| store.live.is_dirty() || store.time != store.time_committed)
     }
 
-    /// The changelog offset behind the last record that the store reflects; `None` when nothing is known and
-    /// the changelog must be read from its start.
+    /// The changelog offset behind the last record that the store reflects; `None` when nothing is
+    /// known and the changelog must be read from its start.
     pub fn position(&self, index: usize) -> Option<i64> {
         self.committed.meta(index).position
     }
@@ -230,6 +253,7 @@ impl TaskState {
         self.committed
             .fold(folded.changes.into_iter(), [(index, meta)].into_iter());
         store.time = meta.time;
+        store.time_committed = meta.time;
         store.live.forget(meta.observed);
         Ok(())
     }
@@ -239,8 +263,8 @@ impl TaskState {
         self.committed.bytes()
     }
 
-    /// Begins to write the committed layer to the base. `None` when there is nothing to write, or another
-    /// flush has not ended.
+    /// Begins to write the committed layer to the base. `None` when there is nothing to write, or
+    /// another flush has not ended.
     pub fn start_flush(&mut self) -> Option<FlushJob> {
         FlushJob::begin(&self.committed)
     }
@@ -250,9 +274,9 @@ impl TaskState {
         self.stores.iter().map(|store| store.live.bytes()).sum()
     }
 
-    /// Drops entries that are only a cache, the least recently used first, until the live layers have about
-    /// `target_bytes`. To be called between a commit and the next record: stores with uncommitted changes
-    /// stay as they are.
+    /// Drops entries that are only a cache, the least recently used first, until the live layers
+    /// have about `target_bytes`. To be called between a commit and the next record: stores with
+    /// uncommitted changes stay as they are.
     pub fn shed(&mut self, target_bytes: usize) {
         let total = self.live_bytes();
         if total <= target_bytes {

@@ -21,9 +21,11 @@ pub const VIEW_PAGE_MAX: usize = 10_000;
 /// Entries up to which they are counted one by one.
 const COUNT_MAX: usize = 100_000;
 
-/// What queries see of one store of one task: committed data only. Cheap to clone, usable from any thread.
+/// What queries see of one store of one task: committed data only. Cheap to clone, usable from any
+/// thread.
 ///
-/// It keeps the task's base open, so a task's directory can be opened again only when its views are gone.
+/// It keeps the task's base open, so a task's directory can be opened again only when its views are
+/// gone.
 #[derive(Clone)]
 pub struct StoreView {
     definition: Arc<dyn StoreDefinition>,
@@ -80,15 +82,21 @@ impl StoreView {
         self.committed.meta(self.index).position
     }
 
-    /// About how many entries the store has: exact up to 100,000, and beyond that the number of entries in
-    /// all stores of the task, as the base estimates it.
+    /// About how many entries the store has: exact up to 100,000, and beyond that the number of
+    /// entries in all stores of the task, as the base estimates it.
     pub fn approximate_entries(&self) -> u64 {
         let (first, end) = bounds_of(self.id);
-        let counted = self.committed.walk(&first, &end).take(COUNT_MAX).count() as u64;
-        if counted < COUNT_MAX as u64 {
-            return counted;
+        let first_live = self.first_live();
+        let (mut read, mut live) = (0, 0);
+        for entry in self.committed.walk(&first, &end).take(COUNT_MAX) {
+            read += 1;
+            let expired = |(key, _): &(Blob, Blob)| self.is_expired(key, first_live);
+            live += u64::from(!entry.as_ref().is_ok_and(expired));
         }
-        counted.max(self.committed.base().approximate_entries())
+        match read < COUNT_MAX {
+            true => live,
+            false => live.max(self.committed.base().approximate_entries()),
+        }
     }
 
     /// The value of an encoded key, without its timestamp, and the timestamp.
@@ -105,9 +113,9 @@ impl StoreView {
         }
     }
 
-    /// The first `limit` entries with `from <= key < to`, as encoded; without bounds from the first, to the
-    /// last. Those of a key-value store are all of one moment. Keys of windows have start and sequence number
-    /// behind them: see [`split_window_key`].
+    /// The first `limit` entries with `from <= key < to`, as encoded; without bounds from the
+    /// first, to the last. Those of a key-value store are all of one moment. Keys of windows have
+    /// start and sequence number behind them: see [`split_window_key`].
     ///
     /// # Errors
     /// When the base cannot be read.
@@ -141,7 +149,8 @@ impl StoreView {
             .collect()
     }
 
-    /// The first `limit` windows of an encoded key with `from <= start <= to`: start, value, timestamp.
+    /// The first `limit` windows of an encoded key with `from <= start <= to`: start, value,
+    /// timestamp.
     ///
     /// # Errors
     /// When the base cannot be read.

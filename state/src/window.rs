@@ -9,8 +9,8 @@ use crate::{
 
 /// A window store of a task.
 ///
-/// Time in it is the greatest start that was put into it. A window is gone once its start lies the retention
-/// behind that: reads hide it, and puts into it are dropped.
+/// Time in it is the greatest start that was put into it. A window is gone once its start lies the
+/// retention behind that: reads hide it, and puts into it are dropped.
 pub struct Window<'a, K: 'static, V: 'static> {
     live: &'a mut WindowLive<K, V>,
     committed: &'a Committed,
@@ -49,12 +49,12 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
         })
     }
 
-    /// Reads, changes and writes a window. `change` finds the present value in its argument and leaves the
-    /// new one there; what it leaves for an expired window is dropped.
+    /// Reads, changes and writes a window. `change` finds the present value in its argument and
+    /// leaves the new one there; what it leaves for an expired window is dropped.
     ///
     /// # Errors
-    /// As [`put`](Self::put), and what `change` fails with. What it left in the slot counts all the same, so a
-    /// function that fails leaves the value as it found it.
+    /// As [`put`](Self::put), and what `change` fails with. What it left in the slot counts all the
+    /// same, so a function that fails leaves the value as it found it.
     ///
     /// # Panics
     /// On a store with duplicates.
@@ -101,7 +101,8 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
         Ok(())
     }
 
-    /// Visits the values of a key with `from <= start <= to`, by start, then in the order of their arrival.
+    /// Visits the values of a key with `from <= start <= to`, by start, then in the order of their
+    /// arrival.
     ///
     /// # Errors
     /// As [`get`](Self::get), and what `visit` fails with.
@@ -126,8 +127,8 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
         Ok(())
     }
 
-    /// The windows of all keys with `from <= start <= to`, by start, then by encoded key: key, start, value,
-    /// timestamp. Reads the whole store.
+    /// The windows of all keys with `from <= start <= to`, by start, then by encoded key: key,
+    /// start, value, timestamp. Reads the whole store.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -191,6 +192,8 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
                 if entry.value.is_some() {
                     *self.live.insert(key_at, at, Entry::new(start, 0)) = entry;
                     self.live.mark_dirty(key_at, at);
+                } else {
+                    self.live.drop_if_needless(key_at);
                 }
                 result
             }

@@ -1,6 +1,7 @@
-//! `WindowLive`: the live layer of a window store. It holds all live windows, unless memory is short.
+//! `WindowLive`: the live layer of a window store. It holds all live windows, unless memory is
+//! short.
 
-use std::{any::Any, mem};
+mod commit;
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
@@ -8,28 +9,24 @@ use millstream_topology::{Error, ErrorKind, WindowStore};
 
 use crate::{
     blob::Blob,
-    committed::{Change, Committed},
+    committed::Committed,
     error::{Fault, Result, unwritable},
     expiry::ExpiryQueue,
-    layout::{
-        ID_BYTES, TIMESTAMP_BYTES, WINDOW_BYTES, bounds_of, first_live_start, push_timestamp,
-        push_window, split_timestamp, split_window_key,
-    },
-    live::{AnyStore, Log},
+    layout::{ID_BYTES, WINDOW_BYTES, bounds_of, first_live_start, push_window, split_window_key},
+    live::read_stored,
 };
 
-/// A store of up to so many windows is loaded as a whole at its first use: a key that is new, as most are in
-/// a join, then costs no look-up in the base.
+/// A store of up to so many windows is loaded as a whole at its first use: a key that is new, as
+/// most are in a join, then costs no look-up in the base.
 const LOAD_ENTRIES_MAX: usize = 1 << 18;
 
 /// Where an entry is: position of its key, start, sequence number.
 type Place = (u32, i64, u32);
 
 type Keys<V> = IndexMap<Blob, KeyWindows<V>, RandomState>;
-type Found<'a, V> = (&'a Blob, &'a mut Entry<V>);
 
-/// Invariant: `dirty` and `in_flight` hold positions in `keys`, so while one of them has any, no key is
-/// taken out.
+/// Invariant: `dirty` and `in_flight` hold positions in `keys`, so while one of them has any, no
+/// key is taken out.
 pub(crate) struct WindowLive<K: 'static, V: 'static> {
     store: WindowStore<K, V>,
     retention_ms: i64,
@@ -39,7 +36,8 @@ pub(crate) struct WindowLive<K: 'static, V: 'static> {
     keys: Keys<V>,
     /// True when a key that is not in `keys` has no live window anywhere.
     complete: bool,
-    /// True until the first use, and for ever when the store was too large to be loaded as a whole then.
+    /// True until the first use, and for ever when the store was too large to be loaded as a whole
+    /// then.
     untouched: bool,
     /// Greatest start that a window which is only in the layers below can have.
     below_until: i64,
@@ -255,7 +253,8 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         Ok(())
     }
 
-    /// Where a key is, if it is known; its windows are loaded then. Leaves the encoded key in `key_bytes`.
+    /// Where a key is, if it is known; its windows are loaded then. Leaves the encoded key in
+    /// `key_bytes`.
     fn find(&mut self, key: &K, committed: &Committed) -> Result<Option<usize>> {
         self.load_if_untouched(committed)?;
         self.key_bytes.clear();
@@ -291,15 +290,12 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
     }
 
     fn read_entry<'k>(&self, key: &'k [u8], stored: &[u8]) -> Result<(&'k [u8], Entry<V>)> {
-        let fault = |source| Fault::undecodable(self.store.name(), source);
+        let name = self.store.name();
         let (key, start, sequence) =
-            split_window_key(key).ok_or_else(|| fault("key has no window".into()))?;
-        let (timestamp, value) = split_timestamp(stored)
-            .ok_or_else(|| fault("value is shorter than its timestamp".into()))?;
-        let value = self.store.value().decode(Some(value)).map_err(fault)?;
+            split_window_key(key).ok_or_else(|| Fault::undecodable(name, "key has no window"))?;
         let mut entry = Entry::new(start, sequence);
         entry.stored_bytes = stored.len() as u32;
-        entry.value = Some((value, timestamp));
+        entry.value = Some(read_stored(name, &self.store.value(), stored)?);
         Ok((key, entry))
     }
 
@@ -366,198 +362,18 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         windows.loaded = true;
     }
 
+    /// Drops a key without windows, where it is the newest: no other key moves then.
+    pub(crate) fn drop_if_needless(&mut self, key_at: usize) {
+        if key_at + 1 == self.keys.len() && self.keys[key_at].entries.is_empty() {
+            let key = self.keys.keys()[key_at].clone();
+            self.take_out(&key);
+        }
+    }
+
     /// Drops a key, where no position is held.
     fn take_out(&mut self, key: &[u8]) {
         if let Some((key, windows)) = self.keys.swap_remove_entry(key) {
             self.bytes -= windows.bytes(&key);
         }
-    }
-
-    /// Drops what has expired by committed time from memory; the base drops it for itself.
-    fn expire(&mut self) {
-        let first_kept = self.first_kept();
-        for key in self.expiry.pop_before(first_kept) {
-            let Some(windows) = self.keys.get_mut(&key[..]) else {
-                continue;
-            };
-            let expired = windows
-                .entries
-                .partition_point(|entry| entry.start < first_kept);
-            let freed: usize = windows
-                .entries
-                .drain(..expired)
-                .map(|entry| entry.bytes())
-                .sum();
-            self.bytes -= freed;
-            if !windows.entries.is_empty() || !windows.loaded {
-                continue;
-            }
-            match self.dirty.is_empty() {
-                true => self.take_out(&key),
-                // Asked again at the next commit.
-                false => self.expiry.push(first_kept, key),
-            }
-        }
-        if first_kept > self.below_until {
-            self.complete = true;
-        }
-    }
-}
-
-/// The key and the entry of a place; `None` when the entry has expired since.
-fn entry_at<V>(keys: &mut Keys<V>, (key_at, start, sequence): Place) -> Option<Found<'_, V>> {
-    let (key, windows) = keys.get_index_mut(key_at as usize)?;
-    let at = windows
-        .entries
-        .binary_search_by_key(&(start, sequence), Entry::place)
-        .ok()?;
-    Some((key, &mut windows.entries[at]))
-}
-
-impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
-
-    fn attach(&mut self, id: u16, empty: bool, observed: i64) {
-        self.id = id;
-        self.complete = empty;
-        self.reset_time(observed);
-        self.below_until = observed;
-    }
-
-    fn write_dirty(&mut self, log: &mut Log<'_>, changes: &mut Vec<Change>) -> Result<()> {
-        changes.reserve(self.dirty.len());
-        let first = self.in_flight.len();
-        self.in_flight.append(&mut self.dirty);
-        for at in first..self.in_flight.len() {
-            let place = self.in_flight[at];
-            let Some((key, entry)) = entry_at(&mut self.keys, place) else {
-                continue;
-            };
-            self.key_bytes.clear();
-            self.key_bytes.extend_from_slice(key);
-            push_window(&mut self.key_bytes, entry.start, entry.sequence);
-            entry.dirty = false;
-            self.value_bytes.clear();
-            let stored = match &entry.value {
-                Some((value, timestamp)) => {
-                    push_timestamp(&mut self.value_bytes, *timestamp);
-                    let present = self
-                        .store
-                        .value()
-                        .encode(value, &mut self.value_bytes)
-                        .map_err(|source| unwritable(self.store.name(), "value", source))?;
-                    present.then_some((&self.value_bytes[..], *timestamp))
-                }
-                None => None,
-            };
-            let timestamp = stored.map_or(entry.deleted_at, |(_, timestamp)| timestamp);
-            let value = stored.map(|(stored, _)| &stored[TIMESTAMP_BYTES..]);
-            log(&self.key_bytes[ID_BYTES..], value, timestamp)?;
-            let stored = stored.map(|(stored, _)| stored);
-            if stored.is_none() {
-                self.deleted.push(place);
-            }
-            let now = stored.map_or(0, <[u8]>::len);
-            self.bytes = self.bytes + now - entry.stored_bytes as usize;
-            entry.stored_bytes = now as u32;
-            changes.push((Blob::from(&self.key_bytes[..]), stored.map(Blob::from)));
-        }
-        Ok(())
-    }
-
-    fn settle(&mut self, observed: i64) {
-        self.in_flight.clear();
-        for place in self.deleted.drain(..) {
-            let Some((_, entry)) = entry_at(&mut self.keys, place) else {
-                continue;
-            };
-            if entry.value.is_none() && !entry.dirty {
-                self.bytes -= entry.bytes();
-                let entries = &mut self.keys[place.0 as usize].entries;
-                entries.retain(|entry| entry.place() != (place.1, place.2));
-            }
-        }
-        self.observed_committed = observed;
-        self.expire();
-    }
-
-    fn abort(&mut self, committed: &Committed, observed: i64) {
-        self.reset_time(observed);
-        self.deleted.clear();
-        let places = mem::take(&mut self.dirty)
-            .into_iter()
-            .chain(mem::take(&mut self.in_flight));
-        let mut touched: Vec<usize> = places.map(|place| place.0 as usize).collect();
-        touched.sort_unstable();
-        touched.dedup();
-        let mut emptied = Vec::new();
-        for at in touched {
-            let (key, windows) = self
-                .keys
-                .get_index_mut(at)
-                .expect("dirty keys are in the map");
-            let key = key.clone();
-            windows.loaded = false;
-            let freed: usize = windows.entries.drain(..).map(|entry| entry.bytes()).sum();
-            self.bytes -= freed;
-            // After an error the key stays unloaded, and the next use of it can report the error.
-            if let Ok(entries) = self.read_below(&key, committed) {
-                if entries.is_empty() {
-                    emptied.push(key);
-                }
-                self.set_entries(at, entries);
-            }
-        }
-        for key in emptied {
-            self.take_out(&key);
-        }
-    }
-
-    fn forget(&mut self, observed: i64) {
-        assert!(
-            !self.is_dirty(),
-            "a store is not restored while it has changes of its own"
-        );
-        self.keys.clear();
-        self.expiry.clear();
-        self.complete = false;
-        self.untouched = true;
-        self.bytes = 0;
-        self.reset_time(observed);
-        self.below_until = observed;
-    }
-
-    fn is_dirty(&self) -> bool {
-        !self.dirty.is_empty() || !self.in_flight.is_empty()
-    }
-
-    fn observed(&self) -> i64 {
-        self.observed
-    }
-
-    fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    fn shed(&mut self, target_bytes: usize) {
-        if self.is_dirty() || self.bytes <= target_bytes {
-            return;
-        }
-        // Second chance: the first pass spares what was used since the last time.
-        for spare_used in [true, false] {
-            let bytes = &mut self.bytes;
-            self.keys.retain(|key, windows| {
-                let keep = *bytes <= target_bytes || (spare_used && mem::take(&mut windows.used));
-                if !keep {
-                    *bytes -= windows.bytes(key);
-                }
-                keep
-            });
-        }
-        self.complete = false;
-        self.below_until = self.observed;
-        self.keys.shrink_to_fit();
     }
 }

@@ -4,10 +4,10 @@ mod harness;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use harness::Harness;
+use harness::{Harness, cases};
 use millstream_state::{KvDefinition, StoreDefinition};
 use millstream_topology::{KvStore, bytes, i64_be, u64_be};
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 
 type Key = ::bytes::Bytes;
 const FIRST: KvStore<Key, u64> = KvStore::new("first", bytes(), u64_be());
@@ -42,7 +42,7 @@ enum Step {
 /// Few keys, many of them prefixes of others, some too long to lie in the entry itself.
 fn key() -> impl Strategy<Value = Key> {
     let part = prop::sample::select(vec![&b"a"[..], b"b", b"\0", b"\xff", b"0123456789abcdef"]);
-    prop::collection::vec(part, 0..3).prop_map(|parts| parts.concat().into())
+    vec(part, 0..3).prop_map(|parts| parts.concat().into())
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -186,17 +186,17 @@ fn check(mut harness: Harness, steps: Vec<Step>) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(400))]
     #[test]
-    fn in_memory_a_store_is_a_map_with_transactions(steps in prop::collection::vec(step(), 0..120)) {
+    fn in_memory_a_store_is_a_map_with_transactions(steps in vec(step(), 0..120)) {
         check(Harness::in_memory(definitions()), steps)?;
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(24))]
     #[test]
-    fn on_disk_a_store_is_a_map_with_transactions(steps in prop::collection::vec(step(), 0..120)) {
+    fn on_disk_a_store_is_a_map_with_transactions(steps in vec(step(), 0..120)) {
         check(Harness::on_disk(definitions()), steps)?;
     }
 }

@@ -4,10 +4,10 @@ mod harness;
 
 use std::sync::Arc;
 
-use harness::Harness;
+use harness::{Harness, cases};
 use millstream_state::{StoreDefinition, WindowDefinition};
 use millstream_topology::{WindowStore, text, u64_be};
-use proptest::prelude::*;
+use proptest::{collection::vec, prelude::*};
 
 const SINGLE: WindowStore<String, u64> = WindowStore::new("single", text(), u64_be());
 const MANY: WindowStore<String, u64> = WindowStore::new("many", text(), u64_be());
@@ -51,7 +51,8 @@ fn key() -> impl Strategy<Value = String> {
         .prop_map(str::to_owned)
 }
 
-/// How far a record lies behind the present of the test: mostly near, at times expired, at times ahead.
+/// How far a record lies behind the present of the test: mostly near, at times expired, at times
+/// ahead.
 fn lag() -> impl Strategy<Value = i64> {
     prop_oneof![6 => 0..30i64, 2 => 60..130i64, 1 => -80..0i64]
 }
@@ -233,8 +234,8 @@ fn check(mut harness: Harness, steps: Vec<Step>) -> Result<(), TestCaseError> {
             Step::Restart => {
                 harness.restart().expect("opens again");
                 live = committed.clone();
-                // A put that expires or removes nothing moves the time without a changelog record: after a
-                // crash the time may lie a little further back.
+                // A put that expires or removes nothing moves the time without a changelog record:
+                // after a crash the time may lie a little further back.
                 for (index, store) in [SINGLE, MANY].iter().enumerate() {
                     let observed = harness.state().window(index, store).observed_time();
                     prop_assert!(observed <= live[index].observed);
@@ -266,17 +267,17 @@ fn a_step_ahead_that_is_aborted_expires_nothing() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(400))]
     #[test]
-    fn in_memory_windows_are_kept_for_their_retention(steps in prop::collection::vec(step(), 0..150)) {
+    fn in_memory_windows_are_kept_for_their_retention(steps in vec(step(), 0..150)) {
         check(Harness::in_memory(definitions()), steps)?;
     }
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(24))]
     #[test]
-    fn on_disk_windows_are_kept_for_their_retention(steps in prop::collection::vec(step(), 0..150)) {
+    fn on_disk_windows_are_kept_for_their_retention(steps in vec(step(), 0..150)) {
         check(Harness::on_disk(definitions()), steps)?;
     }
 }

@@ -9,8 +9,8 @@ use crate::BoxError;
 
 /// A way to write one type as bytes.
 ///
-/// A codec is a value-less type, so that descriptors which name it can be constants. Implement it for
-/// formats of your own:
+/// A codec is a value-less type, so that descriptors which name it can be constants. Implement it
+/// for formats of your own:
 ///
 /// ```
 /// use millstream_topology::{BoxError, Codec, Topic, text};
@@ -114,7 +114,8 @@ pub const fn json<T>() -> Json<T> {
     Json(PhantomData)
 }
 
-/// The compact default of internal state: one format byte, then bincode 2 in its standard configuration.
+/// The compact default of internal state: one format byte, then bincode 2 in its standard
+/// configuration.
 ///
 /// Not ordered by bytes: never a key of a store that is scanned by range.
 pub const fn bincode<T>() -> Bincode<T> {
@@ -238,8 +239,8 @@ integer_codec!(
     U32Be, u32_be, u32
 );
 integer_codec!(
-    /// Signed 64-bit integer, 8 bytes, big-endian, as Kafka's long serialiser. Negative numbers sort
-    /// behind positive ones.
+    /// Signed 64-bit integer, 8 bytes, big-endian, as Kafka's long serialiser. Negative numbers
+    /// sort behind positive ones.
     I64Be, i64_be, i64
 );
 

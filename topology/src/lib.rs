@@ -1,4 +1,5 @@
-//! The vocabulary of Millstream: records, topics, stores, serdes, windows, and the plan of a topology.
+//! The vocabulary of Millstream: records, topics, stores, serdes, windows, and the plan of a
+//! topology.
 //!
 //! Every other crate speaks in these types. A program names what persists once, as constants:
 //!
@@ -13,17 +14,18 @@
 //!
 //! What this crate is not: it does no I/O, reads no clock and starts no thread.
 
-mod codec;
-mod describe;
-mod error;
-mod partition;
-mod plan;
 mod record;
 mod serde;
-mod store;
-mod subtopology;
+mod codec;
 mod topic;
+mod store;
+mod versioned;
 mod window;
+mod error;
+mod plan;
+mod subtopology;
+mod describe;
+mod partition;
 
 pub use codec::{
     Bincode, Codec, I64Be, Json, Nullable, RawBytes, Text, U32Be, U64Be, bincode, bytes, i64_be,
@@ -38,4 +40,5 @@ pub use serde::Serde;
 pub use store::{KvStore, WindowStore};
 pub use subtopology::{SubTopology, TaskId};
 pub use topic::{AnyTopic, CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Topic, TopicPattern};
+pub use versioned::VersionedStore;
 pub use window::{Hopping, TimeWindows, Tumbling, Windowed, days, hours, millis, mins, secs};

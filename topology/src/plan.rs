@@ -1,6 +1,7 @@
 //! `Plan`: the untyped shape of a topology: names, kinds, edges, stores and topics.
 //!
-//! The builder writes it, everything that looks at a topology reads it. It holds no types and no closures.
+//! The builder writes it, everything that looks at a topology reads it. It holds no types and no
+//! closures.
 
 use std::{fmt, sync::Arc};
 
@@ -42,6 +43,19 @@ pub enum NodeKind {
     WindowAggregate,
     StreamJoin,
     StreamTableJoin,
+    StreamGlobalJoin,
+    TableFilter,
+    TableMapValues,
+    TableTransformValues,
+    TableFlatten,
+    Materialize,
+    TableGroupBy,
+    TableAggregate,
+    TableJoin,
+    ForeignKey,
+    ForeignSubscribe,
+    ForeignTable,
+    ForeignJoin,
 }
 
 impl fmt::Display for NodeKind {
@@ -68,6 +82,19 @@ impl fmt::Display for NodeKind {
             Self::WindowAggregate => "window-aggregate",
             Self::StreamJoin => "stream-join",
             Self::StreamTableJoin => "stream-table-join",
+            Self::StreamGlobalJoin => "stream-global-join",
+            Self::TableFilter => "table-filter",
+            Self::TableMapValues => "table-map-values",
+            Self::TableTransformValues => "table-transform-values",
+            Self::TableFlatten => "table-flatten",
+            Self::Materialize => "materialize",
+            Self::TableGroupBy => "table-group-by",
+            Self::TableAggregate => "table-aggregate",
+            Self::TableJoin => "table-join",
+            Self::ForeignKey => "foreign-key",
+            Self::ForeignSubscribe => "foreign-subscribe",
+            Self::ForeignTable => "foreign-table",
+            Self::ForeignJoin => "foreign-join",
         })
     }
 }
@@ -142,7 +169,8 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Adds a node behind `inputs`; its name is its kind and its index until [`rename`](Self::rename).
+    /// Adds a node behind `inputs`; its name is its kind and its index until
+    /// [`rename`](Self::rename).
     pub fn add_node(&mut self, kind: NodeKind, inputs: &[NodeId]) -> NodeId {
         let id = NodeId(self.nodes.len());
         assert!(
@@ -270,7 +298,11 @@ impl Plan {
             node.kind == NodeKind::Source && own && node.topics.iter().any(|t| &**t == topic)
         };
         let readers = |topic: &str| -> Vec<NodeId> {
-            self.nodes.iter().filter(|n| reads(n, topic)).map(|n| n.id).collect()
+            self.nodes
+                .iter()
+                .filter(|n| reads(n, topic))
+                .map(|n| n.id)
+                .collect()
         };
         let mut open = readers(repartition_topic);
         let mut seen = vec![false; self.nodes.len()];

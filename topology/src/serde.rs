@@ -1,4 +1,5 @@
-//! `Serde<T>`: how a type becomes bytes and back, as function pointers, so that descriptors are `const`.
+//! `Serde<T>`: how a type becomes bytes and back, as function pointers, so that descriptors are
+//! `const`.
 
 use serde_json::Value as JsonValue;
 
@@ -33,7 +34,8 @@ impl<T> Serde<T> {
         }
     }
 
-    /// Appends the bytes of `value` to `out`; `false` means that the value is null and nothing was written.
+    /// Appends the bytes of `value` to `out`; `false` means that the value is null and nothing was
+    /// written.
     ///
     /// # Errors
     /// What the codec refuses to write.

@@ -90,12 +90,12 @@ impl Plan {
 
     /// The number of partitions of each repartition topic, from those of the topics that exist.
     ///
-    /// A repartition topic has the number that the user gave; else that of the topics with which a join
-    /// needs it co-partitioned; else the greatest number among the topics that feed it.
+    /// A repartition topic has the number that the user gave; else that of the topics with which a
+    /// join needs it co-partitioned; else the greatest number among the topics that feed it.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`] when a topic that is read does not exist, or topics that a join needs
-    /// co-partitioned have different numbers.
+    /// [`ErrorKind::Topology`] when a topic that is read does not exist, or topics that a join
+    /// needs co-partitioned have different numbers.
     pub fn repartition_counts(
         &self,
         count_of: impl Fn(&str) -> Option<u32>,
@@ -119,7 +119,8 @@ impl Plan {
         }
         let groups: Vec<Vec<Arc<str>>> = self.copartitioned_topics();
         self.spread(&groups, &mut counts)?;
-        // Each round settles at least one topic, so this ends; a cycle of free topics cannot be built.
+        // Each round settles at least one topic, so this ends; a cycle of free topics cannot be
+        // built.
         while let Some(at) = free.iter().position(|topic| !counts.contains_key(topic)) {
             let known = free.iter().enumerate().find_map(|(i, topic)| {
                 let count = upstream(&subtopologies, topic, &counts)?;

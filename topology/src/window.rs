@@ -148,7 +148,8 @@ impl TimeWindows {
     /// Refuses windows that cannot be.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`] when the size or the advance is zero, or the advance exceeds the size.
+    /// [`ErrorKind::Topology`] when the size or the advance is zero, or the advance exceeds the
+    /// size.
     pub fn check(&self, node: &str) -> Result<()> {
         if self.size_ms <= 0 {
             return Err(Error::new(

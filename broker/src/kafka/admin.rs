@@ -324,8 +324,8 @@ impl Admin for KafkaAdmin {
     }
 }
 
-/// Brokers name a static member `<instance id>-<uuid>` and any other `<client id>-<uuid>`, and tell the
-/// instance id itself only in a newer request than the client sends.
+/// Brokers name a static member `<instance id>-<uuid>` and any other `<client id>-<uuid>`, and tell
+/// the instance id itself only in a newer request than the client sends.
 fn member_name(id: &str, client_id: &str) -> String {
     const UUID_LEN: usize = 36;
     let instance = id

@@ -129,7 +129,8 @@ impl Drop for KafkaAppender {
         use rdkafka::producer::Producer as _;
         let producer = self.producer.take();
         let flushed = producer.map(|producer| {
-            // What does not get out in time is told to its waiters as failed by the client's own end.
+            // What does not get out in time is told to its waiters as failed by the client's own
+            // end.
             let flushed = producer.flush(CLOSE_WAIT / 2);
             (producer, flushed)
         });

@@ -19,10 +19,11 @@ pub struct KafkaConfig {
     pub bootstrap_servers: String,
     /// What brokers call these clients in their logs and quotas.
     pub client_id: String,
-    /// More properties of librdkafka, for all clients. Those on which exactly-once rests are refused.
+    /// More properties of librdkafka, for all clients. Those on which exactly-once rests are
+    /// refused.
     pub properties: BTreeMap<String, String>,
-    /// A transaction open for longer is aborted by the brokers and its producer fenced. It also bounds how
-    /// long the records of a dead producer that never comes back hold up readers.
+    /// A transaction open for longer is aborted by the brokers and its producer fenced. It also
+    /// bounds how long the records of a dead producer that never comes back hold up readers.
     pub transaction_timeout: Duration,
     /// How long one question to the cluster may take, such as creating a topic.
     pub request_timeout: Duration,
@@ -36,8 +37,8 @@ pub struct KafkaConfig {
     pub send_buffer_bytes: usize,
     /// Records that wait to be sent by a producer.
     pub send_buffer_records: usize,
-    /// How long a record waits for others to be sent with it. [`Producer::drain`](crate::Producer::drain)
-    /// does not wait for it.
+    /// How long a record waits for others to be sent with it.
+    /// [`Producer::drain`](crate::Producer::drain) does not wait for it.
     pub linger: Duration,
     /// Records that wait in an [`Appender`](crate::Appender); more are refused.
     pub append_buffer_records: usize,
@@ -152,7 +153,8 @@ impl KafkaConfig {
                 "queued.min.messages",
                 self.fetch_buffer_records.max(1).to_string(),
             )
-            // A full buffer is looked at again after this; the default of a second starves the reader.
+            // A full buffer is looked at again after this; the default of a second starves the
+            // reader.
             .set("fetch.queue.backoff.ms", "2")
             .set("fetch.error.backoff.ms", "100");
         config
@@ -179,12 +181,15 @@ impl KafkaConfig {
         self.with_properties(config)
     }
 
-    /// A reader outside any group; librdkafka wants a group's name all the same, and never joins it.
+    /// A reader outside any group; librdkafka wants a group's name all the same, and never joins
+    /// it.
     pub(super) fn reader(&self) -> ClientConfig {
         let mut config = self.fetching();
         config
             .set("group.id", format!("{}-reader", self.client_id))
             .set("auto.offset.reset", "error")
+            // The end of a partition is told when there was nothing to fetch for so long.
+            .set("fetch.wait.max.ms", "100")
             .set("enable.partition.eof", "true");
         self.with_properties(config)
     }

@@ -91,7 +91,8 @@ impl KafkaConsumer {
             .consumer()
     }
 
-    /// Serves rebalances, errors and log lines. This is also what tells the group that the member is alive.
+    /// Serves rebalances, errors and log lines. This is also what tells the group that the member
+    /// is alive.
     fn serve(&mut self) -> Result<Option<Event>> {
         loop {
             // All partitions are led away from this queue before they are assigned.
@@ -147,8 +148,8 @@ impl KafkaConsumer {
         Ok(())
     }
 
-    /// True when the group still waits for this answer. It does not when the member was too slow with it and
-    /// librdkafka joined anew: then the next rebalance is already due, and counts.
+    /// True when the group still waits for this answer. It does not when the member was too slow
+    /// with it and librdkafka joined anew: then the next rebalance is already due, and counts.
     fn answer(&mut self, with: Answer) -> Result<bool> {
         if self.awaited != Some(with) {
             return Err(Error::State("the group does not wait for this answer"));
@@ -227,7 +228,8 @@ impl Consumer for KafkaConsumer {
         partitions: &[TopicPartition],
         wait: Duration,
     ) -> Result<Vec<Option<i64>>> {
-        // Read committed makes librdkafka ask for stable offsets: pending ones are refused, not returned.
+        // Read committed makes librdkafka ask for stable offsets: pending ones are refused, not
+        // returned.
         committed(self.consumer(), partitions, wait)
     }
 
@@ -251,8 +253,8 @@ impl Consumer for KafkaConsumer {
 }
 
 impl KafkaConsumer {
-    /// Tells the group that this member does not come back. A static member that merely closes says nothing
-    /// and keeps its place; one that unsubscribes first leaves like any other.
+    /// Tells the group that this member does not come back. A static member that merely closes says
+    /// nothing and keeps its place; one that unsubscribes first leaves like any other.
     fn leave(&mut self) {
         self.answer_as_closing();
         let consumer = self.consumer();
@@ -270,8 +272,8 @@ impl KafkaConsumer {
         info!(member = %self.instance_id, "group left");
     }
 
-    /// From now on rebalances are answered by the context. One that was handed out and not answered would
-    /// hold up closing for ever.
+    /// From now on rebalances are answered by the context. One that was handed out and not answered
+    /// would hold up closing for ever.
     fn answer_as_closing(&mut self) {
         self.consumer().context().close();
         while self.rebalance().is_some() {}
@@ -294,7 +296,8 @@ impl Drop for KafkaConsumer {
     }
 }
 
-/// The committed offsets of a group, waiting for open transactions to end where `consumer` reads committed.
+/// The committed offsets of a group, waiting for open transactions to end where `consumer` reads
+/// committed.
 pub(super) fn committed<C: rdkafka::consumer::ConsumerContext>(
     consumer: &BaseConsumer<C>,
     partitions: &[TopicPartition],

@@ -75,7 +75,8 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Connection errors were logged above; errors of consequence are returned by the calls they hit.
+        // Connection errors were logged above; errors of consequence are returned by the calls they
+        // hit.
         debug!(client = &*self.who, %error, "kafka client reports an error: {reason}");
     }
 
@@ -147,8 +148,8 @@ impl ClientContext for MemberContext {
 }
 
 impl ConsumerContext for MemberContext {
-    // The default answers at once. This one only remembers: librdkafka and the group wait for the answer,
-    // heartbeats go on, and until then the old generation may still commit.
+    // The default answers at once. This one only remembers: librdkafka and the group wait for the
+    // answer, heartbeats go on, and until then the old generation may still commit.
     fn rebalance(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -187,8 +188,8 @@ fn named(partitions: &TopicPartitionList) -> Vec<TopicPartition> {
 impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
-    // Deliveries are read from the event queue by the producer itself; only those that purging a dying
-    // client brings up come here, and nobody waits for them any more.
+    // Deliveries are read from the event queue by the producer itself; only those that purging a
+    // dying client brings up come here, and nobody waits for them any more.
     fn delivery(&self, _: &DeliveryResult<'_>, _: usize) {}
 }
 
@@ -205,13 +206,13 @@ impl Signal {
         self.changed.notify_one();
     }
 
-    /// Waits until raised, at most so long, and lowers it again.
-    pub(super) fn wait(&self, at_most: Duration) {
+    /// Waits until raised, at most so long, and lowers it again. Tells whether it was raised.
+    pub(super) fn wait(&self, at_most: Duration) -> bool {
         let raised = lock(&self.raised);
         let waited = self
             .changed
             .wait_timeout_while(raised, at_most, |raised| !*raised);
-        *waited.unwrap_or_else(PoisonError::into_inner).0 = false;
+        std::mem::take(&mut *waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 }
 
@@ -249,7 +250,8 @@ mod tests {
         let signal = Signal::default();
         signal.raise();
         let start = Instant::now();
-        signal.wait(Duration::from_secs(20));
+        assert!(signal.wait(Duration::from_secs(20)));
         assert!(start.elapsed() < Duration::from_secs(10));
+        assert!(!signal.wait(Duration::ZERO), "it was lowered");
     }
 }

@@ -1,7 +1,7 @@
 //! The partitions that a client reads: their records in batches, their positions, their pauses.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -14,6 +14,8 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 
+use tracing::debug;
+
 use super::{
     context::Signal,
     raw::{Batch, Joint, Message, Source},
@@ -25,6 +27,12 @@ const BATCH_MAX: usize = 1000;
 
 /// Batches looked at by one poll when all their records belong to paused partitions.
 const PAUSED_BATCHES_MAX: usize = 16;
+
+/// How long an assignment is held up by asking where its partitions are.
+const LEADERS_WAIT: Duration = Duration::from_secs(1);
+
+/// No offset is behind this one.
+const NEVER_BEYOND: i64 = i64::MAX - 1;
 
 /// How long the watermarks that go into an error message may take.
 const WATERMARKS_WAIT: Duration = Duration::from_secs(5);
@@ -44,8 +52,11 @@ pub(super) struct JointQueue<C: ConsumerContext + 'static> {
 struct Slot {
     of: TopicPartition,
     source: Source,
-    /// The next record returned has this offset or a later one; `None` until the first message tells.
+    /// The next record returned has this offset or a later one; `None` until the first message
+    /// tells.
     position: Option<i64>,
+    /// The offset of the last message that was no record, such as the end of the partition.
+    told_at: i64,
     paused: bool,
     /// Records that were already on their way when the partition was paused.
     held: VecDeque<Fetched>,
@@ -100,12 +111,36 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
                 of: of.clone(),
                 source,
                 position,
+                told_at: self.told_before(of),
                 paused: false,
                 held: VecDeque::new(),
             });
         }
+        self.find_leaders(partitions);
         let assigned = self.consumer().assign(&list);
         assigned.map_err(|e| Error::client("cannot assign partitions", e))
+    }
+
+    /// librdkafka's position of a partition that was read before is believed to be stale: it is
+    /// forgotten some time after the partition is assigned again.
+    fn told_before(&self, of: &TopicPartition) -> i64 {
+        let stale = self.queue.position(&of.topic, of.partition).is_some();
+        if stale { NEVER_BEYOND } else { -1 }
+    }
+
+    /// Where the client does not know yet which broker has a partition, it would ask that broker
+    /// for the partition's ends only half a second later.
+    fn find_leaders(&self, partitions: &[(TopicPartition, Start)]) {
+        let ends = partitions
+            .iter()
+            .filter(|(_, start)| !matches!(start, Start::Offset(_)));
+        let topics: BTreeSet<&str> = ends.map(|(of, _)| &*of.topic).collect();
+        for topic in topics {
+            if let Err(error) = self.consumer().fetch_metadata(Some(topic), LEADERS_WAIT) {
+                debug!(topic, %error, "leaders are not known yet");
+                return;
+            }
+        }
     }
 
     /// Reads nothing more; records that were on their way are dropped.
@@ -123,8 +158,8 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         self.error = None;
     }
 
-    /// Records of the partition stay at their source. Pausing by librdkafka's own means would throw away
-    /// what was fetched, and fetch it again.
+    /// Records of the partition stay at their source. Pausing by librdkafka's own means would throw
+    /// away what was fetched, and fetch it again.
     pub(super) fn pause(&mut self, partition: PartitionIx) -> Result<()> {
         let slot = slot(&mut self.slots, partition)?;
         if !slot.paused {
@@ -138,8 +173,8 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         let slot = slot(&mut self.slots, partition)?;
         if slot.paused {
             slot.paused = false;
-            // What waits at the source is appended behind what is in the joint queue, which is older; what
-            // is held is older still, and `take` returns it first.
+            // What waits at the source is appended behind what is in the joint queue, which is
+            // older; what is held is older still, and `take` returns it first.
             self.queue.lead(&slot.source);
         }
         Ok(())
@@ -172,7 +207,18 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         &mut self,
         partition: PartitionIx,
     ) -> Result<(&TopicPartition, Option<i64>)> {
-        slot(&mut self.slots, partition).map(|slot| (&slot.of, slot.position))
+        let slot = slot(&mut self.slots, partition)?;
+        // Markers at the end move only librdkafka's own position. It is wrong by one directly
+        // behind a message that was no record, and right again behind everything that follows.
+        let of = &slot.of;
+        let beyond = self
+            .queue
+            .position(&of.topic, of.partition)
+            .filter(|at| *at > slot.told_at + 1);
+        if slot.held.is_empty() {
+            slot.position = slot.position.max(beyond);
+        }
+        Ok((&slot.of, slot.position))
     }
 
     /// Appends what is there, at most `limit` records, without waiting.
@@ -301,15 +347,20 @@ impl Sorter<'_> {
                 }
                 Some(RDKafkaErrorCode::PartitionEOF) => {
                     *end = true;
+                    slot.told_at = slot.told_at.max(message.offset());
                     slot.position = slot.position.max(Some(message.offset()));
                 }
-                Some(code) => failed = failed.or(Some((ix, code, message.offset()))),
+                Some(code) => {
+                    slot.told_at = slot.told_at.max(message.offset());
+                    failed = failed.or(Some((ix, code, message.offset())));
+                }
             }
         }
         failed
     }
 
-    /// Which of the assigned partitions a message is from; a name is compared only at its first message.
+    /// Which of the assigned partitions a message is from; a name is compared only at its first
+    /// message.
     fn index(&mut self, message: &Message<'_>) -> Option<u32> {
         let key = (message.topic_number(), message.partition());
         if let Some((last, ix)) = *self.last

@@ -5,7 +5,8 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::raw::Delivery;
 use crate::TopicIx;
 
-/// More partitions than any topic has: a higher number is a mistake, not a reason to make a table for it.
+/// More partitions than any topic has: a higher number is a mistake, not a reason to make a table
+/// for it.
 const PARTITIONS_MAX: usize = 1 << 20;
 
 /// The account of one producer: it survives the client that sends for it.

@@ -10,11 +10,11 @@
 //! # }
 //! ```
 //!
-//! Groups use the classic protocol with the `range` assignor and static membership: equal partitions of
-//! co-partitioned topics land on one member, and a member that comes back within its session timeout gets its
-//! place without anybody noticing. What librdkafka does not offer is named where it matters: there is no
-//! custom assignor, a transaction that outlives its timeout looks like fencing, and the timestamp 0 is
-//! written as 1.
+//! Groups use the classic protocol with the `range` assignor and static membership: equal
+//! partitions of co-partitioned topics land on one member, and a member that comes back within its
+//! session timeout gets its place without anybody noticing. What librdkafka does not offer is named
+//! where it matters: there is no custom assignor, a transaction that outlives its timeout looks
+//! like fencing, and the timestamp 0 is written as 1.
 
 mod admin;
 mod appender;
@@ -102,8 +102,8 @@ fn deadline(wait: Duration) -> Instant {
     Instant::now() + wait.min(LONGEST)
 }
 
-/// Drops a client on a thread of its own and waits so long for it: librdkafka's destructors have been seen to
-/// hang, and neither a rebalance nor the end of the program may hang with them.
+/// Drops a client on a thread of its own and waits so long for it: librdkafka's destructors have
+/// been seen to hang, and neither a rebalance nor the end of the program may hang with them.
 fn retire<T: Send + 'static>(what: &'static str, client: T, wait: Duration) {
     let (done, wait_done) = bounded::<()>(1);
     let closing = std::thread::Builder::new()

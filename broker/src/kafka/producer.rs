@@ -29,8 +29,8 @@ use crate::{
     Error, GroupMetadata, Outgoing, Producer, ProducerError, Result, TopicIx, TopicPartition,
 };
 
-/// Time that the brokers take to write a transaction's markers. One that begins sooner is refused and tried
-/// again after 20 ms.
+/// Time that the brokers take to write a transaction's markers. One that begins sooner is refused
+/// and tried again after 20 ms.
 const MARKERS_PAUSE: Duration = Duration::from_millis(2);
 
 /// Deliveries are looked at after so many records, so that their memory comes back.
@@ -118,8 +118,9 @@ impl Client {
         }
     }
 
-    /// True when a request may have been lost without an answer since this client was made. librdkafka then
-    /// repeats it silently, with the same epoch: an old end of transaction could hit a later transaction.
+    /// True when a request may have been lost without an answer since this client was made.
+    /// librdkafka then repeats it silently, with the same epoch: an old end of transaction could
+    /// hit a later transaction.
     fn is_suspicious(&self) -> bool {
         self.producer.context().trouble() > 0
     }
@@ -322,7 +323,8 @@ impl Producer for KafkaProducer {
     }
 
     fn drain(&mut self) -> Result<(), ProducerError> {
-        // Every record is delivered or fails by its own timeout; the bound is for a client that breaks this.
+        // Every record is delivered or fails by its own timeout; the bound is for a client that
+        // breaks this.
         let until = deadline(self.config.transaction_timeout * 2);
         let (client, ledger) = self.parts();
         let mut hurries = 0;
@@ -407,7 +409,8 @@ impl Producer for KafkaProducer {
         let aborted = if ledger.in_flight() == 0 {
             abort(&client.producer)
         } else {
-            // The abort waits for the deliveries of what it throws away, which only this thread can serve.
+            // The abort waits for the deliveries of what it throws away, which only this thread can
+            // serve.
             let producer = Arc::clone(&client.producer);
             std::thread::scope(|scope| {
                 let aborting = scope.spawn(move || abort(&producer));
@@ -424,7 +427,8 @@ impl Producer for KafkaProducer {
         let (client, ledger) = self.parts();
         client.serve(Duration::ZERO, ledger);
         if refused || ledger.failed().is_some_and(|code| !is_purge(code)) {
-            // A refused record leaves a hole in the sequence, on which the next transaction would fail.
+            // A refused record leaves a hole in the sequence, on which the next transaction would
+            // fail.
             self.renew = Some("a record was refused");
         }
         self.ledger.abort();

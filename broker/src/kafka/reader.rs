@@ -67,6 +67,7 @@ impl Reader for KafkaReader {
 
     fn poll(&mut self, wait: Duration, limit: usize, into: &mut Vec<Fetched>) -> Result<()> {
         let until = deadline(wait);
+        let mut woken = false;
         loop {
             self.serve()?;
             let taken = if limit > 0 {
@@ -75,11 +76,12 @@ impl Reader for KafkaReader {
                 Default::default()
             };
             let left = until.saturating_duration_since(Instant::now());
-            // The end of a partition moves its position, which the caller may be waiting for.
-            if taken.records || taken.end || left.is_zero() {
+            // Ends and markers move the position, which the caller may be waiting for. Markers are
+            // taken without a word, so whatever woke this up may have been one.
+            if taken.records || taken.end || woken || left.is_zero() {
                 return Ok(());
             }
-            self.signal.wait(left.min(LOOK_EVERY));
+            woken = self.signal.wait(left.min(LOOK_EVERY));
         }
     }
 

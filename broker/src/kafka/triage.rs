@@ -13,7 +13,8 @@ pub(super) enum Step {
     Failed(ProducerError),
 }
 
-/// The order of the questions matters: a fenced producer also says that its transaction needs an abort.
+/// The order of the questions matters: a fenced producer also says that its transaction needs an
+/// abort.
 pub(super) fn step(error: KafkaError, fatal: Option<Code>) -> Step {
     let KafkaError::Transaction(told) = &error else {
         return Step::Failed(failed(error, fatal));
@@ -31,7 +32,8 @@ pub(super) fn step(error: KafkaError, fatal: Option<Code>) -> Step {
     Step::Failed(ProducerError::Fatal(error.into()))
 }
 
-/// A record that could not be delivered costs its transaction, unless the producer itself is done for.
+/// A record that could not be delivered costs its transaction, unless the producer itself is done
+/// for.
 pub(super) fn failed(error: KafkaError, fatal: Option<Code>) -> ProducerError {
     match fatal {
         Some(_) => gone(error, fatal),

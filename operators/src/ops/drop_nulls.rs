@@ -10,12 +10,25 @@ pub(crate) fn drop_null_keys<K: Clone + 'static, V: Clone + 'static>(
 ) -> KStream<K, V> {
     stream.unary(NodeKind::DropNulls, move |_, next| {
         edge(move |cx: &mut Cx<'_>, record: Record<Option<K>, V>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             let Some(key) = key else {
                 cx.counters.dropped += 1;
                 return Ok(());
             };
-            next.push(cx, Record { key, value, timestamp, headers })
+            next.push(
+                cx,
+                Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                },
+            )
         })
     })
 }
@@ -26,12 +39,25 @@ pub(crate) fn drop_null_values<K: Clone + 'static, V: Clone + 'static>(
 ) -> KStream<K, V> {
     stream.unary(NodeKind::DropNulls, move |_, next| {
         edge(move |cx: &mut Cx<'_>, record: Record<K, Option<V>>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             let Some(value) = value else {
                 cx.counters.dropped += 1;
                 return Ok(());
             };
-            next.push(cx, Record { key, value, timestamp, headers })
+            next.push(
+                cx,
+                Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                },
+            )
         })
     })
 }

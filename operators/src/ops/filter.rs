@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millstream_topology::{NodeKind, Record};
 
-use crate::{edge::edge, Cx, KStream};
+use crate::{Cx, KStream, edge::edge};
 
 pub(crate) type Predicate<K, V> = Arc<dyn Fn(&K, &V) -> bool + Send + Sync>;
 
@@ -16,7 +16,11 @@ pub(crate) fn filter<K: Clone + 'static, V: Clone + 'static>(
     stream.unary(NodeKind::Filter, move |_, next| {
         let keep = keep.clone();
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            if keep(&record.key, &record.value) { next.push(cx, record) } else { Ok(()) }
+            if keep(&record.key, &record.value) {
+                next.push(cx, record)
+            } else {
+                Ok(())
+            }
         })
     })
 }

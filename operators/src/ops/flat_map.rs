@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millstream_topology::{NodeKind, Record, Result};
 
-use crate::{edge::edge, Cx, KStream};
+use crate::{Cx, KStream, edge::edge};
 
 pub(crate) type FlatMap<K, V, I> = Arc<dyn Fn(K, V) -> Result<I> + Send + Sync>;
 
@@ -23,10 +23,23 @@ where
     stream.unary(NodeKind::FlatMap, move |_, next| {
         let map = map.clone();
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             for (key, value) in map(key, value)? {
                 let headers = headers.clone();
-                next.push(cx, Record { key, value, timestamp, headers })?;
+                next.push(
+                    cx,
+                    Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    },
+                )?;
             }
             Ok(())
         })
@@ -49,10 +62,23 @@ where
     stream.unary(NodeKind::FlatMap, move |_, next| {
         let map = map.clone();
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             for value in map(&key, value) {
                 let (key, headers) = (key.clone(), headers.clone());
-                next.push(cx, Record { key, value, timestamp, headers })?;
+                next.push(
+                    cx,
+                    Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    },
+                )?;
             }
             Ok(())
         })

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millstream_topology::{NodeKind, Record, Result};
 
-use crate::{edge::edge, Cx, KStream};
+use crate::{Cx, KStream, edge::edge};
 
 pub(crate) type Map<K, V, K2, V2> = Arc<dyn Fn(K, V) -> Result<(K2, V2)> + Send + Sync>;
 
@@ -19,9 +19,22 @@ where
     stream.unary(NodeKind::Map, move |_, next| {
         let map = map.clone();
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             let (key, value) = map(key, value)?;
-            next.push(cx, Record { key, value, timestamp, headers })
+            next.push(
+                cx,
+                Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                },
+            )
         })
     })
 }

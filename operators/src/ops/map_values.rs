@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millstream_topology::{NodeKind, Record, Result};
 
-use crate::{edge::edge, Cx, KStream};
+use crate::{Cx, KStream, edge::edge};
 
 pub(crate) type MapValues<K, V, V2> = Arc<dyn Fn(&K, V) -> Result<V2> + Send + Sync>;
 
@@ -16,9 +16,22 @@ pub(crate) fn map_values<K: Clone + 'static, V: Clone + 'static, V2: Clone + 'st
     stream.unary(NodeKind::MapValues, move |_, next| {
         let map = map.clone();
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             let value = map(&key, value)?;
-            next.push(cx, Record { key, value, timestamp, headers })
+            next.push(
+                cx,
+                Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                },
+            )
         })
     })
 }

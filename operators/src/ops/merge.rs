@@ -5,9 +5,9 @@ use std::sync::Arc;
 use millstream_topology::{Error, ErrorKind, NodeKind};
 
 use crate::{
-    builder::add_node,
-    edge::{edge, Factory},
     KStream,
+    builder::add_node,
+    edge::{Factory, edge},
 };
 
 /// A stream merged with itself gives each record once.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millstream_topology::{NodeKind, Record};
 
-use crate::{builder::add_node, edge::edge, Cx, KStream};
+use crate::{Cx, KStream, builder::add_node, edge::edge};
 
 pub(crate) fn peek<K: Clone + 'static, V: Clone + 'static>(
     stream: KStream<K, V>,

@@ -5,9 +5,9 @@ use std::{cell::RefCell, rc::Rc};
 use millstream_topology::{NodeKind, Record};
 
 use crate::{
-    edge::edge,
-    processor::{handles_of, Instance, Shared},
     Cx, KStream, Processor, Stores,
+    edge::edge,
+    processor::{Instance, Shared, handles_of},
 };
 
 pub(crate) fn process<K, V, S, P>(
@@ -22,7 +22,8 @@ where
     P: Processor<Key = K, Value = V>,
 {
     let draft = stream.draft.clone();
-    // The node's id is known once the stream has added it, and its stores are connected right after.
+    // The node's id is known once the stream has added it, and its stores are connected right
+    // after.
     let id = millstream_topology::NodeId(draft.lock().plan.nodes().len());
     let out = stream.unary(NodeKind::Process, move |build, next| {
         let ids = build.stores_of(id);

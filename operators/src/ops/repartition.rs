@@ -1,13 +1,14 @@
-//! `repartition`: send a stream through a topic of the application, so that equal keys meet in one task.
+//! `repartition`: send a stream through a topic of the application, so that equal keys meet in one
+//! task.
 
 use millstream_topology::{Topic, TopicRole};
 
 use crate::{
+    KStream,
     ops::{
         sink::sink,
         source::{Origin, source},
     },
-    KStream,
 };
 
 pub(crate) fn repartition<K: Clone + 'static, V: Clone + 'static>(

@@ -17,7 +17,11 @@ pub(crate) fn sink<K: Clone + 'static, V: Clone + 'static>(
     topic: Topic<K, V>,
     role: TopicRole,
 ) {
-    let id = stream.draft.lock().plan.add_sink(stream.id, topic.name(), role);
+    let id = stream
+        .draft
+        .lock()
+        .plan
+        .add_sink(stream.id, topic.name(), role);
     stream.terminal(id, move |build| {
         let sink = build.sink(topic.name(), role);
         let any_key = role == TopicRole::External || build.wants_null_keys(topic.name());

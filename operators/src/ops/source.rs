@@ -7,9 +7,9 @@ use millstream_topology::{
 };
 
 use crate::{
+    Cx, KStream, RawRecord, RawSource,
     builder::SharedDraft,
     edge::{Edge, Port},
-    Cx, KStream, RawRecord, RawSource,
 };
 
 /// Gets key, value, the log's timestamp and the partition's time so far; returns the event time.
@@ -96,12 +96,20 @@ impl<K, V> Source<K, V> {
 }
 
 pub(crate) fn bad(part: &'static str) -> impl Fn(BoxError) -> Error {
-    move |source| Error::caused(ErrorKind::Data, format!("{part} of a record does not decode"), source)
+    move |source| {
+        Error::caused(
+            ErrorKind::Data,
+            format!("{part} of a record does not decode"),
+            source,
+        )
+    }
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> RawSource for Source<K, V> {
     fn event_time(&mut self, record: &RawRecord, partition_time: i64) -> Result<i64> {
-        let Some(extract) = &self.extract else { return Ok(record.timestamp) };
+        let Some(extract) = &self.extract else {
+            return Ok(record.timestamp);
+        };
         let (key, value) = self.decode(record)?;
         let time = extract(&key, &value, record.timestamp, partition_time);
         self.decoded = Some((key, value));
@@ -113,7 +121,12 @@ impl<K: Clone + 'static, V: Clone + 'static> RawSource for Source<K, V> {
             Some(decoded) => decoded,
             None => self.decode(&record)?,
         };
-        let record = Record { key, value, timestamp: event_time, headers: record.headers };
+        let record = Record {
+            key,
+            value,
+            timestamp: event_time,
+            headers: record.headers,
+        };
         self.entry.borrow_mut().push(cx, record)
     }
 }

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 use millstream_topology::{NodeId, NodeKind, Record};
 
 use crate::{
-    builder::add_node,
-    edge::{edge, Edge, Port},
-    ops::filter::Predicate,
     Cx, KStream,
+    builder::add_node,
+    edge::{Edge, Port, edge},
+    ops::filter::Predicate,
 };
 
 struct Branch<K: 'static, V: 'static> {
@@ -43,7 +43,9 @@ pub(crate) fn split<K: Clone + 'static, V: Clone + 'static>(
             exits.push((branch.take.clone(), entry));
         }
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let taken = exits.iter().find(|(take, _)| take(&record.key, &record.value));
+            let taken = exits
+                .iter()
+                .find(|(take, _)| take(&record.key, &record.value));
             match taken {
                 Some((_, exit)) => exit.borrow_mut().push(cx, record),
                 None => Ok(()),

@@ -9,14 +9,15 @@ use millstream_topology::{
 };
 
 use crate::{
-    edge::{edge, Next, Port},
-    join::{Joiner, LeftJoiner, Within, WithinUnmatched},
     Cx, KStream,
+    edge::{Next, Port, edge},
+    join::{Joiner, LeftJoiner, Within, WithinUnmatched},
 };
 
-/// Inner join. Each side keeps its records in a buffer; a record meets those of the other side's buffer in
-/// order of time, then arrival, and is then put into its own. The result has the greater timestamp and the
-/// headers of the record that caused it. A buffer hides records that are older than before + after + grace.
+/// Inner join. Each side keeps its records in a buffer; a record meets those of the other side's
+/// buffer in order of time, then arrival, and is then put into its own. The result has the greater
+/// timestamp and the headers of the record that caused it. A buffer hides records that are older
+/// than before + after + grace.
 pub(crate) fn inner<K, L, R, VO>(
     left: KStream<K, L>,
     within: Within<K, L, R>,
@@ -32,10 +33,11 @@ where
     wire(left, within, None, Arc::new(pair))
 }
 
-/// Left join: a left record that has met nobody when its window has closed, grace included, is passed on alone,
-/// with its own timestamp, before the results of the record that moved the time.
+/// Left join: a left record that has met nobody when its window has closed, grace included, is
+/// passed on alone, with its own timestamp, before the results of the record that moved the time.
 ///
-/// Kafka Streams passes a late one on at once although grace lasts (KAFKA-19536); here grace is kept.
+/// Kafka Streams passes a late one on at once although grace lasts (KAFKA-19536); here grace is
+/// kept.
 pub(crate) fn left<K, L, R, VO>(
     left: KStream<K, L>,
     within: WithinUnmatched<K, L, R>,
@@ -48,7 +50,12 @@ where
     VO: Clone + 'static,
 {
     let WithinUnmatched { within, store } = within;
-    wire(left, within, Some(store), Arc::new(move |l, r| Some(joiner(l, r))))
+    wire(
+        left,
+        within,
+        Some(store),
+        Arc::new(move |l, r| Some(joiner(l, r))),
+    )
 }
 
 type Pair<L, R, VO> = Arc<dyn Fn(&L, Option<&R>) -> Option<VO> + Send + Sync>;
@@ -66,7 +73,14 @@ where
     VO: Clone + 'static,
 {
     let draft = left.draft.clone();
-    let Within { right, before_ms, after_ms, grace_ms, left_buffer, right_buffer } = within;
+    let Within {
+        right,
+        before_ms,
+        after_ms,
+        grace_ms,
+        left_buffer,
+        right_buffer,
+    } = within;
     let retention_ms = before_ms + after_ms + grace_ms;
     let (node, stores) = {
         let mut draft = draft.lock();
@@ -76,13 +90,23 @@ where
                 "streams of two builders cannot meet; make both with one `StreamsBuilder`",
             ));
         }
-        let node = draft.plan.add_node(NodeKind::StreamJoin, &[left.id, right.id]);
+        let node = draft
+            .plan
+            .add_node(NodeKind::StreamJoin, &[left.id, right.id]);
         draft.plan.copartition(&[left.id, right.id]);
         let buffer = |store: Arc<dyn StoreDefinition>, draft: &mut crate::builder::Draft| {
             draft.own_store(node, store)
         };
-        let left = WindowDefinition { store: left_buffer, retention_ms, duplicates: true };
-        let right = WindowDefinition { store: right_buffer, retention_ms, duplicates: true };
+        let left = WindowDefinition {
+            store: left_buffer,
+            retention_ms,
+            duplicates: true,
+        };
+        let right = WindowDefinition {
+            store: right_buffer,
+            retention_ms,
+            duplicates: true,
+        };
         let stores = Ids {
             left: buffer(Arc::new(left), &mut draft),
             right: buffer(Arc::new(right), &mut draft),
@@ -91,7 +115,11 @@ where
         (node, stores)
     };
     let out: KStream<K, VO> = KStream::new(&draft, node, left.rekeyed || right.rekeyed);
-    let times = Times { before_ms, after_ms, grace_ms };
+    let times = Times {
+        before_ms,
+        after_ms,
+        grace_ms,
+    };
 
     let (port, ids, pair) = (out.port.clone(), stores.clone(), joiner.clone());
     left.port.subscribe(Arc::new(move |build| {
@@ -101,13 +129,22 @@ where
         let pair = pair.clone();
         let body = edge(move |cx: &mut Cx<'_>, record: Record<K, L>| {
             let now = advance(cx, mine, record.timestamp);
-            waiting.release(cx, now, record.timestamp, &mut |cx, l: Record<K, L>| {
-                match pair(&l.value, None) {
+            waiting.release(
+                cx,
+                now,
+                record.timestamp,
+                &mut |cx, l: Record<K, L>| match pair(&l.value, None) {
                     Some(value) => next.push(cx, l.with_value(value)),
                     None => Ok(()),
-                }
-            })?;
-            let met = meet(cx, theirs, &right_buffer, &record, times.seen_from_left(&record))?;
+                },
+            )?;
+            let met = meet(
+                cx,
+                theirs,
+                &right_buffer,
+                &record,
+                times.seen_from_left(&record),
+            )?;
             let alone = met.is_empty();
             for (other, at) in met {
                 if let Some(value) = pair(&record.value, Some(&other)) {
@@ -116,12 +153,15 @@ where
             }
             if alone && waiting.takes(now, record.timestamp) {
                 waiting.add(cx, &record)?;
-            } else if alone && waiting.exists() {
-                if let Some(value) = pair(&record.value, None) {
-                    next.push(cx, record.clone().with_value(value))?;
-                }
+            } else if alone
+                && waiting.exists()
+                && let Some(value) = pair(&record.value, None)
+            {
+                next.push(cx, record.clone().with_value(value))?;
             }
-            cx.state.window(mine, &left_buffer).add(&record.key, record.timestamp, record.value)
+            cx.state
+                .window(mine, &left_buffer)
+                .add(&record.key, record.timestamp, record.value)
         });
         build.node(node, body)
     }));
@@ -135,21 +175,30 @@ where
         let pair = pair.clone();
         let body = edge(move |cx: &mut Cx<'_>, record: Record<K, R>| {
             let now = advance(cx, clock, record.timestamp);
-            waiting.release(cx, now, record.timestamp, &mut |cx, l: Record<K, L>| {
-                match pair(&l.value, None) {
+            waiting.release(
+                cx,
+                now,
+                record.timestamp,
+                &mut |cx, l: Record<K, L>| match pair(&l.value, None) {
                     Some(value) => next.push(cx, l.with_value(value)),
                     None => Ok(()),
-                }
-            })?;
-            for (other, at) in
-                meet(cx, theirs, &left_buffer, &record, times.seen_from_right(&record))?
-            {
+                },
+            )?;
+            for (other, at) in meet(
+                cx,
+                theirs,
+                &left_buffer,
+                &record,
+                times.seen_from_right(&record),
+            )? {
                 waiting.remove(cx, &record.key, at)?;
                 if let Some(value) = pair(&other, Some(&record.value)) {
                     next.push(cx, result(&record, value, at))?;
                 }
             }
-            cx.state.window(mine, &right_buffer).add(&record.key, record.timestamp, record.value)
+            cx.state
+                .window(mine, &right_buffer)
+                .add(&record.key, record.timestamp, record.value)
         });
         build.node(node, body)
     }));
@@ -209,10 +258,12 @@ fn meet<K, V, O: Clone + 'static>(
     (from, to): (i64, i64),
 ) -> Result<Vec<(O, i64)>> {
     let mut met = Vec::new();
-    cx.state.window(theirs, buffer).fetch(&record.key, from, to, &mut |at, value, _| {
-        met.push((value.clone(), at));
-        Ok(())
-    })?;
+    cx.state
+        .window(theirs, buffer)
+        .fetch(&record.key, from, to, &mut |at, value, _| {
+            met.push((value.clone(), at));
+            Ok(())
+        })?;
     Ok(met)
 }
 
@@ -262,13 +313,18 @@ impl<K: Clone + 'static, L: Clone + 'static> Waiting<K, L> {
 
     fn prefix(&self, key: &K, timestamp: i64) -> Result<Vec<u8>> {
         let mut bytes = timestamp.to_be_bytes().to_vec();
-        self.keys.key().encode(key, &mut bytes).map_err(crate::ops::source::bad("key"))?;
+        self.keys
+            .key()
+            .encode(key, &mut bytes)
+            .map_err(crate::ops::source::bad("key"))?;
         Ok(bytes)
     }
 
     fn add(&mut self, cx: &mut Cx<'_>, record: &Record<K, L>) -> Result<()> {
         let mut key = self.prefix(&record.key, record.timestamp)?;
-        let Some((index, store)) = &self.store else { return Ok(()) };
+        let Some((index, store)) = &self.store else {
+            return Ok(());
+        };
         let mut waiting = cx.state.kv(*index, store);
         let number = same_key(waiting.prefix(&key, usize::MAX)?, key.len()).count() as u32;
         key.extend_from_slice(&number.to_be_bytes());
@@ -280,14 +336,18 @@ impl<K: Clone + 'static, L: Clone + 'static> Waiting<K, L> {
             return Ok(());
         }
         let prefix = self.prefix(key, timestamp)?;
-        let Some((index, store)) = &self.store else { return Ok(()) };
+        let Some((index, store)) = &self.store else {
+            return Ok(());
+        };
         let mut waiting = cx.state.kv(*index, store);
         let met: Vec<Bytes> =
             same_key(waiting.prefix(&prefix, usize::MAX)?, prefix.len()).collect();
-        met.iter().try_for_each(|key| waiting.delete(key, timestamp))
+        met.iter()
+            .try_for_each(|key| waiting.delete(key, timestamp))
     }
 
-    /// Passes on what can meet nobody any more. Only a record that is not late itself moves the time.
+    /// Passes on what can meet nobody any more. Only a record that is not late itself moves the
+    /// time.
     fn release(
         &mut self,
         cx: &mut Cx<'_>,
@@ -295,16 +355,24 @@ impl<K: Clone + 'static, L: Clone + 'static> Waiting<K, L> {
         timestamp: i64,
         pass_on: &mut dyn FnMut(&mut Cx<'_>, Record<K, L>) -> Result<()>,
     ) -> Result<()> {
-        let Some((index, store)) = self.store.filter(|_| timestamp == now) else { return Ok(()) };
+        let Some((index, store)) = self.store.filter(|_| timestamp == now) else {
+            return Ok(());
+        };
         // Closed is what satisfies `time + after + grace < now`.
         let closed = (now - self.times.after_ms - self.times.grace_ms).max(0);
         let end = Bytes::copy_from_slice(&closed.to_be_bytes());
         loop {
-            let due = cx.state.kv(index, &store).range(None, Some(&end), RELEASE_BATCH)?;
+            let due = cx
+                .state
+                .kv(index, &store)
+                .range(None, Some(&end), RELEASE_BATCH)?;
             for (key, value, at) in &due {
                 let inner = &key[TIME_BYTES..key.len() - NUMBER_BYTES];
-                let record_key =
-                    self.keys.key().decode(Some(inner)).map_err(crate::ops::source::bad("key"))?;
+                let record_key = self
+                    .keys
+                    .key()
+                    .decode(Some(inner))
+                    .map_err(crate::ops::source::bad("key"))?;
                 pass_on(cx, Record::new(record_key, value.clone(), *at))?;
                 cx.state.kv(index, &store).delete(key, *at)?;
             }
@@ -316,10 +384,7 @@ impl<K: Clone + 'static, L: Clone + 'static> Waiting<K, L> {
 }
 
 /// The store's keys among `found` that belong to exactly the record key of the prefix.
-fn same_key<L>(
-    found: Vec<(Bytes, L, i64)>,
-    prefix_length: usize,
-) -> impl Iterator<Item = Bytes> {
+fn same_key<L>(found: Vec<(Bytes, L, i64)>, prefix_length: usize) -> impl Iterator<Item = Bytes> {
     found
         .into_iter()
         .map(|(key, ..)| key)

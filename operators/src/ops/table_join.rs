@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millstream_topology::{Error, ErrorKind, NodeKind, Record};
 
-use crate::{edge::edge, Cx, KStream, KTable};
+use crate::{Cx, KStream, KTable, edge::edge};
 
 /// Gets the record's value and the table's, if there is one; `None` drops the record.
 pub(crate) type Lookup<V, T, VO> = Arc<dyn Fn(&V, Option<&T>) -> Option<VO> + Send + Sync>;

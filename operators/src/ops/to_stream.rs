@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use millstream_topology::{Change, NodeKind, Record};
 
-use crate::{builder::add_node, edge::edge, Cx, KStream, KTable};
+use crate::{Cx, KStream, KTable, builder::add_node, edge::edge};
 
 /// The value is the new one; `None` says that the key was deleted.
 pub(crate) fn to_stream<K: Clone + 'static, V: Clone + 'static>(
@@ -16,8 +16,21 @@ pub(crate) fn to_stream<K: Clone + 'static, V: Clone + 'static>(
     table.port.subscribe(Arc::new(move |build| {
         let next = port.connect(build);
         let body = edge(move |cx: &mut Cx<'_>, record: Record<K, Change<V>>| {
-            let Record { key, value, timestamp, headers } = record;
-            next.push(cx, Record { key, value: value.new, timestamp, headers })
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
+            next.push(
+                cx,
+                Record {
+                    key,
+                    value: value.new,
+                    timestamp,
+                    headers,
+                },
+            )
         });
         build.node(id, body)
     }));

@@ -8,10 +8,10 @@ use millstream_topology::{
 };
 
 use crate::{
+    Cx, KStream, KTable,
     edge::edge,
     ops::aggregate::Step,
     table::{Getter, GetterFactory, Wishes},
-    Cx, KStream, KTable,
 };
 
 /// Windows of one record are updated by start, ascending. The operator's stream time lives with its
@@ -32,7 +32,12 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
         let index = build.store(build.stores_of(node)[0]);
         let (step, with_old, quiet) = (step.clone(), asked.old_values(), next.is_empty());
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let Record { key, value, timestamp, headers } = record;
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
             let stream_time = cx.state.time(index).max(timestamp);
             cx.state.set_time(index, stream_time);
             let close = stream_time - grace;
@@ -52,12 +57,24 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
                     let new = step(&key, value.clone(), old)?;
                     let passed_on = if quiet { None } else { new.clone() };
                     *slot = new.map(|new| (new, newest));
-                    Ok((Change { new: passed_on, old: before }, newest))
+                    Ok((Change::new(passed_on, before), newest))
                 })?;
                 if !quiet {
-                    let key = Windowed { key: key.clone(), start, end };
+                    let key = Windowed {
+                        key: key.clone(),
+                        start,
+                        end,
+                    };
                     let headers = headers.clone();
-                    next.push(cx, Record { key, value: change, timestamp: newest, headers })?;
+                    next.push(
+                        cx,
+                        Record {
+                            key,
+                            value: change,
+                            timestamp: newest,
+                            headers,
+                        },
+                    )?;
                 }
             }
             Ok(())
@@ -66,12 +83,18 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
     assert_eq!(out.id, node, "one node was added");
     let least_ms = windows.retention_ms();
     let retention_ms = retention_ms.unwrap_or(least_ms);
-    let definition = WindowDefinition { store, retention_ms, duplicates: false };
+    let definition = WindowDefinition {
+        store,
+        retention_ms,
+        duplicates: false,
+    };
     let name = {
         let mut draft = draft.lock();
         let name = draft.plan.nodes()[node.0].name.clone();
         draft.check(windows.check(&name));
-        draft.check(check_retention(store.name(), retention_ms, least_ms).map_err(|e| e.in_node(&name)));
+        draft.check(
+            check_retention(store.name(), retention_ms, least_ms).map_err(|e| e.in_node(&name)),
+        );
         draft.own_store(node, Arc::new(definition))
     };
     let getter: GetterFactory<Windowed<K>, A> = Arc::new(move |build| {
@@ -81,7 +104,15 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
         });
         getter
     });
-    KTable { draft, id: node, port: out.port, getter, stores: vec![name], wishes }
+    KTable {
+        draft,
+        id: node,
+        port: out.port,
+        getter,
+        history: None,
+        stores: vec![name],
+        wishes,
+    }
 }
 
 /// Refuses a store that would forget windows which still take records.

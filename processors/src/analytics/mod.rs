@@ -1,6 +1,7 @@
 //! Analytics: what the orders add up to, by event time.
 //!
-//! All four read `shop.order-events`, which is read once, and send small steps on to the keys that count them.
+//! All four read `shop.order-events`, which is read once, and send small steps on to the keys that
+//! count them.
 
 mod calendar;
 mod order_status;
@@ -23,7 +24,8 @@ pub fn analytics(b: &StreamsBuilder, zone: Tz) {
     let events = b
         .stream(ORDER_EVENTS)
         .named("order-events")
-        .filter(|_, event| event.kind != OrderEventKind::PaymentUpdated);
+        .filter(|_, event| event.kind != OrderEventKind::PaymentUpdated)
+        .named("changes-of-status");
     orders_per_day::orders_per_day(events.clone(), zone);
     revenue_per_hour::revenue_per_hour(events.clone());
     order_status::order_status(events.clone());

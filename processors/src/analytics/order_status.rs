@@ -12,6 +12,7 @@ use crate::{
 pub(super) fn order_status(events: KStream<OrderId, OrderEvent>) {
     events
         .flat_map(|_, event| moves_of(&event))
+        .named("count-statuses")
         .repartition(STATUS_STEPS)
         .group_by_key()
         .aggregate(STATUS_STORE, |_, step, orders: i64| orders + step)
@@ -37,5 +38,11 @@ fn moves_of(event: &OrderEvent) -> Vec<(StatusAndReason, i64)> {
 
 fn report(at: StatusAndReason, orders: i64) -> OrdersInStatus {
     let StatusAndReason { status, reason } = at;
-    OrdersInStatus { kind: OrderStatusType::It, v: V1, status, reason, orders }
+    OrdersInStatus {
+        kind: OrderStatusType::It,
+        v: V1,
+        status,
+        reason,
+        orders,
+    }
 }

@@ -1,4 +1,5 @@
-//! Orders per day: how many were placed, confirmed and cancelled, all three by the day of `placed_at`.
+//! Orders per day: how many were placed, confirmed and cancelled, all three by the day of
+//! `placed_at`.
 //!
 //! An order that is refunded later stays counted as confirmed: it was.
 
@@ -45,14 +46,26 @@ impl DayCounts {
     }
 
     fn report(self, day: Day) -> OrdersPerDay {
-        let Self { placed, confirmed, cancelled } = self;
-        OrdersPerDay { kind: OrdersPerDayType::It, v: V1, day, placed, confirmed, cancelled }
+        let Self {
+            placed,
+            confirmed,
+            cancelled,
+        } = self;
+        OrdersPerDay {
+            kind: OrdersPerDayType::It,
+            v: V1,
+            day,
+            placed,
+            confirmed,
+            cancelled,
+        }
     }
 }
 
 pub(super) fn orders_per_day(events: KStream<OrderId, OrderEvent>, zone: Tz) {
     events
         .flat_map(move |_, event| Some((day_of(event.order.placed_at, zone), step_of(event.kind)?)))
+        .named("count-days")
         .repartition(DAY_STEPS)
         .group_by_key()
         .aggregate(DAY_STORE, |_, step, counts: DayCounts| counts.with(step))
@@ -67,8 +80,8 @@ fn step_of(kind: OrderEventKind) -> Option<DayStep> {
         OrderEventKind::Placed => Some(DayStep::Placed),
         OrderEventKind::Confirmed => Some(DayStep::Confirmed),
         OrderEventKind::Cancelled => Some(DayStep::Cancelled),
-        OrderEventKind::Reserved
-        | OrderEventKind::Refunded
-        | OrderEventKind::PaymentUpdated => None,
+        OrderEventKind::Reserved | OrderEventKind::Refunded | OrderEventKind::PaymentUpdated => {
+            None
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Revenue per hour: totals of confirmed orders by the hour of `placed_at` and by currency.
 //!
-//! A refund subtracts the order's total; the number of orders stays, as those orders were confirmed.
+//! A refund subtracts the order's total; the number of orders stays, as those orders were
+//! confirmed.
 
 use millstream_operators::KStream;
 use serde::{Deserialize, Serialize};
@@ -40,16 +41,26 @@ impl HourRevenue {
 
     fn report(self, of: HourOfRevenue) -> RevenuePerHour {
         let (HourOfRevenue { hour, currency }, Self { revenue, orders }) = (of, self);
-        RevenuePerHour { kind: RevenuePerHourType::It, v: V1, hour, currency, revenue, orders }
+        RevenuePerHour {
+            kind: RevenuePerHourType::It,
+            v: V1,
+            hour,
+            currency,
+            revenue,
+            orders,
+        }
     }
 }
 
 pub(super) fn revenue_per_hour(events: KStream<OrderId, OrderEvent>) {
     events
         .flat_map(|_, event| step_of(&event))
+        .named("sum-revenue")
         .repartition(REVENUE_STEPS)
         .group_by_key()
-        .aggregate(REVENUE_STORE, |_, step, revenue: HourRevenue| revenue.with(step))
+        .aggregate(REVENUE_STORE, |_, step, revenue: HourRevenue| {
+            revenue.with(step)
+        })
         .emit_on_commit()
         .to_stream()
         .flat_map(|hour, revenue| Some((hour, revenue?.report(hour))))
@@ -58,10 +69,25 @@ pub(super) fn revenue_per_hour(events: KStream<OrderId, OrderEvent>) {
 
 fn step_of(event: &OrderEvent) -> Option<(HourOfRevenue, RevenueStep)> {
     let order = &event.order;
-    let hour = HourOfRevenue { hour: hour_of(order.placed_at), currency: order.currency };
+    let hour = HourOfRevenue {
+        hour: hour_of(order.placed_at),
+        currency: order.currency,
+    };
     match event.kind {
-        OrderEventKind::Confirmed => Some((hour, RevenueStep { revenue: order.total, orders: 1 })),
-        OrderEventKind::Refunded => Some((hour, RevenueStep { revenue: -order.total, orders: 0 })),
+        OrderEventKind::Confirmed => Some((
+            hour,
+            RevenueStep {
+                revenue: order.total,
+                orders: 1,
+            },
+        )),
+        OrderEventKind::Refunded => Some((
+            hour,
+            RevenueStep {
+                revenue: -order.total,
+                orders: 0,
+            },
+        )),
         OrderEventKind::Placed
         | OrderEventKind::Reserved
         | OrderEventKind::Cancelled

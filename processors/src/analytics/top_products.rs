@@ -1,11 +1,11 @@
 //! Top products: the best sellers of 24 hours, by `placed_at` of confirmed orders.
 //!
-//! Windows of 24 hours begin every full hour. Sales are kept by hour and product, and a window is the sum of
-//! its hours. Each partition publishes the best of its own products; as a product lives in one partition, the
-//! best of all lists together are the best of the shop. Refunds subtract.
+//! Windows of 24 hours begin every full hour. Sales are kept by hour and product, and a window is
+//! the sum of its hours. Each partition publishes the best of its own products; as a product lives
+//! in one partition, the best of all lists together are the best of the shop. Refunds subtract.
 //!
-//! Which windows have changed is kept in stores, not in memory, so that a crash between a sale and its
-//! publication loses nothing.
+//! Which windows have changed is kept in stores, not in memory, so that a crash between a sale and
+//! its publication loses nothing.
 
 use std::{
     cmp::Reverse,
@@ -24,9 +24,7 @@ use crate::{
         HourOfProduct, OrderEvent, OrderEventKind, OrderId, Sku, TimeBytes, TopProduct,
         TopProducts, TopProductsType, V1, WindowShare,
     },
-    topics::{
-        ANALYTICS_TOP_PRODUCTS, CHANGED_HOURS, CHANGED_WINDOWS, PRODUCT_HOURS, SOLD_BY_SKU,
-    },
+    topics::{ANALYTICS_TOP_PRODUCTS, CHANGED_HOURS, CHANGED_WINDOWS, PRODUCT_HOURS, SOLD_BY_SKU},
 };
 
 /// Hours in a window.
@@ -40,7 +38,8 @@ const TICK: Duration = Duration::from_millis(250);
 const HOURS_PER_TICK: usize = 256;
 /// The most windows that one tick publishes.
 const WINDOWS_PER_TICK: usize = 64;
-/// How many entries of the store ticks read on average: what a tick reads more, later ticks wait for.
+/// How many entries of the store ticks read on average: what a tick reads more, later ticks wait
+/// for.
 const ENTRIES_PER_TICK: usize = 20_000;
 
 /// A line that was sold (or, with negative numbers, refunded).
@@ -71,12 +70,15 @@ pub(super) fn top_products(events: KStream<OrderId, OrderEvent>) {
     let stores = (PRODUCT_HOURS, CHANGED_HOURS, CHANGED_WINDOWS);
     events
         .flat_map(|_, event| lines_sold(event))
+        .named("lines-sold")
         .repartition(SOLD_BY_SKU)
-        .process(stores, |(sales, changed_hours, changed_windows)| BestSellers {
-            sales,
-            changed_hours,
-            changed_windows,
-            entries_ahead: 0,
+        .process(stores, |(sales, changed_hours, changed_windows)| {
+            BestSellers {
+                sales,
+                changed_hours,
+                changed_windows,
+                entries_ahead: 0,
+            }
         })
         .named("best-sellers")
         .to(ANALYTICS_TOP_PRODUCTS);
@@ -95,7 +97,15 @@ fn lines_sold(event: OrderEvent) -> Vec<(Sku, Sold)> {
     let sold = |line: crate::model::OrderLine| {
         let revenue = sign * line.amount().unwrap_or(0);
         let quantity = sign * i64::from(line.quantity);
-        (line.sku, Sold { hour, name: line.name.unwrap_or_default(), quantity, revenue })
+        (
+            line.sku,
+            Sold {
+                hour,
+                name: line.name.unwrap_or_default(),
+                quantity,
+                revenue,
+            },
+        )
     };
     event.order.lines.into_iter().map(sold).collect()
 }
@@ -123,20 +133,27 @@ impl Processor for BestSellers {
     }
 
     fn process(&mut self, cx: &mut Cx<'_, '_>, record: Record<Sku, Sold>) -> Result<()> {
-        let Record { key: sku, value: sold, timestamp, .. } = record;
+        let Record {
+            key: sku,
+            value: sold,
+            timestamp,
+            ..
+        } = record;
         let hour = sold.hour;
-        cx.store(self.sales).update(&HourOfProduct { hour, sku }, |slot| {
-            let (quantity, revenue) =
-                slot.as_ref().map_or((0, 0), |(sales, _)| (sales.quantity, sales.revenue));
-            let sales = ProductSales {
-                name: sold.name,
-                quantity: quantity + sold.quantity,
-                revenue: revenue.saturating_add(sold.revenue),
-            };
-            let nothing = (sales.quantity, sales.revenue) == (0, 0);
-            *slot = (!nothing).then_some((sales, timestamp));
-            Ok(())
-        })?;
+        cx.store(self.sales)
+            .update(&HourOfProduct { hour, sku }, |slot| {
+                let (quantity, revenue) = slot
+                    .as_ref()
+                    .map_or((0, 0), |(sales, _)| (sales.quantity, sales.revenue));
+                let sales = ProductSales {
+                    name: sold.name,
+                    quantity: quantity + sold.quantity,
+                    revenue: revenue.saturating_add(sold.revenue),
+                };
+                let nothing = (sales.quantity, sales.revenue) == (0, 0);
+                *slot = (!nothing).then_some((sales, timestamp));
+                Ok(())
+            })?;
         if cx.store(self.changed_hours).get(&hour)?.is_none() {
             cx.store(self.changed_hours).put(&hour, (), timestamp)?;
         }
@@ -149,7 +166,9 @@ impl Processor for BestSellers {
         if self.entries_ahead > 0 {
             return Ok(());
         }
-        let changed = cx.store(self.changed_windows).range(None, None, WINDOWS_PER_TICK)?;
+        let changed = cx
+            .store(self.changed_windows)
+            .range(None, None, WINDOWS_PER_TICK)?;
         let mut window = SlidingWindow::default();
         for (end, (), _) in changed {
             if self.entries_ahead > ENTRIES_PER_TICK {
@@ -157,7 +176,10 @@ impl Processor for BestSellers {
             }
             self.entries_ahead += window.slide_to(cx, self.sales, end)?;
             let partition = cx.partition();
-            let key = WindowShare { window_end: end, partition };
+            let key = WindowShare {
+                window_end: end,
+                partition,
+            };
             cx.forward(Record::new(key, window.report(partition), tick.time_ms))?;
             cx.store(self.changed_windows).delete(&end, tick.time_ms)?;
         }
@@ -168,7 +190,9 @@ impl Processor for BestSellers {
 impl BestSellers {
     /// Every window that holds a changed hour has changed.
     fn mark_windows(&self, cx: &mut Cx<'_, '_>, now_ms: i64) -> Result<()> {
-        let hours = cx.store(self.changed_hours).range(None, None, HOURS_PER_TICK)?;
+        let hours = cx
+            .store(self.changed_hours)
+            .range(None, None, HOURS_PER_TICK)?;
         for (hour, (), _) in hours {
             for later in 1..=WINDOW_HOURS {
                 let end = hour.saturating_add(later * HOUR_MS);
@@ -233,7 +257,11 @@ impl SlidingWindow {
                     }
                 }
                 Entry::Vacant(entry) => {
-                    entry.insert(ProductSales { name: sold.name, quantity, revenue });
+                    entry.insert(ProductSales {
+                        name: sold.name,
+                        quantity,
+                        revenue,
+                    });
                 }
             }
         }
@@ -242,8 +270,11 @@ impl SlidingWindow {
 
     fn report(&self, partition: i32) -> TopProducts {
         let window_end = self.end.expect("the window has slid somewhere");
-        let mut best: Vec<(&Sku, &ProductSales)> =
-            self.sums.iter().filter(|(_, sales)| sales.quantity > 0).collect();
+        let mut best: Vec<(&Sku, &ProductSales)> = self
+            .sums
+            .iter()
+            .filter(|(_, sales)| sales.quantity > 0)
+            .collect();
         let rank = |item: &(&Sku, &ProductSales)| (Reverse(item.1.quantity), item.0.clone());
         if best.len() > TOP_PRODUCTS_MAX {
             best.select_nth_unstable_by_key(TOP_PRODUCTS_MAX, rank);

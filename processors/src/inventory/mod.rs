@@ -1,8 +1,8 @@
 //! Inventory: holds pieces for orders and counts them.
 //!
 //! ```text
-//! shop.inventory-commands ─┐                                                 ┌─▶ shop.inventory-events
-//! shop.products ───────────┴─▶ stock (stores: inventory, reservations, …) ───┴─▶ order-replies
+//! shop.inventory-commands ─┐                                      ┌─▶ shop.inventory-events
+//! shop.products ───────────┴─▶ stock (inventory, reservations …) ─┴─▶ order-replies
 //! ```
 
 pub mod stock;
@@ -36,7 +36,10 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { held_for: Duration::from_secs(15 * 60), ask_again: Duration::from_secs(60) }
+        Self {
+            held_for: Duration::from_secs(15 * 60),
+            ask_again: Duration::from_secs(60),
+        }
     }
 }
 
@@ -54,20 +57,34 @@ impl Policy {
 pub fn inventory(b: &StreamsBuilder, policy: Policy) -> KStream<OrderId, LineReply> {
     let commands = b.stream(INVENTORY_COMMANDS).named("inventory-commands");
     let products = b.stream(PRODUCTS).named("products");
-    let stores =
-        (STOCK_STORE, RESERVATION_STORE, ADJUSTMENT_STORE, LISTING_STORE, RESERVATION_TIMERS);
+    let stores = (
+        STOCK_STORE,
+        RESERVATION_STORE,
+        ADJUSTMENT_STORE,
+        LISTING_STORE,
+        RESERVATION_TIMERS,
+    );
     let events = commands
         .map_values(|_, command| InventoryInput::Command(command))
         .merge(products.map_values(|_, p| InventoryInput::Listing(p.map(Listing::from))))
-        .process(stores, move |(stock, reservations, adjustments, listings, timers)| {
-            let stores = Stores { stock, reservations, adjustments, listings };
-            InventoryProcessor::new(stores, Timers::new(timers), policy)
-        })
+        .process(
+            stores,
+            move |(stock, reservations, adjustments, listings, timers)| {
+                let stores = Stores {
+                    stock,
+                    reservations,
+                    adjustments,
+                    listings,
+                };
+                InventoryProcessor::new(stores, Timers::new(timers), policy)
+            },
+        )
         .named("stock");
 
     events.clone().to(INVENTORY_EVENTS);
     events
         .filter(|_, event| event.replies_to().is_some())
+        .named("answers")
         .flat_map(|sku, event| event.into_reply(sku))
         .repartition(ORDER_REPLIES)
         .named("order-replies")

@@ -49,7 +49,11 @@ type Cx<'a, 'b> = Context<'a, 'b, Sku, InventoryEvent>;
 
 impl InventoryProcessor {
     pub(super) fn new(stores: Stores, timers: Timers<(Sku, OrderId)>, policy: Policy) -> Self {
-        Self { stores, timers, policy }
+        Self {
+            stores,
+            timers,
+            policy,
+        }
     }
 
     fn list(&self, cx: &mut Cx<'_, '_>, sku: &Sku, listing: Option<Listing>) -> Result<()> {
@@ -62,12 +66,16 @@ impl InventoryProcessor {
 
     fn command(&mut self, cx: &mut Cx<'_, '_>, sku: Sku, command: InventoryCommand) -> Result<()> {
         match command {
-            InventoryCommand::Set { adjustment_id, on_hand, reason } => {
-                self.adjust(cx, sku, adjustment_id, Wanted::OnHand(on_hand), &reason)
-            }
-            InventoryCommand::Adjust { adjustment_id, delta, reason } => {
-                self.adjust(cx, sku, adjustment_id, Wanted::Delta(delta), &reason)
-            }
+            InventoryCommand::Set {
+                adjustment_id,
+                on_hand,
+                reason,
+            } => self.adjust(cx, sku, adjustment_id, Wanted::OnHand(on_hand), &reason),
+            InventoryCommand::Adjust {
+                adjustment_id,
+                delta,
+                reason,
+            } => self.adjust(cx, sku, adjustment_id, Wanted::Delta(delta), &reason),
             InventoryCommand::Reserve { order_id, quantity } => {
                 self.for_order(cx, sku, order_id, ForOrder::Reserve(quantity))
             }
@@ -110,7 +118,8 @@ impl InventoryProcessor {
         if reservation != before
             && let Some(reservation) = reservation
         {
-            cx.store(self.stores.reservations).put(&key, reservation, now_ms)?;
+            cx.store(self.stores.reservations)
+                .put(&key, reservation, now_ms)?;
             if before.is_none() {
                 let due_ms = now_ms.saturating_add(self.policy.held_for_ms());
                 self.timers.arm(cx, due_ms, (key.sku.clone(), order_id))?;
@@ -134,18 +143,19 @@ impl InventoryProcessor {
         }
         let (outcome, event) = cx.store(self.stores.stock).update(&key.sku, |slot| {
             let stock = slot.map_or_else(Stock::default, |(stock, _)| stock);
-            let (after, outcome, event) =
-                adjust(stock, &key.adjustment_id, wanted, reason, now_ms);
+            let (after, outcome, event) = adjust(stock, &key.adjustment_id, wanted, reason, now_ms);
             *slot = Some((after, now_ms));
             Ok((outcome, event))
         })?;
-        cx.store(self.stores.adjustments).put(&key, outcome, now_ms)?;
+        cx.store(self.stores.adjustments)
+            .put(&key, outcome, now_ms)?;
         self.tell(cx, key.sku, Some(event))
     }
 
     /// A reservation has been there for a while: forget it if it is settled, else ask its order.
     ///
-    /// What is held is never given back by time alone, because the order may be about to be confirmed.
+    /// What is held is never given back by time alone, because the order may be about to be
+    /// confirmed.
     fn look_at(
         &mut self,
         cx: &mut Cx<'_, '_>,
@@ -160,12 +170,17 @@ impl InventoryProcessor {
         if reservation.state == ReservationState::Held {
             let again_ms = now_ms.saturating_add(self.policy.ask_again_ms());
             self.timers.arm(cx, again_ms, (key.sku.clone(), order_id))?;
-            let stock = cx.store(self.stores.stock).get(&key.sku)?.unwrap_or_default();
+            let stock = cx
+                .store(self.stores.stock)
+                .get(&key.sku)?
+                .unwrap_or_default();
             let quantity = reservation.quantity;
             let change = InventoryChange::Expiring { order_id, quantity };
             return self.tell(cx, key.sku, Some(InventoryEvent { change, stock }));
         }
-        let forget_ms = reservation.since_ms.saturating_add(self.policy.held_for_ms());
+        let forget_ms = reservation
+            .since_ms
+            .saturating_add(self.policy.held_for_ms());
         if now_ms < forget_ms {
             return self.timers.arm(cx, forget_ms, (key.sku, order_id));
         }
@@ -192,11 +207,7 @@ impl Processor for InventoryProcessor {
         Ok(())
     }
 
-    fn process(
-        &mut self,
-        cx: &mut Cx<'_, '_>,
-        record: Record<Sku, InventoryInput>,
-    ) -> Result<()> {
+    fn process(&mut self, cx: &mut Cx<'_, '_>, record: Record<Sku, InventoryInput>) -> Result<()> {
         match record.value {
             InventoryInput::Command(command) => self.command(cx, record.key, command),
             InventoryInput::Listing(listing) => self.list(cx, &record.key, listing),

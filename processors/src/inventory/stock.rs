@@ -25,7 +25,11 @@ pub struct Listing {
 
 impl From<Product> for Listing {
     fn from(product: Product) -> Self {
-        Self { name: product.name, unit_price: product.price, currency: product.currency }
+        Self {
+            name: product.name,
+            unit_price: product.price,
+            currency: product.currency,
+        }
     }
 }
 
@@ -93,14 +97,23 @@ pub fn apply(
     now_ms: i64,
 ) -> Outcome {
     assert!(stock.adds_up(), "stock adds up before a command: {stock:?}");
-    let line = Line { stock, reservation, order_id, now_ms };
+    let line = Line {
+        stock,
+        reservation,
+        order_id,
+        now_ms,
+    };
     let outcome = match command {
         ForOrder::Reserve(quantity) => line.reserve(quantity, listing),
         ForOrder::Release => line.release(),
         ForOrder::Confirm => line.confirm(),
         ForOrder::Restock(quantity) => line.restock(quantity),
     };
-    assert!(outcome.stock.adds_up(), "stock adds up after a command: {:?}", outcome.stock);
+    assert!(
+        outcome.stock.adds_up(),
+        "stock adds up after a command: {:?}",
+        outcome.stock
+    );
     outcome
 }
 
@@ -115,48 +128,92 @@ struct Line {
 impl Line {
     fn reserve(self, quantity: u32, listing: Option<&Listing>) -> Outcome {
         use ReservationState as S;
-        let Some(present) = self.reservation else { return self.first_reserve(quantity, listing) };
+        let Some(present) = self.reservation else {
+            return self.first_reserve(quantity, listing);
+        };
         // It was asked before, or released before it was asked: the same answer again.
         let order_id = self.order_id;
-        let refused = |refusal| InventoryChange::Refused { order_id, quantity, refusal };
+        let refused = |refusal| InventoryChange::Refused {
+            order_id,
+            quantity,
+            refusal,
+        };
         let change = match (present.state, present.price) {
             (S::Held | S::Confirmed | S::Restocked, Some((unit_price, currency))) => {
                 let name = listing.map_or_else(Arc::default, |listing| listing.name.clone());
                 let quantity = present.quantity;
-                InventoryChange::Reserved { order_id, quantity, name, unit_price, currency }
+                InventoryChange::Reserved {
+                    order_id,
+                    quantity,
+                    name,
+                    unit_price,
+                    currency,
+                }
             }
             (S::OutOfStock, _) => refused(Refusal::OutOfStock),
             (S::UnknownProduct, _) => refused(Refusal::UnknownProduct),
             (S::Released | S::Held | S::Confirmed | S::Restocked, _) => refused(Refusal::Released),
         };
-        let event = Some(InventoryEvent { change, stock: self.stock });
-        Outcome { stock: self.stock, reservation: self.reservation, event }
+        let event = Some(InventoryEvent {
+            change,
+            stock: self.stock,
+        });
+        Outcome {
+            stock: self.stock,
+            reservation: self.reservation,
+            event,
+        }
     }
 
     fn first_reserve(mut self, quantity: u32, listing: Option<&Listing>) -> Outcome {
         let order_id = self.order_id;
-        let refused = |refusal| InventoryChange::Refused { order_id, quantity, refusal };
+        let refused = |refusal| InventoryChange::Refused {
+            order_id,
+            quantity,
+            refusal,
+        };
         let (state, price, change) = match listing {
-            None => {
-                (ReservationState::UnknownProduct, None, refused(Refusal::UnknownProduct))
-            }
-            Some(_) if self.stock.available() < i64::from(quantity) => {
-                (ReservationState::OutOfStock, None, refused(Refusal::OutOfStock))
-            }
-            Some(Listing { name, unit_price, currency }) => {
+            None => (
+                ReservationState::UnknownProduct,
+                None,
+                refused(Refusal::UnknownProduct),
+            ),
+            Some(_) if self.stock.available() < i64::from(quantity) => (
+                ReservationState::OutOfStock,
+                None,
+                refused(Refusal::OutOfStock),
+            ),
+            Some(Listing {
+                name,
+                unit_price,
+                currency,
+            }) => {
                 self.stock.reserved += i64::from(quantity);
                 self.stock.version += 1;
                 let (name, unit_price, currency) = (name.clone(), *unit_price, *currency);
-                let change =
-                    InventoryChange::Reserved { order_id, quantity, name, unit_price, currency };
+                let change = InventoryChange::Reserved {
+                    order_id,
+                    quantity,
+                    name,
+                    unit_price,
+                    currency,
+                };
                 (ReservationState::Held, Some((unit_price, currency)), change)
             }
         };
-        let reservation = Reservation { quantity, state, since_ms: self.now_ms, price };
+        let reservation = Reservation {
+            quantity,
+            state,
+            since_ms: self.now_ms,
+            price,
+        };
         Outcome {
             stock: self.stock,
             reservation: Some(reservation),
-            event: Some(InventoryEvent { change, stock: self.stock }),
+            event: Some(InventoryEvent {
+                change,
+                stock: self.stock,
+            }),
         }
     }
 
@@ -165,7 +222,10 @@ impl Line {
         match self.reservation {
             Some(held) if held.state == ReservationState::Held => {
                 self.stock.reserved -= i64::from(held.quantity);
-                let change = InventoryChange::Released { order_id, quantity: held.quantity };
+                let change = InventoryChange::Released {
+                    order_id,
+                    quantity: held.quantity,
+                };
                 self.settled(held, ReservationState::Released, change)
             }
             // Settled one way or the other.
@@ -177,7 +237,11 @@ impl Line {
                     since_ms: self.now_ms,
                     price: None,
                 };
-                Outcome { stock: self.stock, reservation: Some(mark), event: None }
+                Outcome {
+                    stock: self.stock,
+                    reservation: Some(mark),
+                    event: None,
+                }
             }
         }
     }
@@ -190,7 +254,10 @@ impl Line {
                 self.stock.reserved -= pieces;
                 self.stock.on_hand -= pieces;
                 self.stock.sold += pieces;
-                let change = InventoryChange::Confirmed { order_id, quantity: held.quantity };
+                let change = InventoryChange::Confirmed {
+                    order_id,
+                    quantity: held.quantity,
+                };
                 self.settled(held, ReservationState::Confirmed, change)
             }
             Some(_) | None => self.unchanged(),
@@ -203,7 +270,10 @@ impl Line {
             // It overtook its confirm: sold and back at once.
             Some(held) if held.state == ReservationState::Held => {
                 self.stock.reserved -= i64::from(held.quantity);
-                let change = InventoryChange::Restocked { order_id, quantity: held.quantity };
+                let change = InventoryChange::Restocked {
+                    order_id,
+                    quantity: held.quantity,
+                };
                 self.settled(held, ReservationState::Restocked, change)
             }
             Some(sold) if sold.state == ReservationState::Confirmed => {
@@ -230,7 +300,10 @@ impl Line {
         }
         self.stock.sold -= pieces;
         self.stock.on_hand += pieces;
-        let change = InventoryChange::Restocked { order_id: self.order_id, quantity };
+        let change = InventoryChange::Restocked {
+            order_id: self.order_id,
+            quantity,
+        };
         self.settled(sold, ReservationState::Restocked, change)
     }
 
@@ -243,13 +316,24 @@ impl Line {
         self.stock.version += 1;
         Outcome {
             stock: self.stock,
-            reservation: Some(Reservation { state, since_ms: self.now_ms, ..reservation }),
-            event: Some(InventoryEvent { change, stock: self.stock }),
+            reservation: Some(Reservation {
+                state,
+                since_ms: self.now_ms,
+                ..reservation
+            }),
+            event: Some(InventoryEvent {
+                change,
+                stock: self.stock,
+            }),
         }
     }
 
     fn unchanged(self) -> Outcome {
-        Outcome { stock: self.stock, reservation: self.reservation, event: None }
+        Outcome {
+            stock: self.stock,
+            reservation: self.reservation,
+            event: None,
+        }
     }
 }
 
@@ -287,7 +371,10 @@ pub fn adjust(
     reason: &Arc<str>,
     now_ms: i64,
 ) -> (Stock, Adjustment, InventoryEvent) {
-    assert!(stock.adds_up(), "stock adds up before an adjustment: {stock:?}");
+    assert!(
+        stock.adds_up(),
+        "stock adds up before an adjustment: {stock:?}"
+    );
     let delta = match wanted {
         Wanted::Delta(delta) => delta,
         Wanted::OnHand(on_hand) => on_hand - stock.on_hand,
@@ -296,17 +383,44 @@ pub fn adjust(
     let on_hand = stock.on_hand.saturating_add(delta);
     let applied = (stock.reserved..=ON_HAND_MAX).contains(&on_hand);
     let after = if applied {
-        Stock { on_hand, version: stock.version + 1, ..stock }
+        Stock {
+            on_hand,
+            version: stock.version + 1,
+            ..stock
+        }
     } else {
         stock
     };
-    let outcome =
-        Adjustment { applied, delta, reason: reason.clone(), stock: after, at_ms: now_ms };
-    let change = if applied {
-        InventoryChange::Adjusted { adjustment_id, delta, reason }
-    } else {
-        InventoryChange::AdjustmentRefused { adjustment_id, delta, reason }
+    let outcome = Adjustment {
+        applied,
+        delta,
+        reason: reason.clone(),
+        stock: after,
+        at_ms: now_ms,
     };
-    assert!(after.adds_up(), "stock adds up after an adjustment: {after:?}");
-    (after, outcome, InventoryEvent { change, stock: after })
+    let change = if applied {
+        InventoryChange::Adjusted {
+            adjustment_id,
+            delta,
+            reason,
+        }
+    } else {
+        InventoryChange::AdjustmentRefused {
+            adjustment_id,
+            delta,
+            reason,
+        }
+    };
+    assert!(
+        after.adds_up(),
+        "stock adds up after an adjustment: {after:?}"
+    );
+    (
+        after,
+        outcome,
+        InventoryEvent {
+            change,
+            stock: after,
+        },
+    )
 }

@@ -153,6 +153,9 @@ mod tests {
         }
         assert_eq!("no uuid".parse::<OrderId>(), Err(InvalidId::Uuid));
         assert!(serde_json::from_str::<Sku>("\"\"").is_err());
-        assert_eq!("grün 7".parse::<Sku>().expect("legal").to_string(), "grün 7");
+        assert_eq!(
+            "grün 7".parse::<Sku>().expect("legal").to_string(),
+            "grün 7"
+        );
     }
 }

@@ -68,19 +68,28 @@ pub struct TimerKey {
 /// Ends the sku in a key; no sku holds it.
 const END: u8 = 0;
 
-/// Milliseconds as bytes in the order of time; the sign bit is turned so that times before 1970 come first.
+/// Milliseconds as bytes in the order of time; the sign bit is turned so that times before 1970
+/// come first.
 fn put_time(ms: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(&(ms ^ i64::MIN).to_be_bytes());
 }
 
 fn take_time(bytes: &[u8]) -> Result<(i64, &[u8]), BoxError> {
-    let (time, rest) = bytes.split_first_chunk::<8>().ok_or("key is too short for a time")?;
+    let (time, rest) = bytes
+        .split_first_chunk::<8>()
+        .ok_or("key is too short for a time")?;
     Ok((i64::from_be_bytes(*time) ^ i64::MIN, rest))
 }
 
 fn take_sku(bytes: &[u8]) -> Result<(Sku, &[u8]), BoxError> {
-    let end = bytes.iter().position(|b| *b == END).ok_or("key has no end of its sku")?;
-    Ok((std::str::from_utf8(&bytes[..end])?.parse()?, &bytes[end + 1..]))
+    let end = bytes
+        .iter()
+        .position(|b| *b == END)
+        .ok_or("key has no end of its sku")?;
+    Ok((
+        std::str::from_utf8(&bytes[..end])?.parse()?,
+        &bytes[end + 1..],
+    ))
 }
 
 /// Codec of [`ReservationKey`]: sku, a zero byte, 16 bytes of the order id.
@@ -96,14 +105,20 @@ impl Codec for ReservationKeyBytes {
     }
     fn decode(bytes: &[u8]) -> Result<ReservationKey, BoxError> {
         let (sku, rest) = take_sku(bytes)?;
-        Ok(ReservationKey { sku, order_id: OrderIdBytes::decode(rest)? })
+        Ok(ReservationKey {
+            sku,
+            order_id: OrderIdBytes::decode(rest)?,
+        })
     }
     fn to_json(key: &ReservationKey) -> JsonValue {
         format!("{}/{}", key.sku, key.order_id).into()
     }
     fn parse(text: &str) -> Result<ReservationKey, BoxError> {
         let (sku, order_id) = text.rsplit_once('/').ok_or("expected <sku>/<order_id>")?;
-        Ok(ReservationKey { sku: sku.parse()?, order_id: order_id.parse()? })
+        Ok(ReservationKey {
+            sku: sku.parse()?,
+            order_id: order_id.parse()?,
+        })
     }
 }
 
@@ -121,14 +136,22 @@ impl Codec for AdjustmentKeyBytes {
     }
     fn decode(bytes: &[u8]) -> Result<AdjustmentKey, BoxError> {
         let (sku, rest) = take_sku(bytes)?;
-        Ok(AdjustmentKey { sku, adjustment_id: std::str::from_utf8(rest)?.into() })
+        Ok(AdjustmentKey {
+            sku,
+            adjustment_id: std::str::from_utf8(rest)?.into(),
+        })
     }
     fn to_json(key: &AdjustmentKey) -> JsonValue {
         format!("{}/{}", key.sku, key.adjustment_id).into()
     }
     fn parse(text: &str) -> Result<AdjustmentKey, BoxError> {
-        let (sku, id) = text.split_once('/').ok_or("expected <sku>/<adjustment_id>")?;
-        Ok(AdjustmentKey { sku: sku.parse()?, adjustment_id: id.into() })
+        let (sku, id) = text
+            .split_once('/')
+            .ok_or("expected <sku>/<adjustment_id>")?;
+        Ok(AdjustmentKey {
+            sku: sku.parse()?,
+            adjustment_id: id.into(),
+        })
     }
 }
 
@@ -145,14 +168,20 @@ impl Codec for HourOfProductBytes {
     }
     fn decode(bytes: &[u8]) -> Result<HourOfProduct, BoxError> {
         let (hour, sku) = take_time(bytes)?;
-        Ok(HourOfProduct { hour, sku: std::str::from_utf8(sku)?.parse()? })
+        Ok(HourOfProduct {
+            hour,
+            sku: std::str::from_utf8(sku)?.parse()?,
+        })
     }
     fn to_json(key: &HourOfProduct) -> JsonValue {
         format!("{}/{}", key.hour, key.sku).into()
     }
     fn parse(text: &str) -> Result<HourOfProduct, BoxError> {
         let (hour, sku) = text.split_once('/').ok_or("expected <hour>/<sku>")?;
-        Ok(HourOfProduct { hour: hour.parse()?, sku: sku.parse()? })
+        Ok(HourOfProduct {
+            hour: hour.parse()?,
+            sku: sku.parse()?,
+        })
     }
 }
 
@@ -169,14 +198,20 @@ impl Codec for TimerKeyBytes {
     }
     fn decode(bytes: &[u8]) -> Result<TimerKey, BoxError> {
         let (due_ms, part) = take_time(bytes)?;
-        Ok(TimerKey { due_ms, part: u32::from_be_bytes(part.try_into()?) })
+        Ok(TimerKey {
+            due_ms,
+            part: u32::from_be_bytes(part.try_into()?),
+        })
     }
     fn to_json(key: &TimerKey) -> JsonValue {
         format!("{}/{}", key.due_ms, key.part).into()
     }
     fn parse(text: &str) -> Result<TimerKey, BoxError> {
         let (due_ms, part) = text.split_once('/').ok_or("expected <due_ms>/<part>")?;
-        Ok(TimerKey { due_ms: due_ms.parse()?, part: part.parse()? })
+        Ok(TimerKey {
+            due_ms: due_ms.parse()?,
+            part: part.parse()?,
+        })
     }
 }
 
@@ -236,7 +271,9 @@ mod tests {
     {
         assert_eq!(&C::decode(&bytes::<C>(key)).expect("decodes"), key);
         let json = C::to_json(key);
-        let text = json.as_str().map_or_else(|| json.to_string(), str::to_owned);
+        let text = json
+            .as_str()
+            .map_or_else(|| json.to_string(), str::to_owned);
         assert_eq!(&C::parse(&text).expect("parses"), key);
     }
 
@@ -258,11 +295,13 @@ mod tests {
         }
 
         #[test]
-        fn times_are_ordered_as_bytes(a in any::<i64>(), b in any::<i64>(), p in any::<u32>(), q in any::<u32>()) {
+        fn times_are_ordered_as_bytes(
+            a in any::<i64>(), b in any::<i64>(), p in any::<u32>(), q in any::<u32>(),
+        ) {
             prop_assert_eq!(a.cmp(&b), bytes::<TimeBytes>(&a).cmp(&bytes::<TimeBytes>(&b)));
             let (left, right) = (TimerKey { due_ms: a, part: p }, TimerKey { due_ms: b, part: q });
-            prop_assert_eq!(
-                left.cmp(&right), bytes::<TimerKeyBytes>(&left).cmp(&bytes::<TimerKeyBytes>(&right)));
+            let as_bytes = bytes::<TimerKeyBytes>(&left).cmp(&bytes::<TimerKeyBytes>(&right));
+            prop_assert_eq!(left.cmp(&right), as_bytes);
         }
     }
 }

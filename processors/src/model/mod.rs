@@ -1,34 +1,38 @@
 //! The shop's words: identifiers, money, products, orders, stock, payments, reports.
 //!
-//! Every value of a topic is JSON with a field `type` and a field `v`, the schema version. A value with an
-//! unknown type or version does not decode. Times are epoch milliseconds here and RFC 3339 over HTTP.
+//! Every value of a topic is JSON with a field `type` and a field `v`, the schema version. A value
+//! with an unknown type or version does not decode. Times are epoch milliseconds here and RFC 3339
+//! over HTTP.
 
 mod ids;
 mod money;
 mod wire;
 mod keys;
 
-mod inventory;
-mod order;
-mod payment;
 mod product;
+mod order;
+mod order_command;
+mod order_http;
+mod stock;
+mod inventory_command;
+mod inventory_event;
+mod payment;
 mod report;
 
 pub use ids::{CustomerId, ID_BYTES_MAX, InvalidId, OrderId, Sku};
-pub use inventory::{
-    InventoryChange, InventoryCommand, InventoryEvent, LineAnswer, LineReply, ON_HAND_MAX, Refusal,
-    Stock,
-};
+pub use inventory_command::InventoryCommand;
+pub use inventory_event::{InventoryChange, InventoryEvent};
 pub use keys::{
-    AdjustmentKey, AdjustmentKeyBytes, HourOfProduct, HourOfProductBytes, OrderIdBytes, ReservationKey,
-    ReservationKeyBytes, TimeBytes, TimerKey, TimerKeyBytes,
+    AdjustmentKey, AdjustmentKeyBytes, HourOfProduct, HourOfProductBytes, OrderIdBytes,
+    ReservationKey, ReservationKeyBytes, TimeBytes, TimerKey, TimerKeyBytes,
 };
 pub use money::{Currency, PRICE_MAX, UnknownCurrency};
 pub use order::{
-    CancelReason, HttpOrder, InvalidValue, LINES_MAX, Order, OrderCommand, OrderEvent,
-    OrderEventKind, OrderLine, OrderStatus, Payment, PaymentStatus, PlaceOrder, QUANTITY_MAX,
-    RequestedLine,
+    CancelReason, LINES_MAX, Order, OrderEvent, OrderEventKind, OrderLine, OrderStatus, Payment,
+    PaymentStatus, QUANTITY_MAX,
 };
+pub use order_command::{InvalidValue, OrderCommand, PlaceOrder, RequestedLine};
+pub use order_http::HttpOrder;
 pub use payment::{PaymentAction, PaymentIntent, PaymentOutcome, PaymentResult};
 pub use product::Product;
 pub use report::{
@@ -36,4 +40,5 @@ pub use report::{
     OrdersPerDayType, RevenuePerHour, RevenuePerHourType, StatusAndReason, TopProduct, TopProducts,
     TopProductsType, WindowShare,
 };
+pub use stock::{LineAnswer, LineReply, ON_HAND_MAX, Refusal, Stock};
 pub use wire::{V1, instant, parse_rfc3339, rfc3339};

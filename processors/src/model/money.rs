@@ -42,8 +42,15 @@ impl FromStr for Currency {
     type Err = UnknownCurrency;
     fn from_str(text: &str) -> Result<Self, UnknownCurrency> {
         let code: [u8; 3] = text.as_bytes().try_into().map_err(|_| UnknownCurrency)?;
-        let known = CODES.as_bytes().chunks_exact(4).any(|c| c.starts_with(&code));
-        if known && code.is_ascii() { Ok(Self(code)) } else { Err(UnknownCurrency) }
+        let known = CODES
+            .as_bytes()
+            .chunks_exact(4)
+            .any(|c| c.starts_with(&code));
+        if known && code.is_ascii() {
+            Ok(Self(code))
+        } else {
+            Err(UnknownCurrency)
+        }
     }
 }
 

@@ -38,9 +38,15 @@ impl PaymentAction {
 
     /// The action of that name.
     pub fn parse(name: &str) -> Option<Self> {
-        [Self::Authorise, Self::Query, Self::Capture, Self::Void, Self::Refund]
-            .into_iter()
-            .find(|action| action.as_str() == name)
+        [
+            Self::Authorise,
+            Self::Query,
+            Self::Capture,
+            Self::Void,
+            Self::Refund,
+        ]
+        .into_iter()
+        .find(|action| action.as_str() == name)
     }
 
     /// The key by which the gateway knows a repeated call of this action for an order: the same for
@@ -125,7 +131,10 @@ mod tests {
         };
         let json = serde_json::to_string(&intent).expect("encodes");
         assert!(json.starts_with(r#"{"type":"capture","v":1,"#), "{json}");
-        assert_eq!(serde_json::from_str::<PaymentIntent>(&json).expect("decodes"), intent);
+        assert_eq!(
+            serde_json::from_str::<PaymentIntent>(&json).expect("decodes"),
+            intent
+        );
         let newer = json.replace("\"v\":1", "\"v\":2");
         assert!(serde_json::from_str::<PaymentIntent>(&newer).is_err());
         let other = json.replace("capture", "tip");

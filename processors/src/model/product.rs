@@ -63,7 +63,11 @@ impl From<Product> for ProductWire {
 impl TryFrom<ProductWire> for Product {
     type Error = InvalidValue;
     fn try_from(wire: ProductWire) -> Result<Self, InvalidValue> {
-        let ProductWire { kind: ProductKind::Product, v: V1, .. } = wire;
+        let ProductWire {
+            kind: ProductKind::Product,
+            v: V1,
+            ..
+        } = wire;
         if !(0..=PRICE_MAX).contains(&wire.price) {
             return Err(InvalidValue::Range("price"));
         }
@@ -97,8 +101,15 @@ mod tests {
             json,
             r#"{"type":"product","v":1,"sku":"tea","name":"Tea","price":150,"currency":"USD"}"#
         );
-        assert_eq!(serde_json::from_str::<Product>(&json).expect("decodes"), product);
-        for (from, to) in [("150", "-1"), ("\"v\":1", "\"v\":2"), ("product\"", "service\"")] {
+        assert_eq!(
+            serde_json::from_str::<Product>(&json).expect("decodes"),
+            product
+        );
+        for (from, to) in [
+            ("150", "-1"),
+            ("\"v\":1", "\"v\":2"),
+            ("product\"", "service\""),
+        ] {
             let wrong = json.replacen(from, to, 1);
             assert!(serde_json::from_str::<Product>(&wrong).is_err(), "{wrong}");
         }

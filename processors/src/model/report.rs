@@ -77,12 +77,16 @@ impl FromStr for StatusAndReason {
     type Err = InvalidReportKey;
     fn from_str(text: &str) -> Result<Self, InvalidReportKey> {
         let (status, reason) = match text.split_once('|') {
-            Some((status, reason)) => {
-                (status, Some(CancelReason::parse(reason).ok_or(InvalidReportKey)?))
-            }
+            Some((status, reason)) => (
+                status,
+                Some(CancelReason::parse(reason).ok_or(InvalidReportKey)?),
+            ),
             None => (text, None),
         };
-        Ok(Self { status: OrderStatus::parse(status).ok_or(InvalidReportKey)?, reason })
+        Ok(Self {
+            status: OrderStatus::parse(status).ok_or(InvalidReportKey)?,
+            reason,
+        })
     }
 }
 
@@ -132,7 +136,8 @@ type_tag!(RevenuePerHourType, "revenue-per-hour");
 type_tag!(TopProductsType, "top-products");
 type_tag!(OrderStatusType, "order-status");
 
-/// A value of `shop.analytics.orders-per-day`; its key is the [`Day`] on which the orders were placed.
+/// A value of `shop.analytics.orders-per-day`; its key is the [`Day`] on which the orders were
+/// placed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrdersPerDay {
     /// Field `type`.
@@ -186,8 +191,9 @@ pub struct OrdersInStatus {
 
 /// A value of `shop.analytics.top-products`; its key is the [`WindowShare`].
 ///
-/// Products are spread over the partitions, each in one; the best sellers of the window are the best of
-/// all partitions' lists together. A value replaces what was said of its window and partition before.
+/// Products are spread over the partitions, each in one; the best sellers of the window are the
+/// best of all partitions' lists together. A value replaces what was said of its window and
+/// partition before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopProducts {
     /// Field `type`.
@@ -224,7 +230,9 @@ mod tests {
 
     #[track_caller]
     fn key<K: FromStr + fmt::Display + PartialEq + fmt::Debug>(text: &str) {
-        let key = text.parse::<K>().unwrap_or_else(|_| panic!("`{text}` is a key"));
+        let key = text
+            .parse::<K>()
+            .unwrap_or_else(|_| panic!("`{text}` is a key"));
         assert_eq!(key.to_string(), text);
     }
 

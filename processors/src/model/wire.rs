@@ -18,7 +18,9 @@ impl<'de> Deserialize<'de> for V1 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match u32::deserialize(deserializer)? {
             1 => Ok(Self),
-            v => Err(de::Error::custom(format_args!("unknown schema version. v={v}"))),
+            v => Err(de::Error::custom(format_args!(
+                "unknown schema version. v={v}"
+            ))),
         }
     }
 }
@@ -40,7 +42,11 @@ pub fn parse_rfc3339(text: &str) -> Option<i64> {
 
 /// Epoch milliseconds as an instant; times outside the calendar become its ends.
 pub fn instant(epoch_ms: i64) -> DateTime<Utc> {
-    let end = if epoch_ms < 0 { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC };
+    let end = if epoch_ms < 0 {
+        DateTime::<Utc>::MIN_UTC
+    } else {
+        DateTime::<Utc>::MAX_UTC
+    };
     DateTime::from_timestamp_millis(epoch_ms).unwrap_or(end)
 }
 
@@ -61,7 +67,10 @@ mod tests {
         for ms in [0, 1_483_271_606_123, 253_402_300_799_999] {
             assert_eq!(parse_rfc3339(&rfc3339(ms)), Some(ms));
         }
-        assert_eq!(parse_rfc3339("2017-01-01T12:00:00+02:00"), Some(1_483_264_800_000));
+        assert_eq!(
+            parse_rfc3339("2017-01-01T12:00:00+02:00"),
+            Some(1_483_264_800_000)
+        );
         assert_eq!(parse_rfc3339("yesterday"), None);
     }
 }

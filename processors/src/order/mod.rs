@@ -8,7 +8,9 @@
 //! ```
 
 mod state;
-pub mod saga;
+mod input;
+mod policy;
+mod saga;
 mod processor;
 
 use millstream_operators::{KStream, StreamsBuilder};
@@ -22,17 +24,21 @@ use crate::{
     },
 };
 use processor::OrderProcessor;
-use saga::{Effect, OrderInput};
 
-pub use saga::Policy;
+pub use input::{Effect, OrderInput};
+pub use policy::Policy;
+pub use saga::{Decision, apply};
 pub use state::{GatewayCall, LineState, OrderState};
 
 /// Adds the orders to a topology. `replies` are inventory's answers, by order.
 pub fn orders(b: &StreamsBuilder, replies: KStream<OrderId, LineReply>, policy: Policy) {
-    let commands = b.stream(ORDERS).named("orders").map_values(|_, command| match command {
-        OrderCommand::Place(place) => OrderInput::Place(place),
-        OrderCommand::Cancel { restock } => OrderInput::Cancel { restock },
-    });
+    let commands = b
+        .stream(ORDERS)
+        .named("orders")
+        .map_values(|_, command| match command {
+            OrderCommand::Place(place) => OrderInput::Place(place),
+            OrderCommand::Cancel { restock } => OrderInput::Cancel { restock },
+        });
     let results = b.stream(PAYMENT_RESULTS).named("payment-results");
     let effects = commands
         .merge(replies.map_values(|_, reply| OrderInput::Reply(reply)))
@@ -45,6 +51,7 @@ pub fn orders(b: &StreamsBuilder, replies: KStream<OrderId, LineReply>, policy: 
     let mut split = effects.split();
     split
         .when(|_, effect| matches!(effect, Effect::Inventory(..)))
+        .named("to-inventory")
         .flat_map(|_, effect| match effect {
             Effect::Inventory(sku, command) => Some((sku, command)),
             Effect::Event(_) | Effect::Payment(_) | Effect::WakeAt(_) => None,
@@ -52,6 +59,7 @@ pub fn orders(b: &StreamsBuilder, replies: KStream<OrderId, LineReply>, policy: 
         .to(INVENTORY_COMMANDS);
     split
         .when(|_, effect| matches!(effect, Effect::Event(_)))
+        .named("to-everybody")
         .flat_map(|order_id, effect| match effect {
             Effect::Event(event) => Some((order_id, *event)),
             Effect::Inventory(..) | Effect::Payment(_) | Effect::WakeAt(_) => None,
@@ -59,6 +67,7 @@ pub fn orders(b: &StreamsBuilder, replies: KStream<OrderId, LineReply>, policy: 
         .to(ORDER_EVENTS);
     split
         .when(|_, effect| matches!(effect, Effect::Payment(_)))
+        .named("to-gateway")
         .flat_map(|order_id, effect| match effect {
             Effect::Payment(intent) => Some((order_id, intent)),
             Effect::Inventory(..) | Effect::Event(_) | Effect::WakeAt(_) => None,

@@ -1,4 +1,5 @@
-//! The order processor: reads a state, lets the saga decide, writes the state, sends what is to be done.
+//! The order processor: reads a state, lets the saga decide, writes the state, sends what is to be
+//! done.
 
 use std::time::Duration;
 
@@ -7,11 +8,7 @@ use millstream_topology::{Record, Result};
 
 use crate::{model::OrderId, timers::Timers};
 
-use super::{
-    Policy,
-    saga::{Effect, OrderInput, apply},
-    state::OrderState,
-};
+use super::{Effect, OrderInput, OrderState, Policy, apply};
 
 /// How often timers are looked at.
 const TICK: Duration = Duration::from_millis(200);
@@ -31,7 +28,11 @@ impl OrderProcessor {
         timers: Timers<OrderId>,
         policy: Policy,
     ) -> Self {
-        Self { orders, timers, policy }
+        Self {
+            orders,
+            timers,
+            policy,
+        }
     }
 
     fn take(
@@ -71,11 +72,7 @@ impl Processor for OrderProcessor {
         Ok(())
     }
 
-    fn process(
-        &mut self,
-        cx: &mut Cx<'_, '_>,
-        record: Record<OrderId, OrderInput>,
-    ) -> Result<()> {
+    fn process(&mut self, cx: &mut Cx<'_, '_>, record: Record<OrderId, OrderInput>) -> Result<()> {
         let now_ms = cx.wall_clock_ms();
         self.take(cx, record.key, record.value, now_ms)
     }
@@ -85,7 +82,10 @@ impl Processor for OrderProcessor {
         for order_id in self.timers.take_due(cx, now_ms)? {
             // Most orders are final long before their deadline: those are only looked at.
             let state = cx.store(self.orders).get(&order_id)?;
-            if state.and_then(|state| state.wake_at()).is_some_and(|wake| wake <= now_ms) {
+            if state
+                .and_then(|state| state.wake_at())
+                .is_some_and(|wake| wake <= now_ms)
+            {
                 self.take(cx, order_id, OrderInput::Due, now_ms)?;
             }
         }

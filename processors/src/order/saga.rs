@@ -11,70 +11,17 @@
 //! Invariant: an order that becomes CANCELLED releases every line that is or may yet be held.
 //! Invariant: an input that came before changes nothing when it comes again.
 
-use std::time::Duration;
-
 use crate::model::{
     CancelReason, InventoryCommand, LineAnswer, LineReply, Order, OrderEvent, OrderEventKind,
     OrderId, OrderLine, OrderStatus, Payment, PaymentAction, PaymentIntent, PaymentOutcome,
     PaymentResult, PaymentStatus, PlaceOrder, Refusal, Sku, V1,
 };
 
-use super::state::{GatewayCall, LineState, OrderState};
-
-/// How long an order waits for others.
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// An order that is not final this long after it was taken up is cancelled.
-    pub deadline: Duration,
-    /// Pause before the first repeated call of the gateway; each later one is twice as long …
-    pub retry_first: Duration,
-    /// … up to this.
-    pub retry_max: Duration,
-    /// The gateway is asked what became of an authorisation until this long after the deadline.
-    pub query_for: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            deadline: Duration::from_secs(60),
-            retry_first: Duration::from_secs(1),
-            retry_max: Duration::from_secs(5 * 60),
-            query_for: Duration::from_secs(24 * 60 * 60),
-        }
-    }
-}
-
-/// What an order hears.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum OrderInput {
-    /// The customer orders.
-    Place(PlaceOrder),
-    /// The customer no longer wants it.
-    Cancel {
-        /// After a refund: whether the goods go back on the shelf.
-        restock: bool,
-    },
-    /// Inventory answers.
-    Reply(LineReply),
-    /// The gateway answers.
-    Payment(PaymentResult),
-    /// A time that the order asked for has come.
-    Due,
-}
-
-/// What an order wants done.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Tell everybody what happened.
-    Event(Box<OrderEvent>),
-    /// Tell inventory about a line.
-    Inventory(Sku, InventoryCommand),
-    /// Have the gateway called.
-    Payment(PaymentIntent),
-    /// Send [`OrderInput::Due`] at that time, in epoch milliseconds. Others may still come earlier.
-    WakeAt(i64),
-}
+use super::{
+    input::{Effect, OrderInput},
+    policy::Policy,
+    state::{GatewayCall, LineState, OrderState},
+};
 
 /// What becomes of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,9 +40,16 @@ pub fn apply(
     now_ms: i64,
     policy: &Policy,
 ) -> Decision {
-    let Some(state) = state else { return begin(order_id, input, now_ms, policy) };
+    let Some(state) = state else {
+        return begin(order_id, input, now_ms, policy);
+    };
     let armed = state.wake_at();
-    let mut saga = Saga { state, effects: Vec::new(), now_ms, policy };
+    let mut saga = Saga {
+        state,
+        effects: Vec::new(),
+        now_ms,
+        policy,
+    };
     match input {
         // The first command counts; a retry of the customer's is no second order.
         OrderInput::Place(_) => {}
@@ -112,19 +66,33 @@ fn begin(order_id: OrderId, input: OrderInput, now_ms: i64, policy: &Policy) -> 
     match input {
         OrderInput::Place(place) => {
             let state = placed(order_id, place, now_ms, policy);
-            let mut saga = Saga { state, effects: Vec::new(), now_ms, policy };
+            let mut saga = Saga {
+                state,
+                effects: Vec::new(),
+                now_ms,
+                policy,
+            };
             saga.announce_placed();
             saga.decide(None)
         }
         // Nobody placed it, so nobody needs what is held for it.
-        OrderInput::Reply(LineReply { sku, answer: LineAnswer::Expiring }) => Decision {
+        OrderInput::Reply(LineReply {
+            sku,
+            answer: LineAnswer::Expiring,
+        }) => Decision {
             state: None,
-            effects: vec![Effect::Inventory(sku, InventoryCommand::Release { order_id })],
+            effects: vec![Effect::Inventory(
+                sku,
+                InventoryCommand::Release { order_id },
+            )],
         },
         OrderInput::Cancel { .. }
         | OrderInput::Reply(_)
         | OrderInput::Payment(_)
-        | OrderInput::Due => Decision { state: None, effects: Vec::new() },
+        | OrderInput::Due => Decision {
+            state: None,
+            effects: Vec::new(),
+        },
     }
 }
 
@@ -132,7 +100,12 @@ fn placed(order_id: OrderId, place: PlaceOrder, now_ms: i64, policy: &Policy) ->
     let lines: Vec<OrderLine> = place
         .lines
         .into_iter()
-        .map(|line| OrderLine { sku: line.sku, name: None, quantity: line.quantity, unit_price: None })
+        .map(|line| OrderLine {
+            sku: line.sku,
+            name: None,
+            quantity: line.quantity,
+            unit_price: None,
+        })
         .collect();
     OrderState {
         lines: vec![LineState::Asked; lines.len()],
@@ -152,7 +125,7 @@ fn placed(order_id: OrderId, place: PlaceOrder, now_ms: i64, policy: &Policy) ->
         fingerprint: place.fingerprint,
         token: place.token,
         expected_total: place.expected_total,
-        deadline_ms: now_ms.saturating_add(millis(policy.deadline)),
+        deadline_ms: now_ms.saturating_add(policy.deadline_ms()),
         other_currency: false,
         call: GatewayCall::Idle,
     }
@@ -172,15 +145,22 @@ impl Saga<'_> {
             Some(wake) if armed != Some(wake) => self.effects.push(Effect::WakeAt(wake)),
             Some(_) | None => {}
         }
-        Decision { state: Some(self.state), effects: self.effects }
+        Decision {
+            state: Some(self.state),
+            effects: self.effects,
+        }
     }
 
     fn announce_placed(&mut self) {
         self.event(OrderEventKind::Placed, None, None);
         let order_id = self.state.order.order_id;
         for line in &self.state.order.lines {
-            let command = InventoryCommand::Reserve { order_id, quantity: line.quantity };
-            self.effects.push(Effect::Inventory(line.sku.clone(), command));
+            let command = InventoryCommand::Reserve {
+                order_id,
+                quantity: line.quantity,
+            };
+            self.effects
+                .push(Effect::Inventory(line.sku.clone(), command));
         }
     }
 
@@ -197,7 +177,11 @@ impl Saga<'_> {
             self.cancel(CancelReason::PaymentTimeout);
         }
         match self.state.call {
-            GatewayCall::Waiting { action, attempt, at_ms } if self.now_ms >= at_ms => {
+            GatewayCall::Waiting {
+                action,
+                attempt,
+                at_ms,
+            } if self.now_ms >= at_ms => {
                 // An order given up meanwhile must not be authorised any more, only asked about.
                 let given_up = self.state.order.status != OrderStatus::Reserved;
                 let ask = match action {
@@ -218,14 +202,24 @@ impl Saga<'_> {
         if self.state.order.status != OrderStatus::Pending {
             return;
         }
-        let Some(at) = self.state.order.lines.iter().position(|line| line.sku == sku) else {
+        let Some(at) = self
+            .state
+            .order
+            .lines
+            .iter()
+            .position(|line| line.sku == sku)
+        else {
             return;
         };
         if self.state.lines[at] != LineState::Asked {
             return;
         }
         match answer {
-            LineAnswer::Reserved { name, unit_price, currency } => {
+            LineAnswer::Reserved {
+                name,
+                unit_price,
+                currency,
+            } => {
                 self.state.lines[at] = LineState::Held;
                 self.state.other_currency |= currency != self.state.order.currency;
                 let line = &mut self.state.order.lines[at];
@@ -253,7 +247,9 @@ impl Saga<'_> {
         let command = match self.state.order.status {
             // The deadline settles it.
             OrderStatus::Pending | OrderStatus::Reserved => return,
-            OrderStatus::Confirmed | OrderStatus::Refunded => InventoryCommand::Confirm { order_id },
+            OrderStatus::Confirmed | OrderStatus::Refunded => {
+                InventoryCommand::Confirm { order_id }
+            }
             OrderStatus::Cancelled => InventoryCommand::Release { order_id },
         };
         self.effects.push(Effect::Inventory(sku, command));
@@ -266,7 +262,10 @@ impl Saga<'_> {
         let amounts = self.state.order.lines.iter().filter_map(OrderLine::amount);
         let total = amounts.fold(0i64, i64::saturating_add);
         self.state.order.total = total;
-        let unexpected = self.state.expected_total.is_some_and(|expected| expected != total);
+        let unexpected = self
+            .state
+            .expected_total
+            .is_some_and(|expected| expected != total);
         if unexpected || self.state.other_currency {
             return self.cancel(CancelReason::PriceChanged);
         }
@@ -284,8 +283,13 @@ impl Saga<'_> {
     fn paid(&mut self, result: &PaymentResult) {
         let total = self.state.order.total;
         let status = self.state.order.status;
-        let Some(payment) = &mut self.state.order.payment else { return };
-        let undecided = matches!(payment.status, PaymentStatus::Requested | PaymentStatus::Unknown);
+        let Some(payment) = &mut self.state.order.payment else {
+            return;
+        };
+        let undecided = matches!(
+            payment.status,
+            PaymentStatus::Requested | PaymentStatus::Unknown
+        );
         match result.outcome {
             PaymentOutcome::Authorised if undecided => {
                 payment.status = PaymentStatus::Authorised;
@@ -339,7 +343,8 @@ impl Saga<'_> {
             let order_id = self.state.order.order_id;
             for line in &self.state.order.lines {
                 let command = InventoryCommand::Confirm { order_id };
-                self.effects.push(Effect::Inventory(line.sku.clone(), command));
+                self.effects
+                    .push(Effect::Inventory(line.sku.clone(), command));
             }
             self.call(PaymentAction::Capture, next);
         } else {
@@ -351,7 +356,10 @@ impl Saga<'_> {
 
     /// The gateway did not say what became of the open call.
     fn unanswered(&mut self, result: &PaymentResult) {
-        let open = GatewayCall::Open { action: result.action, attempt: result.attempt };
+        let open = GatewayCall::Open {
+            action: result.action,
+            attempt: result.attempt,
+        };
         if self.state.call != open {
             return;
         }
@@ -363,14 +371,19 @@ impl Saga<'_> {
             other => other,
         };
         let undecided = matches!(action, PaymentAction::Query | PaymentAction::Authorise);
-        let ask_until = self.state.deadline_ms.saturating_add(millis(self.policy.query_for));
+        let ask_until = self
+            .state
+            .deadline_ms
+            .saturating_add(self.policy.query_for_ms());
         self.state.call = if undecided && self.now_ms >= ask_until {
             GatewayCall::Idle
         } else {
             GatewayCall::Waiting {
                 action,
                 attempt: result.attempt.saturating_add(1),
-                at_ms: self.now_ms.saturating_add(pause_ms(self.policy, result.attempt)),
+                at_ms: self
+                    .now_ms
+                    .saturating_add(self.policy.pause_ms(result.attempt)),
             }
         };
         if let Some(payment) = &mut self.state.order.payment
@@ -382,13 +395,18 @@ impl Saga<'_> {
     }
 
     fn cancel(&mut self, reason: CancelReason) {
-        self.become_status(OrderStatus::Cancelled, Some(reason), OrderEventKind::Cancelled);
+        self.become_status(
+            OrderStatus::Cancelled,
+            Some(reason),
+            OrderEventKind::Cancelled,
+        );
         let order_id = self.state.order.order_id;
         for (line, state) in self.state.order.lines.iter().zip(&self.state.lines) {
             // A line without an answer may be held by now, or soon.
             if matches!(state, LineState::Asked | LineState::Held) {
                 let command = InventoryCommand::Release { order_id };
-                self.effects.push(Effect::Inventory(line.sku.clone(), command));
+                self.effects
+                    .push(Effect::Inventory(line.sku.clone(), command));
             }
         }
     }
@@ -398,8 +416,12 @@ impl Saga<'_> {
         let order_id = self.state.order.order_id;
         if restock {
             for line in &self.state.order.lines {
-                let command = InventoryCommand::Restock { order_id, quantity: line.quantity };
-                self.effects.push(Effect::Inventory(line.sku.clone(), command));
+                let command = InventoryCommand::Restock {
+                    order_id,
+                    quantity: line.quantity,
+                };
+                self.effects
+                    .push(Effect::Inventory(line.sku.clone(), command));
             }
         }
         // While the capture is under way, the refund waits for it: see `paid`.
@@ -461,14 +483,4 @@ impl Saga<'_> {
             order: order.clone(),
         })));
     }
-}
-
-/// The pause after that attempt: doubled each time, up to the longest.
-fn pause_ms(policy: &Policy, attempt: u32) -> i64 {
-    let doubled = 1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
-    millis(policy.retry_first.saturating_mul(doubled).min(policy.retry_max))
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

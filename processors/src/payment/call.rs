@@ -28,7 +28,8 @@ impl Default for CallPolicy {
     }
 }
 
-/// Makes the call. Failures and silence end as [`PaymentOutcome::Unknown`]; the order decides what then.
+/// Makes the call. Failures and silence end as [`PaymentOutcome::Unknown`]; the order decides what
+/// then.
 pub(super) async fn make<G: PaymentGateway>(
     gateway: &G,
     order_id: OrderId,
@@ -39,8 +40,18 @@ pub(super) async fn make<G: PaymentGateway>(
     let answer = tokio::time::timeout(policy.timeout, try_call(gateway, order_id, intent, policy))
         .await
         .unwrap_or_else(|_| PaymentOutcome::Unknown.into());
-    let Answer { outcome, gateway_ref } = answer;
-    PaymentResult { outcome, v: V1, action, attempt, amount, gateway_ref }
+    let Answer {
+        outcome,
+        gateway_ref,
+    } = answer;
+    PaymentResult {
+        outcome,
+        v: V1,
+        action,
+        attempt,
+        amount,
+        gateway_ref,
+    }
 }
 
 async fn try_call<G: PaymentGateway>(
@@ -67,6 +78,8 @@ async fn try_call<G: PaymentGateway>(
 }
 
 pub(super) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }

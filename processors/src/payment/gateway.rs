@@ -6,9 +6,10 @@ use crate::model::{OrderId, PaymentIntent, PaymentOutcome};
 
 /// A payment service provider.
 ///
-/// Calls repeat: after a crash, after a timeout, or because nobody knows whether the last one arrived.
-/// An implementation passes [`idempotency_key`](crate::model::PaymentAction::idempotency_key) on, so that
-/// a repeated call has the effect and the answer of the first one.
+/// Calls repeat: after a crash, after a timeout, or because nobody knows whether the last one
+/// arrived. An implementation passes
+/// [`idempotency_key`](crate::model::PaymentAction::idempotency_key) on, so that a repeated call
+/// has the effect and the answer of the first one.
 pub trait PaymentGateway: Send + Sync + 'static {
     /// Makes the call that the intent describes.
     ///
@@ -31,7 +32,10 @@ pub struct Answer {
 
 impl From<PaymentOutcome> for Answer {
     fn from(outcome: PaymentOutcome) -> Self {
-        Self { outcome, gateway_ref: None }
+        Self {
+            outcome,
+            gateway_ref: None,
+        }
     }
 }
 

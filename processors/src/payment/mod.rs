@@ -7,10 +7,13 @@
 
 mod gateway;
 mod worker;
+mod session;
+mod output;
 mod call;
 mod progress;
 mod simulated;
 pub mod rules;
+mod sql_books;
 
 pub use call::CallPolicy;
 pub use gateway::{Answer, CallFailed, PaymentGateway};

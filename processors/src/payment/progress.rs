@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 /// The records of one partition that are under way.
 ///
-/// Invariant: every record before [`done_before`](Self::done_before) is done, however many later ones are.
+/// Invariant: every record before [`done_before`](Self::done_before) is done, however many later
+/// ones are.
 #[derive(Debug)]
 pub(super) struct Progress {
     open: BTreeSet<i64>,
@@ -15,7 +16,11 @@ pub(super) struct Progress {
 impl Progress {
     /// Reading starts at that offset.
     pub(super) fn starting_at(offset: i64) -> Self {
-        Self { open: BTreeSet::new(), next: offset, committed: offset }
+        Self {
+            open: BTreeSet::new(),
+            next: offset,
+            committed: offset,
+        }
     }
 
     /// A record was read. `false` when it was read before.

@@ -1,4 +1,5 @@
-//! The rules of the simulated gateway as a pure function: its books and a call in, an answer and an entry out.
+//! The rules of the simulated gateway as a pure function: its books and a call in, an answer and an
+//! entry out.
 //!
 //! Invariant: an action of an order is entered at most once, so money moves at most once.
 //! Invariant: what was captured was authorised and not voided; what was refunded was captured.
@@ -87,11 +88,15 @@ pub fn decide(
                 TOKEN_TIMEOUT => (Verdict::Silence, None),
                 TOKEN_LATE => {
                     let told = intent.deadline_ms.max(now_ms).saturating_add(1);
-                    (Verdict::Silence, Some(entry(PaymentAction::Authorise, told)))
+                    (
+                        Verdict::Silence,
+                        Some(entry(PaymentAction::Authorise, told)),
+                    )
                 }
-                TOKEN_UNKNOWN => {
-                    (Verdict::Silence, Some(entry(PaymentAction::Authorise, now_ms)))
-                }
+                TOKEN_UNKNOWN => (
+                    Verdict::Silence,
+                    Some(entry(PaymentAction::Authorise, now_ms)),
+                ),
                 _ => {
                     let new = entry(PaymentAction::Authorise, now_ms);
                     (authorised(&new), Some(new))
@@ -132,7 +137,10 @@ pub fn decide(
 
 fn authorised(entry: &LedgerEntry) -> Verdict {
     let gateway_ref = Some(entry.gateway_ref());
-    Verdict::Answer(Answer { outcome: PaymentOutcome::Authorised, gateway_ref })
+    Verdict::Answer(Answer {
+        outcome: PaymentOutcome::Authorised,
+        gateway_ref,
+    })
 }
 
 fn answer(outcome: PaymentOutcome) -> Verdict {
@@ -199,7 +207,10 @@ mod tests {
         use {PaymentAction as A, PaymentOutcome as O};
         check(
             TOKEN_DECLINE,
-            &[(0, A::Authorise, Some(O::Declined)), (1, A::Query, Some(O::Declined))],
+            &[
+                (0, A::Authorise, Some(O::Declined)),
+                (1, A::Query, Some(O::Declined)),
+            ],
         );
     }
 
@@ -208,7 +219,10 @@ mod tests {
         use {PaymentAction as A, PaymentOutcome as O};
         check(
             TOKEN_TIMEOUT,
-            &[(0, A::Authorise, None), (90_000, A::Query, Some(O::Unknown))],
+            &[
+                (0, A::Authorise, None),
+                (90_000, A::Query, Some(O::Unknown)),
+            ],
         );
         check(
             TOKEN_UNKNOWN,
@@ -244,7 +258,13 @@ mod tests {
         assert_eq!(call(&[], A::Capture), Verdict::Misfit);
         assert_eq!(call(&[], A::Void), Verdict::Misfit);
         assert_eq!(call(&[entry(A::Authorise)], A::Refund), Verdict::Misfit);
-        assert_eq!(call(&[entry(A::Authorise), entry(A::Void)], A::Capture), Verdict::Misfit);
-        assert_eq!(call(&[entry(A::Authorise), entry(A::Capture)], A::Void), Verdict::Misfit);
+        assert_eq!(
+            call(&[entry(A::Authorise), entry(A::Void)], A::Capture),
+            Verdict::Misfit
+        );
+        assert_eq!(
+            call(&[entry(A::Authorise), entry(A::Capture)], A::Void),
+            Verdict::Misfit
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! `SimulatedGateway`: a payment service provider for tests, demonstrations and development.
 //!
-//! How it behaves is told by the token, see [`rules`](super::rules). Its books are durable and shared by all
-//! processes of a shop. Calls that arrive together are entered together: one task takes what waits, reads
-//! the books of all orders concerned at once, decides, and writes all entries in one transaction, so that
-//! thousands of calls a second are a few dozen transactions.
+//! How it behaves is told by the token, see [`rules`](super::rules). Its books are durable and
+//! shared by all processes of a shop. Calls that arrive together are entered together: one task
+//! takes what waits, reads the books of all orders concerned at once, decides, and writes all
+//! entries in one transaction, so that thousands of calls a second are a few dozen transactions.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,8 @@ use crate::model::{OrderId, PaymentAction, PaymentIntent};
 const QUEUE_MAX: usize = 4096;
 /// The most calls that are entered together.
 const BATCH_MAX: usize = 500;
-/// How long the first call of a batch waits for others: a short answer later, many transactions fewer.
+/// How long the first call of a batch waits for others: a short answer later, many transactions
+/// fewer.
 const LINGER: Duration = Duration::from_millis(4);
 /// The most orders whose failures are remembered; beyond that all are forgotten and fail anew.
 const FLAKY_ORDERS_MAX: usize = 10_000;
@@ -40,7 +41,8 @@ pub trait Books: Send + Sync + 'static {
         orders: &[OrderId],
     ) -> impl Future<Output = Result<Vec<LedgerEntry>, BoxError>> + Send;
 
-    /// Adds entries, all or none. An entry with the order and the action of an older one changes nothing.
+    /// Adds entries, all or none. An entry with the order and the action of an older one changes
+    /// nothing.
     fn enter(&self, entries: &[LedgerEntry]) -> impl Future<Output = Result<(), BoxError>> + Send;
 }
 
@@ -78,12 +80,15 @@ impl From<Failure> for CallFailed {
 }
 
 impl SimulatedGateway {
-    /// Opens a gateway over these books; what keeps them runs as a task until the gateway is dropped.
-    /// Must be called within a tokio runtime.
+    /// Opens a gateway over these books; what keeps them runs as a task until the gateway is
+    /// dropped. Must be called within a tokio runtime.
     pub fn open(books: impl Books) -> Self {
         let (queue, requests) = mpsc::channel(QUEUE_MAX);
         tokio::spawn(keep_books(books, requests));
-        Self { queue, failures: Mutex::default() }
+        Self {
+            queue,
+            failures: Mutex::default(),
+        }
     }
 
     /// True when this call is to fail although nothing is wrong.
@@ -111,8 +116,15 @@ impl PaymentGateway for SimulatedGateway {
             return Err(Failure::Flaky.into());
         }
         let (verdict, decided) = oneshot::channel();
-        let request = Request { order_id, intent, verdict };
-        self.queue.send(request).await.map_err(|_| Failure::Closed)?;
+        let request = Request {
+            order_id,
+            intent,
+            verdict,
+        };
+        self.queue
+            .send(request)
+            .await
+            .map_err(|_| Failure::Closed)?;
         match decided.await.map_err(|_| Failure::Closed)?? {
             Verdict::Answer(answer) => Ok(answer),
             // The caller stops waiting when it has had enough.

@@ -16,7 +16,8 @@ const SCAN_PAGE: i64 = 5000;
 const ORDERS_PER_QUERY_MAX: usize = 500;
 
 impl Tables {
-    /// Enters into the gateway's books, in one transaction. An action that was entered before stays as it was.
+    /// Enters into the gateway's books, in one transaction. An action that was entered before stays
+    /// as it was.
     ///
     /// # Errors
     /// What the database says.

@@ -1,4 +1,5 @@
-//! The shop in SQL: tables, what the topics mean for them, and the queries of the door and of `verify`.
+//! The shop in SQL: tables, what the topics mean for them, and the queries of the door and of
+//! `verify`.
 //!
 //! | topic | tables |
 //! |---|---|
@@ -7,9 +8,9 @@
 //! | `shop.products` | `products` |
 //! | `shop.analytics.*` | `orders_per_day`, `revenue_per_hour`, `top_products`, `order_status` |
 //!
-//! The tables are projections: they hold what the topics said up to the offsets in `sink_progress`, and can
-//! be filled again from the topics at any time. `gateway_ledger` is different: it is the books of the
-//! simulated payment gateway, kept in the same database and derived from nothing.
+//! The tables are projections: they hold what the topics said up to the offsets in `sink_progress`,
+//! and can be filled again from the topics at any time. `gateway_ledger` is different: it is the
+//! books of the simulated payment gateway, kept in the same database and derived from nothing.
 
 mod catalogue;
 mod ledger;

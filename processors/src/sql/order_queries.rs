@@ -132,7 +132,8 @@ impl Tables {
         }
     }
 
-    /// How many orders are in each status, counted now; the report `order_status` is usually cheaper.
+    /// How many orders are in each status, counted now; the report `order_status` is usually
+    /// cheaper.
     ///
     /// # Errors
     /// What the database says.

@@ -18,9 +18,9 @@ use crate::{
     topics,
 };
 
-/// Every event carries the whole order, so the newest version of a batch is the row. Lines get names and
-/// prices while an order is pending and never change after that: they are written once, by the event
-/// that ends the pending status.
+/// Every event carries the whole order, so the newest version of a batch is the row. Lines get
+/// names and prices while an order is pending and never change after that: they are written once,
+/// by the event that ends the pending status.
 pub(super) struct Orders;
 
 /// An event without the lines, which most events need not decode.

@@ -3,15 +3,18 @@
 use millstream_sinks::{Result, Row};
 
 use super::Tables;
-use crate::model::{
-    CancelReason, Day, OrderStatus, OrderStatusType, OrdersInStatus, OrdersPerDay,
-    OrdersPerDayType, RevenuePerHour, RevenuePerHourType, TopProduct, V1,
+use crate::{
+    analytics::WINDOW_HOURS,
+    model::{
+        CancelReason, Day, OrderStatus, OrderStatusType, OrdersInStatus, OrdersPerDay,
+        OrdersPerDayType, RevenuePerHour, RevenuePerHourType, TopProduct, V1,
+    },
 };
 
 /// How far apart windows of best sellers begin, in milliseconds.
 const HOP_MS: i64 = 3_600_000;
 /// How long such a window is, in milliseconds.
-pub(super) const TOP_PRODUCTS_WINDOW_MS: i64 = 24 * HOP_MS;
+pub(super) const TOP_PRODUCTS_WINDOW_MS: i64 = WINDOW_HOURS * HOP_MS;
 
 /// A window of time, its end excluded, in epoch milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,8 +83,8 @@ impl Tables {
         self.database.rows(RANGE, &range, read).await
     }
 
-    /// The best sellers of the last window that ends at or before `at_ms`, of all partitions together: by
-    /// quantity, most first, then by sku.
+    /// The best sellers of the last window that ends at or before `at_ms`, of all partitions
+    /// together: by quantity, most first, then by sku.
     ///
     /// # Errors
     /// What the database says.

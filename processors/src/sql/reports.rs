@@ -1,6 +1,7 @@
 //! `shop.analytics.*` → `orders_per_day`, `revenue_per_hour`, `top_products`, `order_status`.
 //!
-//! Each record is the whole answer for its key, so only the newest one of a batch counts. Null takes it back.
+//! Each record is the whole answer for its key, so only the newest one of a batch counts. Null
+//! takes it back.
 
 use std::sync::Arc;
 
@@ -8,12 +9,15 @@ use millstream_sinks::{Message, Output, Projection, Result};
 use millstream_topology::BoxError;
 
 use super::{
-    report_queries::TOP_PRODUCTS_WINDOW_MS,
     decode, project_newest,
+    report_queries::TOP_PRODUCTS_WINDOW_MS,
     schema::{ORDER_STATUS, ORDERS_PER_DAY, REVENUE_PER_HOUR, TOP_PRODUCTS},
 };
 use crate::{
-    model::{CancelReason, Day, HourOfRevenue, OrdersInStatus, OrdersPerDay, RevenuePerHour, StatusAndReason, TopProducts, WindowShare},
+    model::{
+        CancelReason, Day, HourOfRevenue, OrdersInStatus, OrdersPerDay, RevenuePerHour,
+        StatusAndReason, TopProducts, WindowShare,
+    },
     topics,
 };
 
@@ -131,20 +135,26 @@ fn no_day(message: &Message, out: &mut Output) -> Result<(), BoxError> {
 
 fn no_hour(message: &Message, out: &mut Output) -> Result<(), BoxError> {
     let HourOfRevenue { hour, currency } = message.text_key()?.parse()?;
-    out.changes.clear(&REVENUE_PER_HOUR, [hour.into(), currency.code().into()]);
+    out.changes
+        .clear(&REVENUE_PER_HOUR, [hour.into(), currency.code().into()]);
     Ok(())
 }
 
 fn no_top_products(message: &Message, out: &mut Output) -> Result<(), BoxError> {
-    let WindowShare { window_end, partition } = message.text_key()?.parse()?;
+    let WindowShare {
+        window_end,
+        partition,
+    } = message.text_key()?.parse()?;
     let start = window_end - TOP_PRODUCTS_WINDOW_MS;
-    out.changes.clear(&TOP_PRODUCTS, [start.into(), partition.into()]);
+    out.changes
+        .clear(&TOP_PRODUCTS, [start.into(), partition.into()]);
     Ok(())
 }
 
 fn not_in_status(message: &Message, out: &mut Output) -> Result<(), BoxError> {
     let StatusAndReason { status, reason } = message.text_key()?.parse()?;
     let reason = reason.map_or("", CancelReason::as_str);
-    out.changes.clear(&ORDER_STATUS, [status.as_str().into(), reason.into()]);
+    out.changes
+        .clear(&ORDER_STATUS, [status.as_str().into(), reason.into()]);
     Ok(())
 }

@@ -74,7 +74,8 @@ pub(super) static INVENTORY: Table = Table::new(
     OnConflict::Newer,
 );
 
-/// Its version is the offset of the record: a product that is deleted and made again goes on counting.
+/// Its version is the offset of the record: a product that is deleted and made again goes on
+/// counting.
 pub(super) static PRODUCTS: Table = Table::new(
     "products",
     &[

@@ -15,11 +15,11 @@ use uuid::Uuid;
 use super::{OrderCursor, OrderQuery, Tables, projections, reports};
 use crate::{
     model::{
-        CancelReason, Currency, Day, InventoryChange, InventoryEvent, Order, OrderEvent,
-        OrderEventKind, OrderId, OrderLine, OrderStatus, OrderStatusType, OrdersInStatus,
-        OrdersPerDay, OrdersPerDayType, Payment, PaymentAction, PaymentStatus, Product,
-        RevenuePerHour, RevenuePerHourType, Sku, Stock, TopProduct, TopProducts, TopProductsType,
-        V1,
+        CancelReason, Currency, Day, HourOfRevenue, InventoryChange, InventoryEvent, Order,
+        OrderEvent, OrderEventKind, OrderId, OrderLine, OrderStatus, OrderStatusType,
+        OrdersInStatus, OrdersPerDay, OrdersPerDayType, Payment, PaymentAction, PaymentStatus,
+        Product, RevenuePerHour, RevenuePerHourType, Sku, Stock, TopProduct, TopProducts,
+        TopProductsType, V1,
     },
     payment::LedgerEntry,
     topics,
@@ -334,6 +334,13 @@ impl Story {
             }
             Said::Hour(hour, revenue) => {
                 let (hour, currency) = (i64::from(hour) * HOUR, Currency::USD);
+                let key = HourOfRevenue { hour, currency }.to_string();
+                let Some(revenue) = revenue else {
+                    self.push(reports::PER_HOUR, 0, &key, &());
+                    self.messages.last_mut().expect("just pushed").value = None;
+                    self.naive.hours.remove(&hour);
+                    return;
+                };
                 let kind = RevenuePerHourType::It;
                 let row = RevenuePerHour {
                     kind,
@@ -343,7 +350,7 @@ impl Story {
                     revenue,
                     orders: 1,
                 };
-                self.push(reports::PER_HOUR, 0, &hour.to_string(), &row);
+                self.push(reports::PER_HOUR, 0, &key, &row);
                 self.naive.hours.insert(hour, row);
             }
             Said::InStatus(status, orders) => {
@@ -706,8 +713,8 @@ async fn orders_become_rows_at_a_rate_that_is_printed() {
     }
 }
 
-/// Orders from placing to capture with the stock events of their lines, side by side as in a busy hour:
-/// at any moment 1,000 orders are on their way.
+/// Orders from placing to capture with the stock events of their lines, side by side as in a busy
+/// hour: at any moment 1,000 orders are on their way.
 fn traffic(orders: u32, lines: u32) -> Vec<Message> {
     const ON_THEIR_WAY: u32 = 1000;
     let mut messages = Vec::new();

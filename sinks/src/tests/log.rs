@@ -26,7 +26,8 @@ struct Shared {
 struct State {
     cluster_id: String,
     partitions: BTreeMap<TopicPartition, Partition>,
-    /// What the next consumers of an instance are told, one list a consumer; without one it gets all.
+    /// What the next consumers of an instance are told, one list a consumer; without one it gets
+    /// all.
     scripts: HashMap<String, VecDeque<Vec<Event>>>,
     /// What the present consumer of an instance is told, after its script.
     events: HashMap<String, VecDeque<Event>>,

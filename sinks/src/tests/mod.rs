@@ -1,5 +1,5 @@
-//! The sink's protocol, tested with a scripted log and real databases: SQLite always, MariaDB or MySQL when
-//! `MILLSTREAM_TEST_MYSQL` names one.
+//! The sink's protocol, tested with a scripted log and real databases: SQLite always, MariaDB or
+//! MySQL when `MILLSTREAM_TEST_MYSQL` names one.
 
 mod databases;
 mod log;

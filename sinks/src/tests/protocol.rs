@@ -1,4 +1,5 @@
-//! Exactly once, whatever breaks: crashes between steps, lost answers, old writers, bad rows, rebalances.
+//! Exactly once, whatever breaks: crashes between steps, lost answers, old writers, bad rows,
+//! rebalances.
 
 use std::{
     io,
@@ -20,7 +21,10 @@ use super::{
     shop::{Expected, Letters, PANIC, Prices, count, make_tables},
 };
 use crate::{
-    BatchLimits, Database, Error, RunningSink, Sink, SinkConfig, read_progress, writer::Point,
+    BatchLimits, Database, Error, RunningSink, Sink, SinkConfig,
+    progress::{self, Identity, Step},
+    read_progress,
+    writer::Point,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -115,7 +119,10 @@ async fn tables_equal_the_naive_projection() {
         let log = two_partitions();
         let expected = fill(&log, 20_000);
         let running = run_to_the_end(&log, &test.database, config("a", 4096)).await;
-        until("the count", || running.metrics().records.load(Ordering::Relaxed) == 20_000).await;
+        until("the count", || {
+            running.metrics().records.load(Ordering::Relaxed) == 20_000
+        })
+        .await;
         running.stop(DEADLINE).await.expect("stops");
         expected.check(&test.database).await;
         test.remove().await;
@@ -150,8 +157,12 @@ async fn a_lost_connection_at_any_step_loses_and_doubles_nothing() {
         let running = sink.start();
         done(&running, &test.database, &log).await;
         assert!(calls.load(Ordering::Relaxed) >= 40);
-        // The last answer to COMMIT may be lost too: then the sink learns of it a moment later than we do.
-        until("the count", || running.metrics().records.load(Ordering::Relaxed) == 200).await;
+        // The last answer to COMMIT may be lost too: then the sink learns of it a moment later than
+        // we do.
+        until("the count", || {
+            running.metrics().records.load(Ordering::Relaxed) == 200
+        })
+        .await;
         assert_eq!(running.metrics().fenced.load(Ordering::Relaxed), 0);
         running.stop(DEADLINE).await.expect("stops");
         expected.check(&test.database).await;
@@ -441,7 +452,8 @@ async fn an_idle_sink_stops_at_once_and_a_missing_table_ends_it() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
-    /// Keys in several partitions, versions in any order, tombstones nowhere: only the guard keeps order.
+    /// Keys in several partitions, versions in any order, tombstones nowhere: only the guard keeps
+    /// order.
     #[test]
     fn a_version_never_goes_back(
         records in proptest::collection::vec((0..5u8, 0..1000i64, 0..2i32), 1..200),
@@ -503,4 +515,47 @@ async fn a_backlog_larger_than_the_queue_is_held_back_and_written() {
         7
     );
     test.remove().await;
+}
+
+#[tokio::test]
+async fn a_step_counts_once_and_only_for_the_newest_claim() {
+    for test in TestDatabase::all().await {
+        let database = &test.database;
+        database
+            .migrate(progress::COMPONENT, progress::MIGRATIONS)
+            .await
+            .expect("migrates");
+        let mut lease = database.lease().await.expect("connects");
+        let mut tx = lease.begin().await.expect("begins");
+        let identity = Identity::default();
+        let mut claims = Vec::new();
+        for _ in 0..2 {
+            let claim = progress::claim(&mut tx, "test", &partition(0), &identity).await;
+            claims.push(claim.expect("claims"));
+        }
+        assert_eq!(claims.iter().map(|c| c.epoch).collect::<Vec<_>>(), [1, 2]);
+        let step = |epoch, from, to| Step {
+            partition: partition(0),
+            epoch,
+            from,
+            to,
+        };
+        // Old claim, right claim, the same again, a gap, the next one.
+        let cases = [
+            (step(1, 0, 5), false),
+            (step(2, 0, 5), true),
+            (step(2, 0, 5), false),
+            (step(2, 6, 9), false),
+            (step(2, 5, 9), true),
+        ];
+        for (step, moves) in cases {
+            let moved = progress::advance(&mut tx, "test", &step)
+                .await
+                .expect("answers");
+            assert_eq!(moved, moves, "{step:?}");
+        }
+        tx.commit().await.expect("commits");
+        lease.give_back();
+        test.remove().await;
+    }
 }

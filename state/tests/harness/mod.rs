@@ -1,11 +1,22 @@
-//! A task on a base that outlives it, with a changelog that is truth: restarts and crashes by the call.
+//! A task on a base that outlives it, with a changelog that is truth: restarts and crashes by the
+//! call.
 
 use std::{collections::HashMap, sync::Arc};
 
 use millstream_state::{
     ByteStore, FlushJob, MemoryBytes, Result, RocksBytes, RocksShared, StoreDefinition, TaskState,
 };
+use proptest::test_runner::Config as ProptestConfig;
 use tempfile::TempDir;
+
+/// So many cases. A case that failed is kept as a test of its own, not as a seed.
+pub(crate) fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
 
 /// Key, value, timestamp.
 type LogRecord = (Vec<u8>, Option<Vec<u8>>, i64);

@@ -3,7 +3,6 @@
 mod point;
 mod range;
 mod windows;
-mod hex;
 
 use std::sync::Arc;
 

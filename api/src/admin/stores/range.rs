@@ -13,9 +13,12 @@ use serde_json::{Value as JsonValue, json};
 use tokio::task::JoinSet;
 
 use super::{
-    answer, definition, hex, is_hop, is_windowed, limit, not_served, parse_key,
+    answer, definition, is_hop, is_windowed, limit, not_served, parse_key,
 };
-use crate::{Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, rfc3339};
+use crate::{
+    Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, decode_cursor, encode_cursor,
+    rfc3339,
+};
 
 #[derive(Clone, Deserialize)]
 pub(in crate::admin) struct Span {
@@ -84,7 +87,7 @@ fn bounds(state: &AdminState, store: &str, span: &Span) -> Result<Bounds, Proble
     let wrong = || Problem::of(ProblemKind::INVALID_PARAMETER).detail("this is no cursor");
     let lower = match &span.cursor {
         Some(cursor) => {
-            let mut after = hex::decode(cursor).ok_or_else(wrong)?;
+            let mut after = decode_cursor(cursor).ok_or_else(wrong)?;
             // The first key behind it.
             after.push(0);
             Some(after)
@@ -123,11 +126,11 @@ fn read(partition: i32, view: &StoreView, bounds: &Bounds) -> Result<Found, Prob
     let (lower, upper) = (bounds.lower.as_deref(), bounds.upper());
     let page = view.range(lower, upper.as_deref(), bounds.limit).map_err(Problem::internal)?;
     if page.len() == bounds.limit {
-        found.complete_to = page.last().map(|(key, ..)| hex::encode(key));
+        found.complete_to = page.last().map(|(key, ..)| encode_cursor(key));
     }
     for (key, value, timestamp) in page {
         if let Some(item) = item(view, bounds, &key, &value, timestamp)? {
-            found.entries.insert(hex::encode(&key), item);
+            found.entries.insert(encode_cursor(&key), item);
         }
     }
     Ok(found)

@@ -17,15 +17,15 @@ use rdkafka::{
 use super::{super::context::Signal, NO_ERROR, Queue};
 
 extern "C" fn raise(_: *mut sys::rd_kafka_t, signal: *mut c_void) {
-    // SAFETY: `signal` points into the `Arc<Signal>` held by the `Joint` that registered it, and the
-    // callback is taken off, under the queue's lock, before that `Arc` goes.
+    // SAFETY: `signal` points into the `Arc<Signal>` held by the `Joint` that registered it, and
+    // the callback is taken off, under the queue's lock, before that `Arc` goes.
     unsafe { &*signal.cast::<Signal>() }.raise();
 }
 
 /// One queue into which the partitions of a consumer are led, read in batches.
 ///
-/// The queue of the consumer itself must not be read this way: a rebalance met there would be answered by
-/// librdkafka with giving all partitions back.
+/// The queue of the consumer itself must not be read this way: a rebalance met there would be
+/// answered by librdkafka with giving all partitions back.
 pub(in super::super) struct Joint<C: ConsumerContext + 'static> {
     // Order of fields is order of dropping: queues before the client, the signal last.
     joint: Queue,
@@ -35,14 +35,16 @@ pub(in super::super) struct Joint<C: ConsumerContext + 'static> {
     _signal: Arc<Signal>,
 }
 
-// SAFETY: Threads. The buffer's pointers are only alive inside a `Batch`, which borrows this mutably.
+// SAFETY: Threads. The buffer's pointers are only alive inside a `Batch`, which borrows this
+// mutably.
 unsafe impl<C: ConsumerContext + 'static> Send for Joint<C> {}
 
 /// The place where one partition's records arrive; see [`Joint::lead`].
 pub(in super::super) struct Source(Queue);
 
 impl<C: ConsumerContext + 'static> Joint<C> {
-    /// `signal` is raised when records or events arrive. At most `batch` messages are taken at once.
+    /// `signal` is raised when records or events arrive. At most `batch` messages are taken at
+    /// once.
     pub(in super::super) fn new(
         consumer: Arc<BaseConsumer<C>>,
         signal: Arc<Signal>,
@@ -90,8 +92,8 @@ impl<C: ConsumerContext + 'static> Joint<C> {
         Some(Source(Queue(NonNull::new(queue)?)))
     }
 
-    /// Leads a partition's records here. Must be done before the partition is assigned, because what
-    /// arrives between the assignment and the lead would go to the consumer's own queue.
+    /// Leads a partition's records here. Must be done before the partition is assigned, because
+    /// what arrives between the assignment and the lead would go to the consumer's own queue.
     pub(in super::super) fn lead(&self, source: &Source) {
         // SAFETY: Alive.
         unsafe { sys::rd_kafka_queue_forward(source.0.0.as_ptr(), self.joint.0.as_ptr()) };
@@ -103,12 +105,28 @@ impl<C: ConsumerContext + 'static> Joint<C> {
         unsafe { sys::rd_kafka_queue_forward(source.0.0.as_ptr(), ptr::null_mut()) };
     }
 
+    /// Where librdkafka believes this partition's reading to be: behind the last message, or behind
+    /// the last marker taken by [`take`](Self::take), which is seen nowhere else.
+    pub(in super::super) fn position(&self, topic: &str, partition: i32) -> Option<i64> {
+        let name = CString::new(topic).ok()?;
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: Owned: the list is given back here; its entry belongs to it.
+        unsafe {
+            let list = sys::rd_kafka_topic_partition_list_new(1);
+            let entry = sys::rd_kafka_topic_partition_list_add(list, name.as_ptr(), partition);
+            let told = sys::rd_kafka_position(client, list) == NO_ERROR && (*entry).err == NO_ERROR;
+            let position = (told && (*entry).offset >= 0).then_some((*entry).offset);
+            sys::rd_kafka_topic_partition_list_destroy(list);
+            position
+        }
+    }
+
     /// Takes what has arrived, at most `limit` messages, without waiting.
     pub(in super::super) fn take(&mut self, limit: usize) -> Batch<'_> {
         let limit = limit.min(self.buffer.len());
         let buffer = self.buffer.as_mut_ptr();
-        // SAFETY: Alive; `buffer` has room for `limit` pointers. A timeout of 0 returns at once: the call
-        // would otherwise wait until the buffer is full.
+        // SAFETY: Alive; `buffer` has room for `limit` pointers. A timeout of 0 returns at once:
+        // the call would otherwise wait until the buffer is full.
         let taken =
             unsafe { sys::rd_kafka_consume_batch_queue(self.joint.0.as_ptr(), 0, buffer, limit) };
         let taken = usize::try_from(taken).unwrap_or(0);

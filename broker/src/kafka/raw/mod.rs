@@ -1,15 +1,15 @@
-//! The few calls of librdkafka that rdkafka does not wrap: batches in, records out by topic handle, and one
-//! event queue read without a thread or an `Arc` per record.
+//! The few calls of librdkafka that rdkafka does not wrap: batches in, records out by topic handle,
+//! and one event queue read without a thread or an `Arc` per record.
 //!
-//! All unsafe code of the crate is in this folder. Three rules keep it sound, and every `SAFETY` comment
-//! refers to one of them:
+//! All unsafe code of the crate is in this folder. Three rules keep it sound, and every `SAFETY`
+//! comment refers to one of them:
 //!
-//! 1. **Alive**: a pointer made from a client is kept next to an `Arc` of that client and is given back
-//!    before the `Arc` is dropped (`Drop` bodies run before fields are dropped).
-//! 2. **Owned**: what librdkafka hands out (messages, events, errors, headers) is wrapped at once in a type
-//!    that gives it back exactly once, and borrows from it carry its lifetime.
-//! 3. **Threads**: librdkafka's objects may be used from any thread; what is not synchronised by it (the
-//!    message buffer) is behind `&mut self`.
+//! 1. **Alive**: a pointer made from a client is kept next to an `Arc` of that client and is given
+//!    back before the `Arc` is dropped (`Drop` bodies run before fields are dropped).
+//! 2. **Owned**: what librdkafka hands out (messages, events, errors, headers) is wrapped at once
+//!    in a type that gives it back exactly once, and borrows from it carry its lifetime.
+//! 3. **Threads**: librdkafka's objects may be used from any thread; what is not synchronised by it
+//!    (the message buffer) is behind `&mut self`.
 #![expect(
     unsafe_code,
     reason = "librdkafka's batch calls are not wrapped by rdkafka"
@@ -46,7 +46,8 @@ impl Queue {
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        // SAFETY: Alive and Owned; the callback, if there is one, is taken off before its argument goes.
+        // SAFETY: Alive and Owned; the callback, if there is one, is taken off before its argument
+        // goes.
         unsafe {
             sys::rd_kafka_queue_cb_event_enable(self.0.as_ptr(), None, ptr::null_mut());
             sys::rd_kafka_queue_destroy(self.0.as_ptr());

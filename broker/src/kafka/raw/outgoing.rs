@@ -97,8 +97,8 @@ impl<C: ProducerContext + 'static> Topic<C> {
         // Without headers, the last entry is left out.
         let used = list.len() - usize::from(headers.0.is_null());
         let client = self.producer.client().native_ptr();
-        // SAFETY: Alive; key and value are copied before the call returns; headers become librdkafka's
-        // exactly when it returns no error.
+        // SAFETY: Alive; key and value are copied before the call returns; headers become
+        // librdkafka's exactly when it returns no error.
         let error = unsafe { sys::rd_kafka_produceva(client, list.as_ptr(), used) };
         if error.is_null() {
             headers.given_away();
@@ -169,8 +169,8 @@ pub(in super::super) struct Delivery {
     pub(in super::super) result: Result<i64, RDKafkaErrorCode>,
 }
 
-/// A producer's events. rdkafka's own poll wraps every delivery in an `Arc` and waits its whole time; this
-/// one returns with the first event.
+/// A producer's events. rdkafka's own poll wraps every delivery in an `Arc` and waits its whole
+/// time; this one returns with the first event.
 pub(in super::super) struct Events<C: ProducerContext + 'static> {
     queue: Queue,
     producer: Arc<BaseProducer<C>>,
@@ -203,8 +203,8 @@ impl<C: ProducerContext + 'static> Events<C> {
 
     /// Sends what is queued without waiting for `linger.ms`.
     ///
-    /// A flush tells the broker threads not to linger, and lasts no longer than `at_most`: it cannot see the
-    /// end itself, because the deliveries wait for [`serve`](Self::serve).
+    /// A flush tells the broker threads not to linger, and lasts no longer than `at_most`: it
+    /// cannot see the end itself, because the deliveries wait for [`serve`](Self::serve).
     pub(in super::super) fn hurry(&self, at_most: Duration) {
         // SAFETY: Alive. A timeout is what is expected here.
         unsafe { sys::rd_kafka_flush(self.producer.client().native_ptr(), timeout_ms(at_most)) };

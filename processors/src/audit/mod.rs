@@ -1,7 +1,7 @@
 //! The audit: from what tables, stores and books say, which promises of the shop are broken.
 //!
-//! An [`Audit`] is told every fact once, in any order, and then [finished](Audit::finish). It does no I/O:
-//! `millstream verify` reads the facts from the database, tests make them up.
+//! An [`Audit`] is told every fact once, in any order, and then [finished](Audit::finish). It does
+//! no I/O: `millstream verify` reads the facts from the database, tests make them up.
 //!
 //! ```
 //! use millstream_processors::audit::{Audit, Expect};
@@ -17,9 +17,9 @@
 //! # Ok::<(), millstream_processors::model::InvalidId>(())
 //! ```
 
-use std::{collections::BTreeMap, fmt};
+mod report;
 
-use chrono_tz::Tz;
+use std::collections::BTreeMap;
 
 use crate::{
     analytics::{day_of, hour_of},
@@ -31,134 +31,7 @@ use crate::{
     payment::LedgerEntry,
 };
 
-/// The most violations of one promise that a report keeps in words; all are counted.
-pub const VIOLATIONS_KEPT_MAX: usize = 20;
-
-/// How strict the audit is.
-#[derive(Clone, Copy, Debug)]
-pub struct Expect {
-    /// Orders that last changed before this time must be final, in epoch milliseconds.
-    pub final_before: i64,
-    /// True when nothing is on its way any more: what was confirmed is captured and sold.
-    pub settled: bool,
-    /// The zone whose days the reports count by.
-    pub zone: Tz,
-}
-
-impl Expect {
-    /// Everything has come to rest.
-    pub fn settled() -> Self {
-        Self { final_before: i64::MAX, settled: true, zone: Tz::UTC }
-    }
-}
-
-/// A promise of the shop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Promise {
-    /// Every order that was accepted is known.
-    NoOrderLost,
-    /// Every order is final by its deadline.
-    OrdersFinal,
-    /// The total of a priced order is the sum of its lines.
-    TotalsAddUp,
-    /// No product has a negative number of pieces on hand, available, reserved or sold.
-    NothingOversold,
-    /// What was received is on hand or sold.
-    StockAddsUp,
-    /// What was sold is what was confirmed.
-    SoldIsConfirmed,
-    /// What is reserved is held for somebody, and for no order that is final.
-    ReservedIsHeld,
-    /// The gateway took money at most once for an order.
-    CapturedOnce,
-    /// Payments are what the gateway's books say.
-    LedgerAgrees,
-    /// Confirmed orders are paid for, others are not charged.
-    ChargedIsConfirmed,
-    /// The reports count what the orders say.
-    ReportsAgree,
-}
-
-impl Promise {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::NoOrderLost,
-        Self::OrdersFinal,
-        Self::TotalsAddUp,
-        Self::NothingOversold,
-        Self::StockAddsUp,
-        Self::SoldIsConfirmed,
-        Self::ReservedIsHeld,
-        Self::CapturedOnce,
-        Self::LedgerAgrees,
-        Self::ChargedIsConfirmed,
-        Self::ReportsAgree,
-    ];
-
-    /// The promise in words.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NoOrderLost => "no accepted order is lost",
-            Self::OrdersFinal => "every order is final by its deadline",
-            Self::TotalsAddUp => "totals are the sums of their lines",
-            Self::NothingOversold => "nothing is oversold",
-            Self::StockAddsUp => "received = on hand + sold",
-            Self::SoldIsConfirmed => "sold = confirmed",
-            Self::ReservedIsHeld => "reserved = held for open orders",
-            Self::CapturedOnce => "at most one capture an order",
-            Self::LedgerAgrees => "payments = the gateway's ledger",
-            Self::ChargedIsConfirmed => "charged = confirmed",
-            Self::ReportsAgree => "reports = orders",
-        }
-    }
-}
-
-impl fmt::Display for Promise {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A broken promise.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Which.
-    pub promise: Promise,
-    /// What is wrong, values last.
-    pub detail: String,
-}
-
-/// What was found about one promise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Finding {
-    /// How many things were looked at.
-    pub checked: u64,
-    /// How many of them break the promise.
-    pub violated: u64,
-    /// The first of those, in words.
-    pub examples: Vec<Violation>,
-}
-
-/// What was found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Report {
-    /// By promise, all of them.
-    pub findings: BTreeMap<Promise, Finding>,
-    /// Orders that are not final and need not be yet.
-    pub open: u64,
-}
-
-impl Report {
-    /// True when no promise is broken.
-    pub fn holds(&self) -> bool {
-        self.findings.values().all(|finding| finding.violated == 0)
-    }
-
-    /// The violations that are kept.
-    pub fn violations(&self) -> impl Iterator<Item = &Violation> {
-        self.findings.values().flat_map(|finding| &finding.examples)
-    }
-}
+pub use report::{Expect, Finding, Promise, Report, VIOLATIONS_KEPT_MAX, Violation};
 
 /// Collects facts.
 #[derive(Debug)]
@@ -220,7 +93,10 @@ impl Audit {
             days: None,
             expected_revenue: BTreeMap::new(),
             expected_days: BTreeMap::new(),
-            findings: Promise::ALL.into_iter().map(|p| (p, Finding::default())).collect(),
+            findings: Promise::ALL
+                .into_iter()
+                .map(|p| (p, Finding::default()))
+                .collect(),
             open: 0,
         }
     }
@@ -246,14 +122,23 @@ impl Audit {
             .payment
             .as_ref()
             .map(|p| (p.status, p.authorised, p.captured, p.refunded));
-        let facts = OrderFacts { status: order.status, total: order.total, payment };
+        let facts = OrderFacts {
+            status: order.status,
+            total: order.total,
+            payment,
+        };
         self.orders.insert(order.order_id, facts);
     }
 
     /// Pieces of a product came in, or went out other than by sale: what was on hand at first, and
     /// every adjustment that was applied.
     pub fn received(&mut self, sku: &Sku, pieces: i64) {
-        *self.products.entry(sku.clone()).or_default().received.get_or_insert(0) += pieces;
+        *self
+            .products
+            .entry(sku.clone())
+            .or_default()
+            .received
+            .get_or_insert(0) += pieces;
     }
 
     /// The stock of a product as it stands.
@@ -277,7 +162,8 @@ impl Audit {
         }
     }
 
-    /// The gateway's books are going to be told; without this call payments are compared with nothing.
+    /// The gateway's books are going to be told; without this call payments are compared with
+    /// nothing.
     pub fn tells_ledger(&mut self) {
         self.books_known = true;
     }
@@ -327,16 +213,25 @@ impl Audit {
         self.check_held();
         self.check_payments();
         self.check_reports();
-        Report { findings: self.findings, open: self.open }
+        Report {
+            findings: self.findings,
+            open: self.open,
+        }
     }
 
     fn check(&mut self, promise: Promise, holds: bool, detail: impl FnOnce() -> String) {
-        let finding = self.findings.get_mut(&promise).expect("every promise has a finding");
+        let finding = self
+            .findings
+            .get_mut(&promise)
+            .expect("every promise has a finding");
         finding.checked += 1;
         if !holds {
             finding.violated += 1;
             if finding.examples.len() < VIOLATIONS_KEPT_MAX {
-                finding.examples.push(Violation { promise, detail: detail() });
+                finding.examples.push(Violation {
+                    promise,
+                    detail: detail(),
+                });
             }
         }
     }
@@ -347,22 +242,41 @@ impl Audit {
         if !status.is_final() && !must_be_final {
             self.open += 1;
         }
-        self.check(Promise::OrdersFinal, status.is_final() || !must_be_final, || {
-            format!("an order is not final. order={id}, status={}", status.as_str())
-        });
-        if matches!(status, OrderStatus::Reserved | OrderStatus::Confirmed | OrderStatus::Refunded) {
-            let sum = order.lines.iter().map(OrderLine::amount).sum::<Option<i64>>();
+        self.check(
+            Promise::OrdersFinal,
+            status.is_final() || !must_be_final,
+            || {
+                format!(
+                    "an order is not final. order={id}, status={}",
+                    status.as_str()
+                )
+            },
+        );
+        if matches!(
+            status,
+            OrderStatus::Reserved | OrderStatus::Confirmed | OrderStatus::Refunded
+        ) {
+            let sum = order
+                .lines
+                .iter()
+                .map(OrderLine::amount)
+                .sum::<Option<i64>>();
             self.check(Promise::TotalsAddUp, sum == Some(order.total), || {
-                format!("a total is not the sum of its lines. order={id}, total={}", order.total)
+                format!(
+                    "a total is not the sum of its lines. order={id}, total={}",
+                    order.total
+                )
             });
         }
     }
 
     fn expect_in_reports(&mut self, order: &Order) {
-        let confirmed =
-            matches!(order.status, OrderStatus::Confirmed | OrderStatus::Refunded);
+        let confirmed = matches!(order.status, OrderStatus::Confirmed | OrderStatus::Refunded);
         let cancelled = order.status == OrderStatus::Cancelled;
-        let day = self.expected_days.entry(day_of(order.placed_at, self.expect.zone)).or_default();
+        let day = self
+            .expected_days
+            .entry(day_of(order.placed_at, self.expect.zone))
+            .or_default();
         day[0] += 1;
         day[1] += i64::from(confirmed);
         day[2] += i64::from(cancelled);
@@ -388,7 +302,12 @@ impl Audit {
     fn check_products(&mut self) {
         for (sku, facts) in std::mem::take(&mut self.products) {
             let stock = facts.stock.unwrap_or_default();
-            let Stock { on_hand, reserved, sold, .. } = stock;
+            let Stock {
+                on_hand,
+                reserved,
+                sold,
+                ..
+            } = stock;
             self.check(Promise::NothingOversold, stock.adds_up(), || {
                 format!("sku=`{sku}`, on_hand={on_hand}, reserved={reserved}, sold={sold}")
             });
@@ -400,10 +319,16 @@ impl Audit {
             // What was refunded is sold still, unless it went back on the shelf. A confirmation
             // that is on its way is missing in `sold`.
             let most = facts.confirmed + facts.refunded;
-            let least = if self.expect.settled { facts.confirmed } else { 0 };
-            self.check(Promise::SoldIsConfirmed, (least..=most).contains(&sold), || {
-                format!("sku=`{sku}`, sold={sold}, confirmed={}", facts.confirmed)
-            });
+            let least = if self.expect.settled {
+                facts.confirmed
+            } else {
+                0
+            };
+            self.check(
+                Promise::SoldIsConfirmed,
+                (least..=most).contains(&sold),
+                || format!("sku=`{sku}`, sold={sold}, confirmed={}", facts.confirmed),
+            );
             if self.reservations_known {
                 self.check(Promise::ReservedIsHeld, reserved == facts.held, || {
                     format!("sku=`{sku}`, reserved={reserved}, held={}", facts.held)
@@ -448,18 +373,26 @@ impl Audit {
             let (_, authorised, captured, refunded) =
                 payment.unwrap_or((PaymentStatus::Requested, 0, 0, 0));
             let charged = captured - refunded;
-            let due = if order.status == OrderStatus::Confirmed { order.total } else { 0 };
+            let due = if order.status == OrderStatus::Confirmed {
+                order.total
+            } else {
+                0
+            };
             let on_its_way = !self.expect.settled
                 && matches!(order.status, OrderStatus::Confirmed | OrderStatus::Refunded);
             let held = order.status != OrderStatus::Confirmed || authorised >= order.total;
-            self.check(Promise::ChargedIsConfirmed, held && (charged == due || on_its_way), || {
-                let status = order.status.as_str();
-                format!(
-                    "order={id}, status={status}, total={}, authorised={authorised}, \
+            self.check(
+                Promise::ChargedIsConfirmed,
+                held && (charged == due || on_its_way),
+                || {
+                    let status = order.status.as_str();
+                    format!(
+                        "order={id}, status={status}, total={}, authorised={authorised}, \
                      captured={captured}, refunded={refunded}",
-                    order.total
-                )
-            });
+                        order.total
+                    )
+                },
+            );
             if self.books_known {
                 self.check_ledger(id, payment, all_books.get(&id).unwrap_or(&empty));
             }
@@ -530,5 +463,7 @@ fn compare<K: Ord + Copy, V: Default + Copy>(
     let mut keys: Vec<K> = expected.keys().chain(told.keys()).copied().collect();
     keys.sort_unstable();
     keys.dedup();
-    keys.into_iter().map(|key| (key, value(expected, &key), value(told, &key))).collect()
+    keys.into_iter()
+        .map(|key| (key, value(expected, &key), value(told, &key)))
+        .collect()
 }

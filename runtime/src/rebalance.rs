@@ -1,0 +1,236 @@
+//! A session's answers to the group: opening, restoring, keeping and closing tasks.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use millstream_broker::{ProducerError, Start, TopicPartition};
+use millstream_state::Fault;
+use millstream_topology::{Error, ErrorKind, Result, TaskId};
+use tracing::{info, warn};
+
+use crate::{
+    commit::Trouble,
+    flush_pool,
+    partition_group::RecordQueue,
+    restore::Restoration,
+    session::{COMMITTED_BYTES_MAX, Session, Slot},
+    task::{Surroundings, Task},
+};
+
+/// How long an earlier owner's open transaction may keep the group's offsets from being read.
+const COMMITTED_WAIT: Duration = Duration::from_secs(60);
+/// How long another thread may take to close a task that comes here.
+const OPEN_WAIT: Duration = Duration::from_secs(30);
+/// How long closing a task may take to write its state to disk.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+impl Session<'_> {
+    /// The group gave this member these partitions: opens what is new, closes what went elsewhere.
+    pub(crate) fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), Trouble> {
+        let ids = self.readers.tasks_of(partitions);
+        let gone: Vec<TaskId> = self
+            .tasks
+            .keys()
+            .filter(|id| !ids.contains(id))
+            .copied()
+            .collect();
+        for id in gone {
+            self.close_task(id);
+        }
+        for id in &ids {
+            if !self.tasks.contains_key(id) {
+                let task = self.open_task(*id)?;
+                self.tasks.insert(*id, task);
+            }
+        }
+        let committed = self.consumer().committed(partitions, COMMITTED_WAIT)?;
+        let starts: Vec<(TopicPartition, Start)> = partitions
+            .iter()
+            .zip(&committed)
+            .map(|(p, at)| (p.clone(), at.map_or(Start::Earliest, Start::Offset)))
+            .collect();
+        self.consumer().assign(&starts)?;
+        self.slots.clear();
+        for (partition, at) in partitions.iter().zip(committed) {
+            let id = self
+                .readers
+                .task_of(partition)
+                .ok_or_else(|| unknown(partition))?;
+            let task = self.tasks.get_mut(&id).expect("opened above");
+            let of_topic = |q: &RecordQueue| q.topic == partition.topic;
+            let queue = task.group.queues().iter().position(of_topic);
+            let queue = queue.ok_or_else(|| unknown(partition))?;
+            task.group.set_committed(queue, at);
+            self.slots.push(Slot {
+                task: id,
+                queue,
+                paused: false,
+            });
+        }
+        let names: Vec<String> = ids.iter().map(TaskId::to_string).collect();
+        info!(
+            thread = self.index,
+            tasks = names.join(" "),
+            "tasks are assigned"
+        );
+        self.joined = true;
+        self.begin_restore(&ids)
+    }
+
+    fn begin_restore(&mut self, ids: &BTreeSet<TaskId>) -> Result<(), Trouble> {
+        for at in 0..self.slots.len() {
+            self.set_paused(at, true)?;
+        }
+        let reader = self.shared.broker.reader()?;
+        let admin = &*self.shared.admin;
+        let application = &self.shared.config.application_id;
+        match Restoration::begin(reader, admin, application, &self.tasks, ids) {
+            Ok(restoration) => {
+                self.restoring = Some(restoration);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::State => {
+                warn!(thread = self.index, error = %error.chain(), "local state is discarded");
+                let open: Vec<TaskId> = self.tasks.keys().copied().collect();
+                self.tasks.clear();
+                for id in open {
+                    self.shared.bases.wipe(id)?;
+                }
+                Err(error.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(crate) fn restore(&mut self) -> Result<(), Trouble> {
+        let Some(restoring) = &mut self.restoring else {
+            return Ok(());
+        };
+        restoring.step(&mut self.tasks)?;
+        for task in self.tasks.values_mut() {
+            if task.state.committed_bytes() > COMMITTED_BYTES_MAX
+                && let Some(job) = task.state.start_flush()
+            {
+                self.shared.flush_pool.submit(job);
+            }
+        }
+        if !restoring.is_done() {
+            return Ok(());
+        }
+        self.restoring = None;
+        self.start_tasks()?;
+        for (id, task) in &self.tasks {
+            self.shared.queries.register(*id, task);
+        }
+        self.shared
+            .members
+            .announce(self.index, self.tasks.keys().copied().collect());
+        self.resume_drained()
+    }
+
+    /// Starts the processors of tasks that have not started yet.
+    pub(crate) fn start_tasks(&mut self) -> Result<(), Trouble> {
+        let wall_clock_ms = self.shared.clock.now_ms();
+        for task in self.tasks.values_mut().filter(|t| !t.is_started()) {
+            let mut around = Surroundings {
+                out: &mut self.producing,
+                wall_clock_ms,
+            };
+            task.start(&mut around)?;
+            // What a processor wrote when it started belongs to the next commit.
+            self.uncommitted = true;
+        }
+        Ok(())
+    }
+
+    fn open_task(&mut self, id: TaskId) -> Result<Task> {
+        let deadline = Instant::now() + OPEN_WAIT;
+        loop {
+            let error = match self.shared.open_task(id) {
+                Ok(task) => return Ok(task),
+                Err(error) => error,
+            };
+            match Fault::of(&error) {
+                // Another thread of this process still closes it; it has been told to.
+                Some(Fault::Locked { .. }) if Instant::now() < deadline => {
+                    std::thread::park_timeout(Duration::from_millis(50));
+                }
+                Some(fault) if fault.means_rebuild() => {
+                    warn!(task = %id, error = %error.chain(), "state is damaged and is rebuilt");
+                    self.shared.bases.wipe(id)?;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// The group takes all partitions back. What is committed stays open, as most of it comes back.
+    pub(crate) fn give_up(&mut self, lost: bool) -> Result<(), Trouble> {
+        self.restoring = None;
+        if lost {
+            warn!(
+                thread = self.index,
+                "partitions were lost; others own them already"
+            );
+            self.discard();
+        } else if let Err(trouble) = self.commit() {
+            warn!(
+                thread = self.index,
+                ?trouble,
+                "last commit before a rebalance failed"
+            );
+            self.discard();
+            if !matches!(trouble, Trouble::Producer(ProducerError::Abort(_))) {
+                return Err(trouble);
+            }
+        }
+        for task in self.tasks.values_mut() {
+            task.group.rewind();
+        }
+        self.slots.clear();
+        self.consumer().unassign()?;
+        Ok(())
+    }
+
+    /// Drops all tasks with what they have not committed.
+    pub(crate) fn discard(&mut self) {
+        if let Err(error) = self.producing.abort() {
+            warn!(thread = self.index, %error, "abort failed");
+        }
+        self.times.stats.aborts += 1;
+        self.uncommitted = false;
+        self.records_in_transaction = 0;
+        for id in std::mem::take(&mut self.tasks).into_keys() {
+            self.shared.queries.deregister(id);
+        }
+        self.slots.clear();
+        self.restoring = None;
+    }
+
+    /// Closes a task that is committed: its state goes to disk, so that its next start replays
+    /// nothing.
+    pub(crate) fn close_task(&mut self, id: TaskId) {
+        let Some(mut task) = self.tasks.remove(&id) else {
+            return;
+        };
+        self.shared.queries.deregister(id);
+        let deadline = Instant::now() + CLOSE_WAIT;
+        while Instant::now() < deadline {
+            match task.state.start_flush() {
+                Some(job) => flush_pool::run(job),
+                None if task.state.committed_bytes() == 0 => break,
+                // The background is writing; what it leaves is for the next turn.
+                None => std::thread::park_timeout(Duration::from_millis(2)),
+            }
+        }
+    }
+}
+
+fn unknown(partition: &TopicPartition) -> Error {
+    Error::new(
+        ErrorKind::Broker,
+        format!("the group gave a partition that nobody reads. partition=`{partition}`"),
+    )
+}
