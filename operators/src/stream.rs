@@ -86,6 +86,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         self
     }
 
+    /// True when keys may no longer be those by which the records are partitioned, so that what
+    /// needs equal keys in one task needs a [`repartition`](Self::repartition) before.
+    pub fn is_rekeyed(&self) -> bool {
+        self.rekeyed
+    }
+
     /// Names the node, for `describe()` and metrics.
     pub fn named(self, name: &str) -> Self {
         let mut draft = self.draft.lock();
@@ -183,7 +189,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::peek::for_each(self, Arc::new(act));
     }
 
-    /// The records of both streams; between the two there is no order.
+    /// The records of both streams; between the two there is no order. A stream merged with itself
+    /// gives each record once.
     pub fn merge(self, other: Self) -> Self {
         ops::merge::merge(self, other)
     }
@@ -332,6 +339,46 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
                 .in_node(&node),
             );
         }
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KStream<Option<K>, V> {
+    /// Drops the records without a key and counts them, as Kafka Streams does in front of what needs
+    /// a key. From here on a key is no longer an `Option`.
+    ///
+    /// A stream whose keys are marked as changed stays so. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, u64_be, KvStore, Topic};
+    /// const CLICKS: Topic<Option<String>, String> =
+    ///     Topic::new("clicks", nullable(text()), text());
+    /// const BY_USER: KvStore<String, u64> = KvStore::new("clicks-by-user", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(CLICKS).drop_null_keys().group_by_key().count(BY_USER);
+    /// ```
+    pub fn drop_null_keys(self) -> KStream<K, V> {
+        ops::drop_nulls::drop_null_keys(self)
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KStream<K, Option<V>> {
+    /// Drops the records without a value and counts them. From here on a value is no longer an
+    /// `Option`.
+    ///
+    /// A stream whose keys are marked as changed stays so. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, KvStore, Topic};
+    /// const EDITS: Topic<String, Option<String>> = Topic::new("edits", text(), nullable(text()));
+    /// const LONGEST: KvStore<String, String> = KvStore::new("longest", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let texts = b.stream(EDITS).drop_null_values();
+    /// texts.group_by_key().reduce(LONGEST, |a, b| if a.len() >= b.len() { a } else { b });
+    /// ```
+    pub fn drop_null_values(self) -> KStream<K, V> {
+        ops::drop_nulls::drop_null_values(self)
     }
 }
 

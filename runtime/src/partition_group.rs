@@ -181,6 +181,21 @@ impl PartitionGroup {
         }
     }
 
+    /// The greatest event time handed out of each queue; -1 at first.
+    pub(crate) fn partition_times(&self) -> impl Iterator<Item = (&Arc<str>, i64)> {
+        self.queues
+            .iter()
+            .map(|queue| (&queue.topic, queue.partition_time))
+    }
+
+    /// Takes up the times of an earlier life of the task, before its first record.
+    pub(crate) fn resume_times(&mut self, time_of: impl Fn(&str) -> Option<i64>) {
+        for queue in &mut self.queues {
+            queue.partition_time = time_of(&queue.topic).unwrap_or(-1);
+            self.stream_time = self.stream_time.max(queue.partition_time);
+        }
+    }
+
     /// Forgets what waits and where each queue stood, after an abort; poison and times stay.
     pub(crate) fn rewind(&mut self) {
         for queue in &mut self.queues {

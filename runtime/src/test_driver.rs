@@ -10,7 +10,7 @@ use bytes::Bytes;
 use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
 use millstream_state::{ByteStore, MemoryBytes};
 use millstream_topology::{
-    Error, ErrorKind, Headers, KvStore, Record, Result, TaskId, Topic, WindowStore,
+    Error, ErrorKind, Headers, KvStore, Record, Result, TaskId, Topic, TopicRole, WindowStore,
 };
 
 use crate::{
@@ -28,9 +28,8 @@ struct Logged {
     timestamp: i64,
 }
 
-/// Runs a topology step by step, with one partition of everything: each record is processed to the
-/// end, through all topics that the topology reads itself, and committed, before
-/// [`send`](Self::send) returns.
+/// Runs a topology step by step, with one partition of everything: each record is processed to the end, through
+/// all topics that the topology reads itself, and committed, before [`send`](Self::send) returns.
 ///
 /// ```
 /// # use millstream_operators::StreamsBuilder;
@@ -56,6 +55,10 @@ pub struct TestDriver {
     out: Collected,
     offsets: BTreeMap<Arc<str>, i64>,
     wall_clock_ms: i64,
+    /// What tasks that were stopped had dropped.
+    dropped_before: u64,
+    /// By topic the greatest event time that tasks which were stopped had seen.
+    times_before: BTreeMap<Arc<str>, i64>,
 }
 
 /// What the tasks wrote.
@@ -131,6 +134,8 @@ impl TestDriver {
             out,
             offsets: BTreeMap::new(),
             wall_clock_ms: 0,
+            dropped_before: 0,
+            times_before: BTreeMap::new(),
         };
         driver.open()?;
         driver.settle()?;
@@ -159,6 +164,8 @@ impl TestDriver {
                     .map(|l| (&l.key[..], l.value.as_deref(), l.timestamp));
                 task.state.restore(*store, &mut records, log.len() as i64)?;
             }
+            task.group
+                .resume_times(|topic| self.times_before.get(topic).copied());
             let mut around = Surroundings {
                 out: &mut self.out,
                 wall_clock_ms: self.wall_clock_ms,
@@ -169,9 +176,8 @@ impl TestDriver {
         Ok(())
     }
 
-    /// Stops all tasks and starts them again: what was committed is there, what nodes kept in
-    /// memory is gone. With `keep_state` false the stores are lost too and come back from their
-    /// changelogs.
+    /// Stops all tasks and starts them again: what was committed is there, what nodes kept in memory is gone.
+    /// With `keep_state` false the stores are lost too and come back from their changelogs.
     ///
     /// # Errors
     /// When a store cannot be opened, or a processor fails to start.
@@ -181,6 +187,12 @@ impl TestDriver {
                 job.run()?;
             }
         }
+        self.dropped_before = self.dropped();
+        let times = self
+            .tasks
+            .iter()
+            .flat_map(|task| task.group.partition_times());
+        self.times_before = times.map(|(topic, time)| (topic.clone(), time)).collect();
         self.tasks.clear();
         if !keep_state {
             for base in &mut self.bases {
@@ -193,8 +205,8 @@ impl TestDriver {
     /// Sends a record and processes it to the end.
     ///
     /// # Errors
-    /// When no task reads the topic, the record does not encode, or its processing fails and the
-    /// policy is to stop.
+    /// When no task reads the topic, the record does not encode, or its processing fails and the policy is
+    /// to stop.
     pub fn send<K, V>(
         &mut self,
         topic: Topic<K, V>,
@@ -370,6 +382,19 @@ impl TestDriver {
         self.out.outputs.remove(topic).unwrap_or_default().into()
     }
 
+    /// Takes the records written since the last call to all topics that are not the topology's own,
+    /// as bytes.
+    pub fn read_all_raw(&mut self) -> BTreeMap<Arc<str>, Vec<RawRecord>> {
+        let own = |name: &str| {
+            let mut sinks = self.topology.sink_topics().iter();
+            sinks.any(|(topic, role)| &**topic == name && *role != TopicRole::External)
+        };
+        let all = std::mem::take(&mut self.out.outputs).into_iter();
+        all.filter(|(name, _)| !own(name))
+            .map(|(name, records)| (name, records.into()))
+            .collect()
+    }
+
     /// The value of a key.
     ///
     /// # Errors
@@ -409,6 +434,22 @@ impl TestDriver {
         Ok(found.map(|(value, _)| value))
     }
 
+    /// All windows of a store that are not expired, with key, start, value and timestamp, by start, then
+    /// in byte order of their keys.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn window_entries<K, V: Clone>(
+        &mut self,
+        store: WindowStore<K, V>,
+    ) -> Result<Vec<(K, i64, V, i64)>> {
+        let (task, index) = self.place(store.name())?;
+        self.tasks[task]
+            .state
+            .window(index, &store)
+            .fetch_all(0, i64::MAX)
+    }
+
     fn place(&self, store: &str) -> Result<(usize, usize)> {
         let found =
             self.tasks.iter().enumerate().find_map(|(at, task)| {
@@ -422,9 +463,9 @@ impl TestDriver {
         })
     }
 
-    /// How many records operators had to drop.
+    /// How many records operators had to drop, also before a restart.
     pub fn dropped(&self) -> u64 {
-        self.tasks.iter().map(|t| t.counters.dropped).sum()
+        self.dropped_before + self.tasks.iter().map(|t| t.counters.dropped).sum::<u64>()
     }
 }
 

@@ -23,6 +23,7 @@ pub enum NodeKind {
     Source,
     Sink,
     Filter,
+    DropNulls,
     Map,
     MapValues,
     FlatMap,
@@ -51,6 +52,7 @@ impl fmt::Display for NodeKind {
             Self::Source => "source",
             Self::Sink => "sink",
             Self::Filter => "filter",
+            Self::DropNulls => "drop-nulls",
             Self::Map => "map",
             Self::MapValues => "map-values",
             Self::FlatMap => "flat-map",
@@ -148,6 +150,8 @@ pub struct Plan {
     nodes: Vec<Node>,
     stores: Vec<StoreSpec>,
     copartitioned: Vec<Vec<NodeId>>,
+    /// Inputs of nodes that have a use for records without a key.
+    null_keys: Vec<(NodeId, NodeId)>,
 }
 
 impl Plan {
@@ -260,6 +264,45 @@ impl Plan {
             .iter()
             .map(|input| self.window_closes_after_ms(*input));
         above.collect::<Option<Vec<i64>>>()?.into_iter().max()
+    }
+
+    /// Says that `node` has a use for records without a key that come from `input`, as a left join has
+    /// for those of its left side.
+    pub fn take_null_keys(&mut self, input: NodeId, node: NodeId) {
+        self.null_keys.push((input, node));
+    }
+
+    /// True when some node behind the topic of that name, however far, has a use for records without a
+    /// key. Where none has, they are not worth sending.
+    pub fn wants_null_keys(&self, repartition_topic: &str) -> bool {
+        let reads = |node: &Node, topic: &str| {
+            let own = matches!(node.role, TopicRole::Repartition { .. });
+            node.kind == NodeKind::Source && own && node.topics.iter().any(|t| &**t == topic)
+        };
+        let readers = |topic: &str| -> Vec<NodeId> {
+            self.nodes
+                .iter()
+                .filter(|n| reads(n, topic))
+                .map(|n| n.id)
+                .collect()
+        };
+        let mut open = readers(repartition_topic);
+        let mut seen = vec![false; self.nodes.len()];
+        while let Some(id) = open.pop() {
+            if std::mem::replace(&mut seen[id.0], true) {
+                continue;
+            }
+            if self.null_keys.iter().any(|(input, _)| *input == id) {
+                return true;
+            }
+            let behind = self.nodes.iter().filter(|n| n.inputs.contains(&id));
+            open.extend(behind.map(|n| n.id));
+            let node = &self.nodes[id.0];
+            if node.kind == NodeKind::Sink && node.role != TopicRole::External {
+                open.extend(node.topics.iter().flat_map(|topic| readers(topic)));
+            }
+        }
+        false
     }
 
     /// The nodes, in the order in which they were added.
@@ -398,6 +441,24 @@ mod tests {
         assert_eq!(plan.window_closes_after_ms(both), Some(5));
         assert_eq!(plan.window_closes_after_ms(makers[0]), Some(3));
         assert_eq!(plan.window_closes_after_ms(mixed), None);
+    }
+
+    #[test]
+    fn null_keys_are_wanted_where_a_node_behind_takes_them() {
+        let free = TopicRole::Repartition { partitions: None };
+        let mut plan = Plan::default();
+        let orders = plan.add_source(&["orders"], TopicRole::External);
+        for (through, next) in [("one", "two"), ("three", "four")] {
+            plan.add_sink(orders, through, free);
+            let first = plan.add_source(&[through], free);
+            plan.add_sink(first, next, free);
+        }
+        let second = plan.add_source(&["two"], free);
+        let join = plan.add_node(NodeKind::StreamTableJoin, &[second]);
+        plan.take_null_keys(second, join);
+        assert!(plan.wants_null_keys("one"), "through another topic");
+        assert!(plan.wants_null_keys("two"));
+        assert!(!plan.wants_null_keys("three"));
     }
 
     #[test]

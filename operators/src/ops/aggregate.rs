@@ -15,8 +15,9 @@ use crate::{
     table::Wishes,
 };
 
-/// Gets key, value and the fold so far; `None` before the first record of the key.
-pub(crate) type Step<K, V, A> = Arc<dyn Fn(&K, V, Option<A>) -> Result<A> + Send + Sync>;
+/// Gets key, value and the fold so far, `None` before the first record of the key; returns the fold
+/// from now on, `None` to delete it.
+pub(crate) type Step<K, V, A> = Arc<dyn Fn(&K, V, Option<A>) -> Result<Option<A>> + Send + Sync>;
 
 /// The timestamp of a result is the greatest of its records.
 pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static>(
@@ -48,8 +49,8 @@ pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'stat
                 };
                 let before = with_old.then(|| old.clone()).flatten();
                 let new = step(&key, value, old)?;
-                let passed_on = (!quiet).then(|| new.clone());
-                *slot = Some((new, newest));
+                let passed_on = if quiet { None } else { new.clone() };
+                *slot = new.map(|new| (new, newest));
                 Ok((
                     Change {
                         new: passed_on,

@@ -4,6 +4,7 @@ pub(crate) mod source;
 pub(crate) mod sink;
 pub(crate) mod repartition;
 pub(crate) mod filter;
+pub(crate) mod drop_nulls;
 pub(crate) mod map;
 pub(crate) mod map_values;
 pub(crate) mod flat_map;

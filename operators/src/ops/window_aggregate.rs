@@ -3,7 +3,9 @@
 use std::{rc::Rc, sync::Arc};
 
 use millstream_state::WindowDefinition;
-use millstream_topology::{Change, NodeId, NodeKind, Record, TimeWindows, WindowStore, Windowed};
+use millstream_topology::{
+    Change, Error, ErrorKind, NodeId, NodeKind, Record, Result, TimeWindows, WindowStore, Windowed,
+};
 
 use crate::{
     Cx, KStream, KTable,
@@ -17,6 +19,7 @@ use crate::{
 pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static>(
     stream: KStream<K, V>,
     windows: TimeWindows,
+    retention_ms: Option<i64>,
     store: WindowStore<K, A>,
     step: Step<K, V, A>,
 ) -> KTable<Windowed<K>, A> {
@@ -52,8 +55,8 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
                     };
                     let before = with_old.then(|| old.clone()).flatten();
                     let new = step(&key, value.clone(), old)?;
-                    let passed_on = (!quiet).then(|| new.clone());
-                    *slot = Some((new, newest));
+                    let passed_on = if quiet { None } else { new.clone() };
+                    *slot = new.map(|new| (new, newest));
                     Ok((
                         Change {
                             new: passed_on,
@@ -84,7 +87,8 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
         })
     });
     assert_eq!(out.id, node, "one node was added");
-    let retention_ms = windows.retention_ms();
+    let least_ms = windows.retention_ms();
+    let retention_ms = retention_ms.unwrap_or(least_ms);
     let definition = WindowDefinition {
         store,
         retention_ms,
@@ -94,6 +98,9 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
         let mut draft = draft.lock();
         let name = draft.plan.nodes()[node.0].name.clone();
         draft.check(windows.check(&name));
+        draft.check(
+            check_retention(store.name(), retention_ms, least_ms).map_err(|e| e.in_node(&name)),
+        );
         draft.own_store(node, Arc::new(definition))
     };
     let getter: GetterFactory<Windowed<K>, A> = Arc::new(move |build| {
@@ -111,4 +118,18 @@ pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone 
         stores: vec![name],
         wishes,
     }
+}
+
+/// Refuses a store that would forget windows which still take records.
+pub(crate) fn check_retention(store: &str, retention_ms: i64, least_ms: i64) -> Result<()> {
+    if retention_ms >= least_ms {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Topology,
+        format!(
+            "a store keeps its windows for less than they are open; retain them for size and grace \
+             at least. store=`{store}`, retention_ms={retention_ms}, least_ms={least_ms}"
+        ),
+    ))
 }
