@@ -29,6 +29,7 @@ mod table_store;
 mod grouped;
 mod grouped_table;
 mod join;
+mod maybe_null;
 mod processor;
 mod edge;
 mod cx;
@@ -41,7 +42,10 @@ pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
 pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
 pub use grouped::{Grouped, WindowedGrouped};
 pub use grouped_table::GroupedTable;
-pub use join::{JoinWith, LeftJoinWith, Within, WithinUnmatched};
+pub use join::{
+    JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
+};
+pub use maybe_null::MaybeNull;
 pub use processor::{Clock, Context, KvHandle, Processor, Punctuation, Stores, WindowHandle};
 pub use stream::{KStream, Split};
 pub use table::KTable;
