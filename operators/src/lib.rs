@@ -29,6 +29,7 @@ mod table_store;
 mod grouped;
 mod grouped_table;
 mod join;
+mod maybe_null;
 mod processor;
 mod fixed_key;
 mod edge;
@@ -42,8 +43,11 @@ pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
 pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
 pub use grouped::{Grouped, WindowedGrouped};
 pub use grouped_table::GroupedTable;
-pub use join::{JoinWith, LeftJoinWith, Within, WithinUnmatched};
 pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
+pub use join::{
+    JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
+};
+pub use maybe_null::MaybeNull;
 pub use ops::process_to::{Output, OutputHandle, Outputs};
 pub use processor::{
     Clock, Context, KvHandle, KvRead, Processor, Punctuation, ReadHandle, Reads, Stores,

@@ -139,9 +139,16 @@ pub(crate) fn prepare(
 
 fn changelog_cleanup(kind: StoreKind) -> Cleanup {
     match kind {
-        StoreKind::KeyValue => Cleanup::Compact,
-        StoreKind::Window { retention_ms, .. } => Cleanup::CompactAndDelete {
-            retention_ms: retention_ms.saturating_add(ADDITIONAL_RETENTION_MS),
-        },
+        StoreKind::KeyValue | StoreKind::Buffer => Cleanup::Compact,
+        // Unlimited windows are kept for ever.
+        StoreKind::Window {
+            retention_ms: i64::MAX,
+            ..
+        } => Cleanup::Compact,
+        StoreKind::Window { retention_ms, .. } | StoreKind::Session { retention_ms } => {
+            Cleanup::CompactAndDelete {
+                retention_ms: retention_ms.saturating_add(ADDITIONAL_RETENTION_MS),
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use millstream_topology::VersionedStore;
 use crate::{
     Kv,
     error::{Fault, Result, unwritable},
+    layout::Times,
 };
 
 const LENGTH_BYTES: usize = 4;
@@ -33,7 +34,7 @@ pub enum Versions {
 pub struct Versioned<'a, K: 'static, V: 'static> {
     versions: Kv<'a, Bytes, Bytes>,
     store: VersionedStore<K, V>,
-    time: &'a mut i64,
+    times: &'a mut Times,
 }
 
 /// A value, and the time from which it held.
@@ -46,12 +47,12 @@ impl<'a, K: 'static, V: Clone + 'static> Versioned<'a, K, V> {
     pub(crate) fn new(
         versions: Kv<'a, Bytes, Bytes>,
         store: VersionedStore<K, V>,
-        time: &'a mut i64,
+        times: &'a mut Times,
     ) -> Self {
         Self {
             versions,
             store,
-            time,
+            times,
         }
     }
 
@@ -88,7 +89,7 @@ impl<'a, K: 'static, V: Clone + 'static> Versioned<'a, K, V> {
         if time < self.known_from() {
             return Ok(Versions::Expired);
         }
-        *self.time = (*self.time).max(time);
+        self.times.set(0, self.times.of(0).max(time));
         let prefix = self.prefix(key)?;
         let mut bytes = vec![DELETED];
         if let Some(value) = value {
@@ -133,7 +134,7 @@ impl<'a, K: 'static, V: Clone + 'static> Versioned<'a, K, V> {
 
     /// The earliest time of which everything is known.
     pub fn known_from(&self) -> i64 {
-        self.time.saturating_sub(self.store.history_ms())
+        self.times.of(0).saturating_sub(self.store.history_ms())
     }
 
     fn prefix(&self, key: &K) -> Result<Vec<u8>> {

@@ -41,6 +41,10 @@ pub enum NodeKind {
     ToStream,
     Aggregate,
     WindowAggregate,
+    SlidingAggregate,
+    SessionAggregate,
+    Cogroup,
+    Suppress,
     StreamJoin,
     StreamTableJoin,
     StreamGlobalJoin,
@@ -80,6 +84,10 @@ impl fmt::Display for NodeKind {
             Self::ToStream => "to-stream",
             Self::Aggregate => "aggregate",
             Self::WindowAggregate => "window-aggregate",
+            Self::SlidingAggregate => "sliding-aggregate",
+            Self::SessionAggregate => "session-aggregate",
+            Self::Cogroup => "cogroup",
+            Self::Suppress => "suppress",
             Self::StreamJoin => "stream-join",
             Self::StreamTableJoin => "stream-table-join",
             Self::StreamGlobalJoin => "stream-global-join",
@@ -131,6 +139,9 @@ pub struct Node {
     pub pattern: Option<Arc<str>>,
     /// Who makes those topics.
     pub role: TopicRole,
+    /// How long after its end a window of this node closes, in milliseconds; `None` when the node
+    /// makes no windows.
+    pub closes_after_ms: Option<i64>,
 }
 
 /// How the entries of a store are laid out and kept.
@@ -145,6 +156,14 @@ pub enum StoreKind {
         /// True when a key may hold several values at one time, as the buffers of joins do.
         duplicates: bool,
     },
+    /// Values by key, end and start of a session.
+    Session {
+        /// How long after its end a session is kept.
+        retention_ms: i64,
+    },
+    /// Entries of an operator that keeps a time with them, by keys that the operator makes and that
+    /// never begin with a zero byte.
+    Buffer,
 }
 
 /// One store.
@@ -186,6 +205,7 @@ impl Plan {
             topics: Vec::new(),
             pattern: None,
             role: TopicRole::External,
+            closes_after_ms: None,
         });
         id
     }
@@ -282,6 +302,26 @@ impl Plan {
     /// Says that records with one key must reach all of these nodes in one task.
     pub fn copartition(&mut self, nodes: &[NodeId]) {
         self.copartitioned.push(nodes.to_vec());
+    }
+
+    /// Says that a node makes windows, and how long after its end one closes.
+    pub fn closes_after(&mut self, node: NodeId, ms: i64) {
+        self.nodes[node.0].closes_after_ms = Some(ms);
+    }
+
+    /// How long after its end a window at `node` closes, in milliseconds: the longest time that the
+    /// nodes which make the windows give. `None` when records come to it from a topic without
+    /// windows in between.
+    pub fn window_closes_after_ms(&self, node: NodeId) -> Option<i64> {
+        let node = &self.nodes[node.0];
+        if node.closes_after_ms.is_some() {
+            return node.closes_after_ms;
+        }
+        let above = node
+            .inputs
+            .iter()
+            .map(|input| self.window_closes_after_ms(*input));
+        above.collect::<Option<Vec<i64>>>()?.into_iter().max()
     }
 
     /// Says that `node` has a use for records without a key that come from `input`, as a left join has
@@ -478,6 +518,22 @@ mod tests {
         assert_eq!(plan.nodes()[all.0].topics, ["in-a".into()]);
         plan.add_pattern_source("(");
         refused(plan.check(), "regular expression");
+    }
+
+    #[test]
+    fn a_window_closes_when_the_last_of_its_makers_says_so() {
+        let mut plan = Plan::default();
+        let source = plan.add_source(&["t"], TopicRole::External);
+        let makers = [3, 5].map(|ms| {
+            let maker = plan.add_node(NodeKind::WindowAggregate, &[source]);
+            plan.closes_after(maker, ms);
+            plan.add_node(NodeKind::Filter, &[maker])
+        });
+        let both = plan.add_node(NodeKind::Merge, &makers);
+        let mixed = plan.add_node(NodeKind::Merge, &[both, source]);
+        assert_eq!(plan.window_closes_after_ms(both), Some(5));
+        assert_eq!(plan.window_closes_after_ms(makers[0]), Some(3));
+        assert_eq!(plan.window_closes_after_ms(mixed), None);
     }
 
     #[test]

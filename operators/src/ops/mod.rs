@@ -31,4 +31,7 @@ pub(crate) mod change_format;
 pub(crate) mod table_aggregate;
 pub(crate) mod table_table_join;
 pub(crate) mod table_join;
+pub(crate) mod grace_join;
 pub(crate) mod stream_join;
+pub(crate) mod unmatched;
+pub(crate) mod self_join;
