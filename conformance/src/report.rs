@@ -159,6 +159,24 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     format!("panicked: {}", text.unwrap_or("without a message"))
 }
 
+/// Takes what the listed deviations among these scenarios do now for what is expected of them.
+///
+/// # Errors
+/// A message when a file cannot be read or written, or a scenario cannot be run.
+pub fn accept_files(files: &[PathBuf], deviations: &Path) -> Result<(), String> {
+    let mut listed = Deviations::read(deviations)?;
+    for file in files {
+        for scenario in read_file(file)? {
+            if listed.of(&scenario)?.is_some() {
+                let actual = run(&scenario, Variant::Memory)
+                    .map_err(|stop| format!("{}: {stop:?}", scenario.name))?;
+                listed.accept(&scenario, &actual);
+            }
+        }
+    }
+    listed.write(deviations)
+}
+
 /// Reads the files and checks all their scenarios, on all cores.
 ///
 /// # Errors
