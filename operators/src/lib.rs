@@ -26,6 +26,9 @@ mod builder;
 mod stream;
 mod table;
 mod grouped;
+mod windows;
+mod cogroup;
+mod suppress;
 mod join;
 mod processor;
 mod edge;
@@ -35,10 +38,15 @@ mod graph;
 mod ops;
 
 pub use builder::StreamsBuilder;
+pub use cogroup::{Cogrouped, SessionCogrouped, WindowedCogrouped};
 pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
 pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
-pub use grouped::{Grouped, WindowedGrouped};
+pub use grouped::Grouped;
 pub use join::{JoinWith, LeftJoinWith, Within, WithinUnmatched};
 pub use processor::{Clock, Context, KvHandle, Processor, Punctuation, Stores, WindowHandle};
 pub use stream::{KStream, Split};
+pub use suppress::{
+    SuppressUntil, UntilTimeLimit, UntilWindowCloses, until_time_limit, until_window_closes,
+};
 pub use table::KTable;
+pub use windows::{SessionGrouped, WindowedGrouped, Windows};
