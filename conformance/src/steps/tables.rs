@@ -1,18 +1,19 @@
 //! `table`, `to_table`, `to_stream` and the operators on one table.
 
 use millstream_operators::KTable;
+use millstream_topology::{Topic, nullable, text};
 use serde::Deserialize;
 
 use super::{Group, missing};
 use crate::{
     each_table, functions,
-    interpreter::{Applied, Fields, Interpreter, Stream, TableKey},
-    text::{Key, Text},
+    interpreter::{Applied, Fields, Interpreter, StoreField, Stream, Table, TableKey},
+    text::{Key, KeyCodec, Text, intern},
 };
 
 /// The steps of this group.
 pub const STEPS: Group = &[
-    ("table", |_, _| missing("table")),
+    ("table", table),
     ("to_table", |_, _| missing("to_table")),
     ("to_stream", to_stream),
     ("table_filter", |_, _| missing("table_filter")),
@@ -22,6 +23,40 @@ pub const STEPS: Group = &[
         missing("table_transform_values")
     }),
 ];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TableStep {
+    id: String,
+    topic: String,
+    store: Option<StoreField>,
+    extractor: Option<String>,
+}
+
+fn table(at: &mut Interpreter, fields: Fields) -> Applied {
+    let step: TableStep = fields.read()?;
+    if step
+        .store
+        .as_ref()
+        .is_some_and(|store| store.versioned.is_some())
+    {
+        return missing("a versioned table");
+    }
+    let store = at.table_store::<Key>(&step.id, &step.store)?;
+    let topic = Topic::new(intern(&step.topic), nullable(KeyCodec), text());
+    let table = match &step.extractor {
+        None => at.builder.table(topic, store),
+        Some(extractor) => {
+            let extract = functions::extractor(extractor)?;
+            let time = move |_: &Key, v: Option<&Text>, ts, partition_time| {
+                extract(v.map(String::as_str), ts, partition_time)
+            };
+            at.builder.table_by_time(topic, store, time)
+        }
+    };
+    at.add_table(&step.id, Table::Plain(table));
+    Ok(())
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

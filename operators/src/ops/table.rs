@@ -3,7 +3,9 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use millstream_state::KvDefinition;
-use millstream_topology::{Change, KvStore, NodeKind, Record, Result, StoreId, Topic, TopicRole};
+use millstream_topology::{
+    BoxError, Change, KvStore, NodeKind, Record, Result, Serde, StoreId, Topic, TopicRole,
+};
 
 use crate::{
     Cx, KTable, RawRecord, RawSource,
@@ -14,16 +16,66 @@ use crate::{
     table::{Getter, GetterFactory, Wishes},
 };
 
+/// How the records of a table's topic are read.
+pub struct Rows<K: 'static, V: 'static> {
+    name: &'static str,
+    /// `None` is a null key, where the topic may have them.
+    key: KeyOfRow<K>,
+    value: Serde<V>,
+}
+
+type KeyOfRow<K> = Arc<dyn Fn(Option<&[u8]>) -> Result<Option<K>, BoxError> + Send + Sync>;
+
+impl<K, V> Rows<K, V> {
+    pub(crate) fn plain(topic: Topic<K, V>) -> Self {
+        let key = topic.key();
+        let key: KeyOfRow<K> = Arc::new(move |bytes| key.decode(bytes).map(Some));
+        Self {
+            name: topic.name(),
+            key,
+            value: topic.value(),
+        }
+    }
+
+    pub(crate) fn nullable(topic: Topic<Option<K>, V>) -> Self {
+        let key = topic.key();
+        let key: KeyOfRow<K> = Arc::new(move |bytes| key.decode(bytes));
+        Self {
+            name: topic.name(),
+            key,
+            value: topic.value(),
+        }
+    }
+
+    fn decode(&self, record: &RawRecord) -> Result<Row<K, V>> {
+        let Some(key) = (self.key)(record.key.as_deref()).map_err(bad("key"))? else {
+            return Ok(None);
+        };
+        let value = match &record.value {
+            Some(bytes) => Some(self.value.decode(Some(bytes)).map_err(bad("value"))?),
+            None => None,
+        };
+        Ok(Some((key, value)))
+    }
+}
+
+/// Key and value of a record; `None` if its key is null.
+type Row<K, V> = Option<(K, Option<V>)>;
+
+/// Gets key, value, the log's timestamp and the partition's time so far; returns the event time.
+pub(crate) type RowTime<K, V> = Arc<dyn Fn(&K, Option<&V>, i64, i64) -> i64 + Send + Sync>;
+
 /// Every update is applied and passed on, also one that is older than the value it replaces
 /// (Kafka Streams' `KTableSource`). The timestamp of a change is that of its record.
 pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
     draft: &SharedDraft,
-    topic: Topic<K, V>,
+    rows: Rows<K, V>,
     store: KvStore<K, V>,
+    time: Option<RowTime<K, V>>,
 ) -> KTable<K, V> {
     let (source, node, store_id) = {
         let mut draft = draft.lock();
-        let source = draft.plan.add_source(&[topic.name()], TopicRole::External);
+        let source = draft.plan.add_source(&[rows.name], TopicRole::External);
         let node = draft.plan.add_node(NodeKind::Table, &[source]);
         (
             source,
@@ -31,6 +83,7 @@ pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
             draft.own_store(node, Arc::new(KvDefinition(store))),
         )
     };
+    let rows = Arc::new(rows);
     let port: Port<K, Change<V>> = Port::new();
     let wishes: Arc<Wishes> = Arc::default();
     let (shared, asked) = (port.clone(), wishes.clone());
@@ -66,7 +119,16 @@ pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
             let entry = build.node(source, move |cx: &mut Cx<'_>, record| {
                 keep.borrow_mut().push(cx, record)
             });
-            Rc::new(RefCell::new(TableSource { topic, entry }))
+            let (rows, time) = (rows.clone(), time.clone());
+            Rc::new(move |_| {
+                let (rows, time, entry) = (rows.clone(), time.clone(), entry.clone());
+                Rc::new(RefCell::new(TableSource {
+                    rows,
+                    time,
+                    entry,
+                    decoded: None,
+                })) as _
+            })
         }),
     );
     KTable {
@@ -94,29 +156,35 @@ pub(crate) fn store_getter<K: 'static, V: Clone + 'static>(
 }
 
 struct TableSource<K: 'static, V: 'static> {
-    topic: Topic<K, V>,
+    rows: Arc<Rows<K, V>>,
+    time: Option<RowTime<K, V>>,
     entry: Edge<K, Option<V>>,
+    /// What `event_time` has decoded already, for the `push` that follows it.
+    decoded: Option<Row<K, V>>,
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> RawSource for TableSource<K, V> {
-    fn event_time(&mut self, record: &RawRecord, _partition_time: i64) -> Result<i64> {
-        Ok(record.timestamp)
+    fn event_time(&mut self, record: &RawRecord, partition_time: i64) -> Result<i64> {
+        let Some(time) = &self.time else {
+            return Ok(record.timestamp);
+        };
+        let row = self.rows.decode(record)?;
+        let at = match &row {
+            Some((key, value)) => time(key, value.as_ref(), record.timestamp, partition_time),
+            None => record.timestamp,
+        };
+        self.decoded = Some(row);
+        Ok(at)
     }
 
     fn push(&mut self, cx: &mut Cx<'_>, record: RawRecord, event_time: i64) -> Result<()> {
-        let key = self
-            .topic
-            .key()
-            .decode(record.key.as_deref())
-            .map_err(bad("key"))?;
-        let value = match &record.value {
-            Some(bytes) => Some(
-                self.topic
-                    .value()
-                    .decode(Some(bytes))
-                    .map_err(bad("value"))?,
-            ),
-            None => None,
+        let row = match self.decoded.take() {
+            Some(decoded) => decoded,
+            None => self.rows.decode(&record)?,
+        };
+        let Some((key, value)) = row else {
+            cx.counters.dropped += 1;
+            return Ok(());
         };
         let record = Record {
             key,
