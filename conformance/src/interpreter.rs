@@ -134,6 +134,8 @@ pub struct Interpreter {
     pub builder: StreamsBuilder,
     /// Settings of the whole topology.
     pub config: Config,
+    /// The timestamps of all inputs.
+    pub input_times: Vec<i64>,
     streams: HashMap<String, Stream>,
     tables: HashMap<String, Table>,
     dumps: Vec<(String, Dump)>,
@@ -148,6 +150,7 @@ impl Interpreter {
         let mut this = Self {
             builder: StreamsBuilder::new(),
             config: scenario.config.clone(),
+            input_times: scenario.input_times(),
             streams: HashMap::new(),
             tables: HashMap::new(),
             dumps: Vec::new(),

@@ -43,6 +43,17 @@ pub struct Scenario {
     pub alternatives: BTreeMap<String, Vec<Vec<Output>>>,
 }
 
+impl Scenario {
+    /// The timestamps of all inputs.
+    pub fn input_times(&self) -> Vec<i64> {
+        let time = |input: &Input| match input {
+            Input::Record(record) => Some(record.ts),
+            Input::Clock(_) => None,
+        };
+        self.inputs.iter().filter_map(time).collect()
+    }
+}
+
 /// Settings of the whole topology.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

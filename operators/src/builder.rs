@@ -8,15 +8,14 @@ use std::{
 
 use millstream_state::StoreDefinition;
 use millstream_topology::{
-    Error, ErrorKind, KvStore, NodeId, NodeKind, Plan, Result, StoreId, Topic, TopicPattern,
-    TopicRole,
+    Error, ErrorKind, NodeId, NodeKind, Plan, Result, StoreId, Topic, TopicPattern, TopicRole,
 };
 
 use crate::{
-    KStream, KTable, Topology,
+    KStream, KTable, TableStore, Topology,
     edge::Port,
     graph::SourceFactory,
-    ops::{self, source::Origin, table::Rows},
+    ops::{self, source::Origin, table::RowFormat},
 };
 
 /// The names of the topics, or the pattern.
@@ -59,22 +58,23 @@ impl<K, V> StreamOrigin<K, V> for TopicPattern<K, V> {
 /// What a table can be made of: a topic, whose keys may be nullable.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a table of `{K}` to `{V}` can be read from",
-    note = "give a `Topic<K, V>` or a `Topic<Option<K>, V>`, and a `KvStore<K, V>`"
+    note = "give a `Topic<K, V>` or a `Topic<Option<K>, V>`, and a `KvStore<K, V>` or a \
+            `VersionedStore<K, V>`"
 )]
 pub trait TableOrigin<K, V> {
     #[doc(hidden)]
-    fn rows(self) -> Rows<K, V>;
+    fn rows(self) -> RowFormat<K, V>;
 }
 
 impl<K, V> TableOrigin<K, V> for Topic<K, V> {
-    fn rows(self) -> Rows<K, V> {
-        Rows::plain(self)
+    fn rows(self) -> RowFormat<K, V> {
+        RowFormat::plain(self)
     }
 }
 
 impl<K, V> TableOrigin<K, V> for Topic<Option<K>, V> {
-    fn rows(self) -> Rows<K, V> {
-        Rows::nullable(self)
+    fn rows(self) -> RowFormat<K, V> {
+        RowFormat::nullable(self)
     }
 }
 
@@ -280,37 +280,43 @@ impl StreamsBuilder {
         ops::source::source(&self.draft, from.origin(), TopicRole::External, extract)
     }
 
-    /// The newest value of each key of a topic, kept in a store. A null value deletes its key.
+    /// The newest value of each key of a topic, kept in a store: a
+    /// [`KvStore`](millstream_topology::KvStore), or a
+    /// [`VersionedStore`](millstream_topology::VersionedStore) that remembers what held before.
     ///
-    /// A null key is data that does not decode, unless the topic's key codec is
-    /// [`nullable`](millstream_topology::nullable): then it is dropped and counted. The timestamp of a
-    /// change is that of its record, also where that is older than the value it replaces.
+    /// A null value deletes its key. A null key is data that does not decode, unless the topic's key
+    /// codec is [`nullable`](millstream_topology::nullable): then it is dropped and counted. Every update
+    /// is applied and passed on with its timestamp, also one that is older than the value it replaces. A
+    /// versioned store puts such an update into the past, and drops and counts what is older than its
+    /// history.
     ///
     /// ```
-    /// use millstream_operators::StreamsBuilder;
-    /// use millstream_topology::{nullable, text, KvStore, Topic};
-    ///
-    /// const NAMES: Topic<Option<String>, String> = Topic::new("names", nullable(text()), text());
-    /// const NAME_OF: KvStore<String, String> = KvStore::new("name-of", text(), text());
-    ///
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{hours, nullable, text, u64_be, KvStore, Topic, VersionedStore};
+    /// const STOCK: Topic<Option<String>, u64> = Topic::new("stock", nullable(text()), u64_be());
+    /// const PRICES: Topic<String, u64> = Topic::new("prices", text(), u64_be());
+    /// const HELD: KvStore<String, u64> = KvStore::new("held", text(), u64_be());
+    /// const PRICE: VersionedStore<String, u64> =
+    ///     VersionedStore::new("price", text(), u64_be(), hours(1));
     /// let b = StreamsBuilder::new();
-    /// let names = b.table(NAMES, NAME_OF);
+    /// let stock = b.table(STOCK, HELD);
+    /// let prices = b.table(PRICES, PRICE);
     /// ```
     pub fn table<K: Clone + 'static, V: Clone + 'static>(
         &self,
         topic: impl TableOrigin<K, V>,
-        store: KvStore<K, V>,
+        store: impl TableStore<K, V>,
     ) -> KTable<K, V> {
         ops::table::table(&self.draft, topic.rows(), store, None)
     }
 
     /// As [`table`](Self::table), with the event time taken from the record, as
-    /// [`stream_by_time`](Self::stream_by_time) does. The value is `None` in a deletion.
+    /// [`stream_by_time`](Self::stream_by_time) does. `extract` gets `None` for a null.
     pub fn table_by_time<K: Clone + 'static, V: Clone + 'static>(
         &self,
         topic: impl TableOrigin<K, V>,
-        store: KvStore<K, V>,
-        extract: impl Fn(&K, Option<&V>, i64, i64) -> i64 + Send + Sync + 'static,
+        store: impl TableStore<K, V>,
+        extract: impl Fn(Option<&K>, Option<&V>, i64, i64) -> i64 + Send + Sync + 'static,
     ) -> KTable<K, V> {
         ops::table::table(&self.draft, topic.rows(), store, Some(Arc::new(extract)))
     }

@@ -51,6 +51,12 @@ pub trait RawSource {
 /// Makes the entry for one of a source's topics, by its place among them.
 pub(crate) type EntryOf = Rc<dyn Fn(usize) -> Rc<RefCell<dyn RawSource>>>;
 
+/// The entry of a source that has one topic.
+pub(crate) fn only_entry(source: impl RawSource + 'static) -> EntryOf {
+    let source: Rc<RefCell<dyn RawSource>> = Rc::new(RefCell::new(source));
+    Rc::new(move |_| source.clone())
+}
+
 /// Makes a source of one task, with all nodes behind it.
 pub(crate) type SourceFactory = Arc<dyn Fn(&mut TaskBuild<'_>) -> EntryOf + Send + Sync>;
 

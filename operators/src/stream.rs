@@ -4,14 +4,16 @@ use std::{fmt::Debug, sync::Arc};
 
 use millstream_topology::{
     AnyTopic, BoxError, Error, ErrorKind, NodeId, NodeKind, Record, Result, Topic, TopicRole,
+    WindowStore,
 };
 
 use crate::{
-    Cx, FixedKeyProcessor, Grouped, JoinWith, LeftJoinWith, Outputs, Processor, Stores,
+    Cx, FixedKeyProcessor, Grouped, JoinWindow, JoinWith, KTable, LeftJoinWith, MaybeNull,
+    OuterJoinWith, Outputs, Processor, Stores, TableStore,
     build::TaskBuild,
     builder::{SharedDraft, add_node},
     edge::{Next, Port},
-    join::Within,
+    join::{Side, Within},
     ops,
 };
 
@@ -314,6 +316,30 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::sink::sink_to_any(self, topics, Arc::new(choose));
     }
 
+    /// The stream as a table: the newest value of each key, kept in a store. A value of `None`, where
+    /// values are `Option`s, deletes its key; keys that may be null go through
+    /// [`drop_null_keys`](KStream::drop_null_keys) first.
+    ///
+    /// Every update is applied and passed on, with its timestamp and headers, as
+    /// [`table`](crate::StreamsBuilder::table) does.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// const READINGS: Topic<String, i64> = Topic::new("readings", text(), i64_be());
+    /// const WARM: KvStore<String, i64> = KvStore::new("warm", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// // A sensor below 20 degrees is not in the table.
+    /// b.stream(READINGS).map_values(|_, degrees| Some(degrees).filter(|d| *d >= 20)).to_table(WARM);
+    /// ```
+    pub fn to_table<T: Clone + 'static>(self, store: impl TableStore<K, T>) -> KTable<K, T>
+    where
+        V: Into<Option<T>>,
+    {
+        self.require_partitioned("to_table");
+        ops::table::to_table(self, store)
+    }
+
     /// Groups by the key.
     pub fn group_by_key(self) -> Grouped<K, V> {
         self.require_partitioned("group_by_key");
@@ -329,45 +355,175 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         Grouped::new(self.rekey(through, key))
     }
 
-    /// Joins with a table, or with a stream within a window; records without partner are dropped.
+    /// Joins with a table, a global table, or a stream within a window; records without partner are
+    /// left out.
+    ///
+    /// A record without a key is dropped and counted, and so is one without a value in a join with a
+    /// stream; the value of a record that meets a table is not null by its type
+    /// ([`drop_null_values`](KStream::drop_null_values)). A result has the headers of the record that
+    /// caused it, and its timestamp; in a join with a stream the greater one of both sides'.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+    /// # const BY_ID: KvStore<String, String> = KvStore::new("by-id", text(), text());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let (orders, payments, names) = (b.stream(ORDERS), b.stream(PAYMENTS), b.table(NAMES, BY_ID));
+    /// let named = orders.clone().join(&names, |cents, name| format!("{name}: {cents}"));
+    /// let paid = orders.join(payments.within(mins(10), LEFT, RIGHT), |due, paid| due - paid);
+    /// ```
     pub fn join<J, VO>(
         self,
         other: J,
-        joiner: impl Fn(&V, &J::Value) -> VO + Send + Sync + 'static,
-    ) -> KStream<K, VO>
+        joiner: impl Fn(&J::Left, &J::Value) -> VO + Send + Sync + 'static,
+    ) -> KStream<J::Key, VO>
     where
         J: JoinWith<K, V>,
         VO: Clone + 'static,
     {
-        self.require_partitioned("join");
+        other.join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`join`](Self::join), with the key for the joiner.
+    pub fn join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&J::Key, &J::Left, &J::Value) -> VO + Send + Sync + 'static,
+    ) -> KStream<J::Key, VO>
+    where
+        J: JoinWith<K, V>,
+        VO: Clone + 'static,
+    {
         other.join_from(self, Arc::new(joiner))
     }
 
-    /// Joins with a table, or with a stream within a window; the joiner gets `None` for records of
-    /// this side that find no partner.
+    /// As [`join`](Self::join), with the records of this side that find no partner: the joiner gets
+    /// `None` for it. Records without a key have none. In a join with a stream, a record goes on alone
+    /// when its window has closed, grace included.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{bytes, mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # use bytes::Bytes;
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// const UNPAID: KvStore<Bytes, Bytes> = KvStore::new("unpaid", bytes(), bytes());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).unmatched(UNPAID);
+    /// let settled = b.stream(ORDERS).left_join(payments, |_, paid| paid.is_some());
+    /// ```
     pub fn left_join<J, VO>(
         self,
         other: J,
-        joiner: impl Fn(&V, Option<&J::Value>) -> VO + Send + Sync + 'static,
+        joiner: impl Fn(&J::Left, Option<&J::Value>) -> VO + Send + Sync + 'static,
     ) -> KStream<K, VO>
     where
         J: LeftJoinWith<K, V>,
         VO: Clone + 'static,
     {
-        self.require_partitioned("left_join");
+        other.left_join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`left_join`](Self::left_join), with the key for the joiner.
+    pub fn left_join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&K, &J::Left, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: LeftJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
         other.left_join_from(self, Arc::new(joiner))
     }
 
-    /// This stream as the right-hand side of a join: records whose times differ by no more than
-    /// `difference` meet. The two stores buffer the left and the right side.
-    pub fn within<L: Clone + 'static>(
+    /// As [`join`](Self::join) with a stream, with the records of either side that find no partner: the
+    /// joiner gets `None` for it, never for both. A right record without a key is joined with nothing
+    /// where the keys of this stream can be null, else dropped and counted.
+    pub fn outer_join<J, VO>(
         self,
-        difference: std::time::Duration,
-        left: millstream_topology::WindowStore<K, L>,
-        right: millstream_topology::WindowStore<K, V>,
-    ) -> Within<K, L, V> {
+        other: J,
+        joiner: impl Fn(Option<&J::Left>, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: OuterJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
+        other.outer_join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`outer_join`](Self::outer_join), with the key for the joiner.
+    pub fn outer_join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&K, Option<&J::Left>, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: OuterJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
+        other.outer_join_from(self, Arc::new(joiner))
+    }
+
+    /// Joins the stream with itself, over one buffer: a record meets those whose times are close, as the
+    /// left one and as the right one, and itself once. A record without key or value is dropped and
+    /// counted. Timestamps and headers are those of [`join`](Self::join) with a stream.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+    /// # const CLICKS: Topic<String, u64> = Topic::new("clicks", text(), u64_be());
+    /// const RECENT: WindowStore<String, u64> = WindowStore::new("recent", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let pairs = b.stream(CLICKS).join_self(mins(1), RECENT, |_, one, other| (*one, *other));
+    /// ```
+    pub fn join_self<K2, V2, VO>(
+        self,
+        window: impl Into<JoinWindow>,
+        store: WindowStore<K2, V2>,
+        joiner: impl Fn(&K2, &V2, &V2) -> VO + Send + Sync + 'static,
+    ) -> KStream<K2, VO>
+    where
+        K: MaybeNull<K2>,
+        V: MaybeNull<V2>,
+        K2: Clone + 'static,
+        V2: Clone + 'static,
+        VO: Clone + 'static,
+    {
+        self.require_partitioned("join_self");
+        ops::self_join::self_join(self, window.into(), store, Arc::new(joiner))
+    }
+
+    /// This stream as the right-hand side of a join: records whose times differ by no more than a
+    /// duration meet, or those that a [`JoinWindow`] says. The two stores buffer the left and the right
+    /// side.
+    pub fn within<K2, L, R>(
+        self,
+        window: impl Into<JoinWindow>,
+        left: WindowStore<K2, L>,
+        right: WindowStore<K2, R>,
+    ) -> Within<K2, L, R>
+    where
+        K: MaybeNull<K2>,
+        V: MaybeNull<R>,
+        K2: Clone + 'static,
+        L: Clone + 'static,
+        R: Clone + 'static,
+    {
         self.require_partitioned("within");
-        Within::new(self, difference, left, right)
+        Within {
+            right: Side::of(self),
+            window: window.into(),
+            left_buffer: left,
+            right_buffer: right,
+        }
     }
 
     /// Runs a processor of the user's on each record. `make` is called once for each task with
@@ -451,7 +607,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::process_to::process_to(self, stores, outputs, make)
     }
 
-    fn require_partitioned(&self, operator: &str) {
+    pub(crate) fn require_partitioned(&self, operator: &str) {
         if self.rekeyed {
             let mut draft = self.draft.lock();
             let node = draft.plan.nodes()[self.id.0].name.clone();

@@ -11,7 +11,7 @@ use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
 use millstream_state::{ByteStore, MemoryBytes};
 use millstream_topology::{
     Error, ErrorKind, Headers, KvStore, Plan, Record, Result, SessionStore, TaskId, Topic,
-    TopicRole, WindowStore, Windowed,
+    TopicRole, VersionedStore, WindowStore, Windowed,
 };
 
 use crate::{
@@ -499,6 +499,34 @@ impl TestDriver {
         let found = self.tasks[task].state.session(index, &store).all()?;
         let session = |(key, start, end, value)| (Windowed { key, start, end }, value);
         Ok(found.into_iter().map(session).collect())
+    }
+
+    /// The value of a key that held at a time, and since when.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_as_of<K, V: Clone>(
+        &mut self,
+        store: VersionedStore<K, V>,
+        key: &K,
+        time: i64,
+    ) -> Result<Option<(V, i64)>> {
+        let (task, index) = self.place(store.name())?;
+        let state = &mut self.tasks[task].state;
+        state.versioned(index, &store).get_as_of(key, time)
+    }
+
+    /// All versions in a store: key, value, the time from which it held, and the time from which it
+    /// held no more, if any.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn versions<K, V: Clone>(
+        &mut self,
+        store: VersionedStore<K, V>,
+    ) -> Result<Vec<(K, V, i64, Option<i64>)>> {
+        let (task, index) = self.place(store.name())?;
+        self.tasks[task].state.versioned(index, &store).all()
     }
 
     fn place(&self, store: &str) -> Result<(usize, usize)> {

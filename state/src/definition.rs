@@ -1,7 +1,8 @@
 //! `StoreDefinition`: makes one store of a task, and shows its bytes to people.
 
 use millstream_topology::{
-    Error, ErrorKind, KvStore, Serde, SessionStore, StoreKind, StoreSpec, WindowStore,
+    Error, ErrorKind, KvStore, Serde, SessionStore, StoreKind, StoreSpec, VersionedStore,
+    WindowStore,
 };
 use serde_json::Value as JsonValue;
 
@@ -95,6 +96,43 @@ impl<K: 'static, V: Clone + 'static> StoreDefinition for KvDefinition<K, V> {
 
     fn value_json(&self, value: &[u8]) -> Result<JsonValue> {
         json(self.0.name(), &self.0.value(), value)
+    }
+}
+
+/// Defines a versioned store. It is laid out as a key-value store whose keys end in a time: see
+/// [`VersionedStore::versions`].
+pub struct VersionedDefinition<K: 'static, V: 'static>(pub VersionedStore<K, V>);
+
+/// Bytes in front of the key of a version: its length.
+const LENGTH_BYTES: usize = 4;
+/// Bytes behind the key of a version: its time.
+const TIME_BYTES: usize = 8;
+
+impl<K: 'static, V: Clone + 'static> StoreDefinition for VersionedDefinition<K, V> {
+    fn spec(&self) -> StoreSpec {
+        KvDefinition(self.0.versions()).spec()
+    }
+
+    fn open(&self) -> Box<dyn AnyStore> {
+        Box::new(KvLive::new(self.0.versions()))
+    }
+
+    fn parse_key(&self, text: &str) -> Result<Vec<u8>> {
+        let key = parse_key(self.0.name(), &self.0.key(), text)?;
+        Ok([&(key.len() as u32).to_be_bytes(), &key[..]].concat())
+    }
+
+    fn key_json(&self, key: &[u8]) -> Result<JsonValue> {
+        let end = key.len().saturating_sub(TIME_BYTES);
+        let inner = key.get(LENGTH_BYTES..end).unwrap_or_default();
+        json(self.0.name(), &self.0.key(), inner)
+    }
+
+    fn value_json(&self, value: &[u8]) -> Result<JsonValue> {
+        match value.split_first() {
+            Some((1, value)) => json(self.0.name(), &self.0.value(), value),
+            Some(_) | None => Ok(JsonValue::Null),
+        }
     }
 }
 

@@ -55,6 +55,7 @@ mod kv;
 mod live;
 mod session;
 mod task_state;
+mod versioned;
 mod view;
 mod window;
 mod window_live;
@@ -66,7 +67,8 @@ mod merge;
 
 pub use bytes::{ByteStore, Droppable, Entries, Scan};
 pub use definition::{
-    BufferDefinition, KvDefinition, SessionDefinition, StoreDefinition, WindowDefinition,
+    BufferDefinition, KvDefinition, SessionDefinition, StoreDefinition, VersionedDefinition,
+    WindowDefinition,
 };
 pub use error::{Fault, Result};
 pub use flush::{FlushJob, FlushReport};
@@ -78,5 +80,6 @@ pub use memory::MemoryBytes;
 pub use rocks::{RocksBytes, RocksShared};
 pub use session::Session;
 pub use task_state::{ChangelogSink, TaskState};
+pub use versioned::{Version, Versioned, Versions};
 pub use view::{StoreView, VIEW_PAGE_MAX};
 pub use window::Window;

@@ -2,10 +2,11 @@
 
 use std::{any::type_name, sync::Arc};
 
-use millstream_topology::{KvStore, SessionStore, StoreSpec, WindowStore};
+use bytes::Bytes;
+use millstream_topology::{KvStore, SessionStore, StoreSpec, VersionedStore, WindowStore};
 
 use crate::{
-    ByteStore, FlushJob, Kv, Session, StoreDefinition, StoreView, Window,
+    ByteStore, FlushJob, Kv, Session, StoreDefinition, StoreView, Versioned, Window,
     changelog::{self, TIMES_KEY, logs_times, times_value},
     committed::{Change, Committed},
     error::Result,
@@ -99,6 +100,25 @@ impl TaskState {
             live.unwrap_or_else(|| wrong_store::<KvStore<K, V>>(store.name())),
             &self.committed,
         )
+    }
+
+    /// A versioned store; `index` is its position in the definitions. Its time is that of
+    /// [`time`](Self::time).
+    ///
+    /// # Panics
+    /// When the store at `index` was not defined by `store`.
+    pub fn versioned<K: 'static, V: Clone + 'static>(
+        &mut self,
+        index: usize,
+        store: &VersionedStore<K, V>,
+    ) -> Versioned<'_, K, V> {
+        let slot = &mut self.stores[index];
+        let live = slot
+            .live
+            .as_any_mut()
+            .downcast_mut::<KvLive<Bytes, Bytes>>();
+        let live = live.unwrap_or_else(|| wrong_store::<VersionedStore<K, V>>(store.name()));
+        Versioned::new(Kv::new(live, &self.committed), *store, &mut slot.times)
     }
 
     /// A window store; `index` is its position in the definitions.

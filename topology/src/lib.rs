@@ -19,6 +19,7 @@ mod serde;
 mod codec;
 mod topic;
 mod store;
+mod versioned;
 mod window;
 mod error;
 mod plan;
@@ -41,6 +42,7 @@ pub use store::{KvStore, SessionStore, WindowStore};
 pub use subtopology::{SubTopology, TaskId};
 pub use suppress::{Buffered, SuppressStore};
 pub use topic::{AnyTopic, CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Topic, TopicPattern};
+pub use versioned::VersionedStore;
 pub use window::{
     Hopping, Sessions, Sliding, TimeWindows, Tumbling, Unlimited, Windowed, days, hours, millis,
     mins, secs,

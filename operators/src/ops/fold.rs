@@ -213,6 +213,7 @@ where
         id,
         port,
         getter,
+        history: None,
         stores,
         wishes,
     }
@@ -287,7 +288,7 @@ pub(crate) fn change<KO, A>(
 ) -> Record<KO, Change<A>> {
     Record {
         key,
-        value: Change { new, old },
+        value: Change::new(new, old),
         timestamp,
         headers: headers.clone(),
     }

@@ -59,7 +59,7 @@ impl<K: Clone + 'static, V: Clone + 'static> Buffer<K, V> {
     ) -> Result<()> {
         let Record {
             key,
-            value: Change { new, old },
+            value: Change { new, old, .. },
             timestamp,
             headers,
         } = record;
@@ -112,7 +112,7 @@ impl<K: Clone + 'static, V: Clone + 'static> Buffer<K, V> {
             if new.is_some() || !rule.is_final {
                 let change = Record {
                     key: key.clone(),
-                    value: Change { new, old },
+                    value: Change::new(new, old),
                     timestamp,
                     headers,
                 };
@@ -183,6 +183,7 @@ pub(crate) fn suppress<K: Clone + 'static, V: Clone + 'static>(
         id,
         port,
         getter,
+        history: None,
         stores,
         wishes: Arc::<Wishes>::default(),
     }
