@@ -27,6 +27,9 @@ mod stream;
 mod table;
 mod table_store;
 mod grouped;
+mod windows;
+mod cogroup;
+mod suppress;
 mod grouped_table;
 mod join;
 mod maybe_null;
@@ -39,11 +42,12 @@ mod graph;
 mod ops;
 
 pub use builder::{StreamOrigin, StreamsBuilder, TableOrigin};
+pub use cogroup::{Cogrouped, SessionCogrouped, WindowedCogrouped};
 pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
-pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
-pub use grouped::{Grouped, WindowedGrouped};
-pub use grouped_table::GroupedTable;
 pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
+pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
+pub use grouped::Grouped;
+pub use grouped_table::GroupedTable;
 pub use join::{
     JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
 };
@@ -54,5 +58,9 @@ pub use processor::{
     WindowHandle,
 };
 pub use stream::{KStream, Split};
+pub use suppress::{
+    SuppressUntil, UntilTimeLimit, UntilWindowCloses, until_time_limit, until_window_closes,
+};
 pub use table::KTable;
 pub use table_store::{Kept, Remembers, TableStore};
+pub use windows::{SessionGrouped, WindowedGrouped, Windows};

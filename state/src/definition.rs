@@ -27,8 +27,8 @@ pub trait StoreDefinition: Send + Sync {
         std::any::type_name::<Self>()
     }
 
-    /// The bytes of a key that is given as text, as in a URL; of a store of windows or
-    /// sessions, the key without the window.
+    /// The bytes of a key that is given as text, as in a URL; of a store of windows or sessions, the
+    /// key without the window.
     ///
     /// # Errors
     /// [`ErrorKind::Data`] for text that is no key.

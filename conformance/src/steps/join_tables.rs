@@ -140,7 +140,9 @@ fn join<T: TableKey>(
 ) -> KTable<T, Text> {
     match kind {
         JoinType::Inner => left.join(right, move |l, r| joiner(None, Some(l), Some(r))),
-        JoinType::Left => left.left_join(right, move |l, r| joiner(None, Some(l), r.map(String::as_str))),
+        JoinType::Left => left.left_join(right, move |l, r| {
+            joiner(None, Some(l), r.map(String::as_str))
+        }),
         JoinType::Outer => left.outer_join(right, move |l, r| {
             joiner(None, l.map(String::as_str), r.map(String::as_str))
         }),

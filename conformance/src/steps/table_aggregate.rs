@@ -7,9 +7,7 @@ use serde::Deserialize;
 use super::Group;
 use crate::{
     each_table, functions,
-    interpreter::{
-        Applied, Fields, Interpreter, StoreField, Table, TableKey, repartition_name,
-    },
+    interpreter::{Applied, Fields, Interpreter, StoreField, Table, TableKey, repartition_name},
     text::{Key, KeyCodec, Text, intern},
 };
 

@@ -78,7 +78,10 @@ fn visible_versions(
     let mut entries = Vec::new();
     for (key, value, from, to) in driver.versions(store)? {
         let mut visible = to.is_none();
-        for time in times.iter().filter(|time| (from..to.unwrap_or(i64::MAX)).contains(*time)) {
+        for time in times
+            .iter()
+            .filter(|time| (from..to.unwrap_or(i64::MAX)).contains(*time))
+        {
             let found = driver.get_as_of(store, &key, *time)?;
             visible |= found.is_some_and(|(_, found_from)| found_from == from);
         }

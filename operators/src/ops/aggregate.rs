@@ -37,18 +37,19 @@ pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'stat
                 headers,
             } = record;
             let caused_at = timestamp;
-            let (change, was_there, timestamp) = cx.state.kv(index, &store).update(&key, |slot| {
-                let was_there = slot.is_some();
-                let (old, newest) = match slot.clone() {
-                    Some((old, at)) => (Some(old), timestamp.max(at)),
-                    None => (None, timestamp),
-                };
-                let before = with_old.then(|| old.clone()).flatten();
-                let new = step(&key, value, old)?;
-                let passed_on = if quiet { None } else { new.clone() };
-                *slot = new.map(|new| (new, newest));
-                Ok((Change::new(passed_on, before), was_there, newest))
-            })?;
+            let (change, was_there, timestamp) =
+                cx.state.kv(index, &store).update(&key, |slot| {
+                    let was_there = slot.is_some();
+                    let (old, newest) = match slot.clone() {
+                        Some((old, at)) => (Some(old), timestamp.max(at)),
+                        None => (None, timestamp),
+                    };
+                    let before = with_old.then(|| old.clone()).flatten();
+                    let new = step(&key, value, old)?;
+                    let passed_on = if quiet { None } else { new.clone() };
+                    *slot = new.map(|new| (new, newest));
+                    Ok((Change::new(passed_on, before), was_there, newest))
+                })?;
             match &held {
                 None if quiet => Ok(()),
                 None => next.push(

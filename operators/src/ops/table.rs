@@ -61,8 +61,7 @@ type Row<K, V> = (Option<K>, Option<V>);
 
 /// Gets key and value, `None` where they are null, the log's timestamp and the partition's time so
 /// far; returns the event time.
-pub(crate) type RowTime<K, V> =
-    Arc<dyn Fn(Option<&K>, Option<&V>, i64, i64) -> i64 + Send + Sync>;
+pub(crate) type RowTime<K, V> = Arc<dyn Fn(Option<&K>, Option<&V>, i64, i64) -> i64 + Send + Sync>;
 
 pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
     draft: &SharedDraft,
