@@ -1,17 +1,19 @@
 //! `KStream`: a stream of records, and the operators on it.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use millstream_topology::{
-    BoxError, Error, ErrorKind, NodeId, NodeKind, Record, Result, Topic, TopicRole,
+    AnyTopic, BoxError, Error, ErrorKind, NodeId, NodeKind, Record, Result, Topic, TopicRole,
+    WindowStore,
 };
 
 use crate::{
-    Cx, Grouped, JoinWith, LeftJoinWith, Processor, Stores,
+    Cx, FixedKeyProcessor, Grouped, JoinWindow, JoinWith, KTable, LeftJoinWith, MaybeNull,
+    OuterJoinWith, Outputs, Processor, Stores, TableStore,
     build::TaskBuild,
     builder::{SharedDraft, add_node},
     edge::{Next, Port},
-    join::Within,
+    join::{Side, Within},
     ops,
 };
 
@@ -86,6 +88,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         self
     }
 
+    /// True when keys may no longer be those by which the records are partitioned, so that what
+    /// needs equal keys in one task needs a [`repartition`](Self::repartition) before.
+    pub fn is_rekeyed(&self) -> bool {
+        self.rekeyed
+    }
+
     /// Names the node, for `describe()` and metrics.
     pub fn named(self, name: &str) -> Self {
         let mut draft = self.draft.lock();
@@ -98,6 +106,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Keeps the records that `keep` accepts.
     pub fn filter(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         ops::filter::filter(self, Arc::new(keep))
+    }
+
+    /// Keeps the records that `drop` does not accept.
+    pub fn filter_not(self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
+        ops::filter::filter(self, Arc::new(move |k, v| !drop(k, v)))
     }
 
     /// Changes the value.
@@ -123,6 +136,24 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
     ) -> KStream<K2, V2> {
         ops::map::map(self, Arc::new(move |k, v| Ok(map(k, v)))).marked_rekeyed()
+    }
+
+    /// Changes the key; value, timestamp and headers stay. What needs equal keys in one task then needs a
+    /// [`repartition`](Self::repartition) first: [`rekey`](Self::rekey) does both.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, Topic};
+    /// # const WORDS: Topic<String, String> = Topic::new("words", text(), text());
+    /// const BY_LETTER: Topic<Option<char>, String> = Topic::new("by-letter", nullable(text()), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(WORDS).select_key(|_, word| word.chars().next()).to(BY_LETTER);
+    /// ```
+    pub fn select_key<K2: Clone + 'static>(
+        self,
+        key: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
+    ) -> KStream<K2, V> {
+        ops::map::rekey(self, Arc::new(key)).marked_rekeyed()
     }
 
     /// Changes key and value with a function that may fail.
@@ -178,12 +209,31 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::peek::peek(self, Arc::new(look))
     }
 
+    /// Prints each record on standard output, as `[label]: key, value`; nothing follows. A null is `None`.
+    pub fn print(self, label: &'static str)
+    where
+        K: Debug,
+        V: Debug,
+    {
+        ops::print::print(self, label, Arc::new(|line| println!("{line}")));
+    }
+
+    /// As [`print`](Self::print), to wherever `write` brings the lines.
+    pub fn print_to(self, label: &'static str, write: impl Fn(&str) + Send + Sync + 'static)
+    where
+        K: Debug,
+        V: Debug,
+    {
+        ops::print::print(self, label, Arc::new(write));
+    }
+
     /// Looks at each record; nothing follows.
     pub fn for_each(self, act: impl Fn(K, V) + Send + Sync + 'static) {
         ops::peek::for_each(self, Arc::new(act));
     }
 
-    /// The records of both streams; between the two there is no order.
+    /// The records of both streams; between the two there is no order. A stream merged with itself
+    /// gives each record once.
     pub fn merge(self, other: Self) -> Self {
         ops::merge::merge(self, other)
     }
@@ -247,6 +297,49 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::sink::sink(self, topic, TopicRole::External);
     }
 
+    /// Writes each record to a topic that it chooses. The topics must exist, and can be none of the
+    /// application's own.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, AnyTopic, Topic};
+    /// # const ORDERS: Topic<String, String> = Topic::new("orders", text(), text());
+    /// const BY_COUNTRY: AnyTopic<String, String> = AnyTopic::new(text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(ORDERS).to_dynamic(BY_COUNTRY, |_, country| format!("orders-{country}"));
+    /// ```
+    pub fn to_dynamic(
+        self,
+        topics: AnyTopic<K, V>,
+        choose: impl Fn(&K, &V) -> String + Send + Sync + 'static,
+    ) {
+        ops::sink::sink_to_any(self, topics, Arc::new(choose));
+    }
+
+    /// The stream as a table: the newest value of each key, kept in a store. A value of `None`, where
+    /// values are `Option`s, deletes its key; keys that may be null go through
+    /// [`drop_null_keys`](KStream::drop_null_keys) first.
+    ///
+    /// Every update is applied and passed on, with its timestamp and headers, as
+    /// [`table`](crate::StreamsBuilder::table) does.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// const READINGS: Topic<String, i64> = Topic::new("readings", text(), i64_be());
+    /// const WARM: KvStore<String, i64> = KvStore::new("warm", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// // A sensor below 20 degrees is not in the table.
+    /// b.stream(READINGS).map_values(|_, degrees| Some(degrees).filter(|d| *d >= 20)).to_table(WARM);
+    /// ```
+    pub fn to_table<T: Clone + 'static>(self, store: impl TableStore<K, T>) -> KTable<K, T>
+    where
+        V: Into<Option<T>>,
+    {
+        self.require_partitioned("to_table");
+        ops::table::to_table(self, store)
+    }
+
     /// Groups by the key.
     pub fn group_by_key(self) -> Grouped<K, V> {
         self.require_partitioned("group_by_key");
@@ -262,45 +355,175 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         Grouped::new(self.rekey(through, key))
     }
 
-    /// Joins with a table, or with a stream within a window; records without partner are dropped.
+    /// Joins with a table, a global table, or a stream within a window; records without partner are
+    /// left out.
+    ///
+    /// A record without a key is dropped and counted, and so is one without a value in a join with a
+    /// stream; the value of a record that meets a table is not null by its type
+    /// ([`drop_null_values`](KStream::drop_null_values)). A result has the headers of the record that
+    /// caused it, and its timestamp; in a join with a stream the greater one of both sides'.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+    /// # const BY_ID: KvStore<String, String> = KvStore::new("by-id", text(), text());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let (orders, payments, names) = (b.stream(ORDERS), b.stream(PAYMENTS), b.table(NAMES, BY_ID));
+    /// let named = orders.clone().join(&names, |cents, name| format!("{name}: {cents}"));
+    /// let paid = orders.join(payments.within(mins(10), LEFT, RIGHT), |due, paid| due - paid);
+    /// ```
     pub fn join<J, VO>(
         self,
         other: J,
-        joiner: impl Fn(&V, &J::Value) -> VO + Send + Sync + 'static,
-    ) -> KStream<K, VO>
+        joiner: impl Fn(&J::Left, &J::Value) -> VO + Send + Sync + 'static,
+    ) -> KStream<J::Key, VO>
     where
         J: JoinWith<K, V>,
         VO: Clone + 'static,
     {
-        self.require_partitioned("join");
+        other.join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`join`](Self::join), with the key for the joiner.
+    pub fn join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&J::Key, &J::Left, &J::Value) -> VO + Send + Sync + 'static,
+    ) -> KStream<J::Key, VO>
+    where
+        J: JoinWith<K, V>,
+        VO: Clone + 'static,
+    {
         other.join_from(self, Arc::new(joiner))
     }
 
-    /// Joins with a table, or with a stream within a window; the joiner gets `None` for records of
-    /// this side that find no partner.
+    /// As [`join`](Self::join), with the records of this side that find no partner: the joiner gets
+    /// `None` for it. Records without a key have none. In a join with a stream, a record goes on alone
+    /// when its window has closed, grace included.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{bytes, mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # use bytes::Bytes;
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// const UNPAID: KvStore<Bytes, Bytes> = KvStore::new("unpaid", bytes(), bytes());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).unmatched(UNPAID);
+    /// let settled = b.stream(ORDERS).left_join(payments, |_, paid| paid.is_some());
+    /// ```
     pub fn left_join<J, VO>(
         self,
         other: J,
-        joiner: impl Fn(&V, Option<&J::Value>) -> VO + Send + Sync + 'static,
+        joiner: impl Fn(&J::Left, Option<&J::Value>) -> VO + Send + Sync + 'static,
     ) -> KStream<K, VO>
     where
         J: LeftJoinWith<K, V>,
         VO: Clone + 'static,
     {
-        self.require_partitioned("left_join");
+        other.left_join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`left_join`](Self::left_join), with the key for the joiner.
+    pub fn left_join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&K, &J::Left, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: LeftJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
         other.left_join_from(self, Arc::new(joiner))
     }
 
-    /// This stream as the right-hand side of a join: records whose times differ by no more than
-    /// `difference` meet. The two stores buffer the left and the right side.
-    pub fn within<L: Clone + 'static>(
+    /// As [`join`](Self::join) with a stream, with the records of either side that find no partner: the
+    /// joiner gets `None` for it, never for both. A right record without a key is joined with nothing
+    /// where the keys of this stream can be null, else dropped and counted.
+    pub fn outer_join<J, VO>(
         self,
-        difference: std::time::Duration,
-        left: millstream_topology::WindowStore<K, L>,
-        right: millstream_topology::WindowStore<K, V>,
-    ) -> Within<K, L, V> {
+        other: J,
+        joiner: impl Fn(Option<&J::Left>, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: OuterJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
+        other.outer_join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`outer_join`](Self::outer_join), with the key for the joiner.
+    pub fn outer_join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&K, Option<&J::Left>, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: OuterJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
+        other.outer_join_from(self, Arc::new(joiner))
+    }
+
+    /// Joins the stream with itself, over one buffer: a record meets those whose times are close, as the
+    /// left one and as the right one, and itself once. A record without key or value is dropped and
+    /// counted. Timestamps and headers are those of [`join`](Self::join) with a stream.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+    /// # const CLICKS: Topic<String, u64> = Topic::new("clicks", text(), u64_be());
+    /// const RECENT: WindowStore<String, u64> = WindowStore::new("recent", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let pairs = b.stream(CLICKS).join_self(mins(1), RECENT, |_, one, other| (*one, *other));
+    /// ```
+    pub fn join_self<K2, V2, VO>(
+        self,
+        window: impl Into<JoinWindow>,
+        store: WindowStore<K2, V2>,
+        joiner: impl Fn(&K2, &V2, &V2) -> VO + Send + Sync + 'static,
+    ) -> KStream<K2, VO>
+    where
+        K: MaybeNull<K2>,
+        V: MaybeNull<V2>,
+        K2: Clone + 'static,
+        V2: Clone + 'static,
+        VO: Clone + 'static,
+    {
+        self.require_partitioned("join_self");
+        ops::self_join::self_join(self, window.into(), store, Arc::new(joiner))
+    }
+
+    /// This stream as the right-hand side of a join: records whose times differ by no more than a
+    /// duration meet, or those that a [`JoinWindow`] says. The two stores buffer the left and the right
+    /// side.
+    pub fn within<K2, L, R>(
+        self,
+        window: impl Into<JoinWindow>,
+        left: WindowStore<K2, L>,
+        right: WindowStore<K2, R>,
+    ) -> Within<K2, L, R>
+    where
+        K: MaybeNull<K2>,
+        V: MaybeNull<R>,
+        K2: Clone + 'static,
+        L: Clone + 'static,
+        R: Clone + 'static,
+    {
         self.require_partitioned("within");
-        Within::new(self, difference, left, right)
+        Within {
+            right: Side::of(self),
+            window: window.into(),
+            left_buffer: left,
+            right_buffer: right,
+        }
     }
 
     /// Runs a processor of the user's on each record. `make` is called once for each task with
@@ -317,7 +540,74 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::process::process(self, stores, make).marked_rekeyed()
     }
 
-    fn require_partitioned(&self, operator: &str) {
+    /// Runs a processor of the user's on each record that cannot change keys, so that what comes out is
+    /// partitioned as before. `make` is called once for each task with handles on the stores named.
+    pub fn process_values<S, P>(
+        self,
+        stores: S,
+        make: impl Fn(S::Handles) -> P + Send + Sync + 'static,
+    ) -> KStream<K, P::OutValue>
+    where
+        S: Stores,
+        P: FixedKeyProcessor<Key = K, Value = V>,
+    {
+        ops::process_values::process_values(self, stores, make)
+    }
+
+    /// As [`process`](Self::process), with further outputs, each with types of its own. Returns what
+    /// [`Context::forward`](crate::Context::forward) leads to, and the outputs.
+    ///
+    /// ```
+    /// use millstream_operators::{Context, Output, OutputHandle, Processor, StreamsBuilder};
+    /// use millstream_topology::{text, u64_be, Record, Result, Topic};
+    ///
+    /// const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// const NUMBERS: Topic<String, u64> = Topic::new("numbers", text(), u64_be());
+    /// const WORDS: Topic<String, String> = Topic::new("words", text(), text());
+    ///
+    /// struct Sort(OutputHandle<String, u64>);
+    ///
+    /// impl Processor for Sort {
+    ///     type Key = String;
+    ///     type Value = String;
+    ///     type OutKey = String;
+    ///     type OutValue = String;
+    ///
+    ///     fn process(
+    ///         &mut self,
+    ///         cx: &mut Context<'_, '_, String, String>,
+    ///         record: Record<String, String>,
+    ///     ) -> Result<()> {
+    ///         match record.value.parse() {
+    ///             Ok(number) => cx.forward_to(self.0, record.with_value(number)),
+    ///             Err(_) => cx.forward(record),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let b = StreamsBuilder::new();
+    /// let (words, numbers) =
+    ///     b.stream(IN).process_to((), Output::new("numbers-out"), |(), numbers| Sort(numbers));
+    /// words.to(WORDS);
+    /// numbers.to(NUMBERS);
+    /// b.build()?;
+    /// # Ok::<(), millstream_topology::Error>(())
+    /// ```
+    pub fn process_to<S, O, P>(
+        self,
+        stores: S,
+        outputs: O,
+        make: impl Fn(S::Handles, O::Handles) -> P + Send + Sync + 'static,
+    ) -> (KStream<P::OutKey, P::OutValue>, O::Streams)
+    where
+        S: Stores,
+        O: Outputs,
+        P: Processor<Key = K, Value = V>,
+    {
+        ops::process_to::process_to(self, stores, outputs, make)
+    }
+
+    pub(crate) fn require_partitioned(&self, operator: &str) {
         if self.rekeyed {
             let mut draft = self.draft.lock();
             let node = draft.plan.nodes()[self.id.0].name.clone();
@@ -332,6 +622,46 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
                 .in_node(&node),
             );
         }
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KStream<Option<K>, V> {
+    /// Drops the records without a key and counts them, as Kafka Streams does in front of what needs
+    /// a key. From here on a key is no longer an `Option`.
+    ///
+    /// A stream whose keys are marked as changed stays so. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, u64_be, KvStore, Topic};
+    /// const CLICKS: Topic<Option<String>, String> =
+    ///     Topic::new("clicks", nullable(text()), text());
+    /// const BY_USER: KvStore<String, u64> = KvStore::new("clicks-by-user", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(CLICKS).drop_null_keys().group_by_key().count(BY_USER);
+    /// ```
+    pub fn drop_null_keys(self) -> KStream<K, V> {
+        ops::drop_nulls::drop_null_keys(self)
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KStream<K, Option<V>> {
+    /// Drops the records without a value and counts them. From here on a value is no longer an
+    /// `Option`.
+    ///
+    /// A stream whose keys are marked as changed stays so. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, KvStore, Topic};
+    /// const EDITS: Topic<String, Option<String>> = Topic::new("edits", text(), nullable(text()));
+    /// const LONGEST: KvStore<String, String> = KvStore::new("longest", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let texts = b.stream(EDITS).drop_null_values();
+    /// texts.group_by_key().reduce(LONGEST, |a, b| if a.len() >= b.len() { a } else { b });
+    /// ```
+    pub fn drop_null_values(self) -> KStream<K, V> {
+        ops::drop_nulls::drop_null_values(self)
     }
 }
 

@@ -1,0 +1,179 @@
+//! `aggregate`: `count`, `reduce` and `aggregate` of a stream, also in windows.
+
+use millstream_operators::{Grouped, KTable};
+use millstream_topology::KvStore;
+use serde::Deserialize;
+
+use super::{Group, windows::WindowField};
+use crate::{
+    each_table,
+    functions::{self, Aggregator, Merger},
+    interpreter::{
+        Applied, Fields, Interpreter, StoreField, Stream, Table, TableKey, repartition_name, topic,
+    },
+    text::{Key, Text},
+};
+
+/// The steps of this group.
+pub const STEPS: Group = &[("aggregate", aggregate)];
+
+/// An `aggregate` step.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AggregateStep {
+    /// Its result.
+    pub id: String,
+    /// Its input.
+    pub from: String,
+    /// A new key; absent for grouping by the key that is there.
+    pub group_by: Option<String>,
+    /// The name of its repartition topic.
+    pub repartition: Option<String>,
+    /// What is computed.
+    pub agg: AggField,
+    /// The windows.
+    pub window: Option<WindowField>,
+    /// `close` for results of closed windows only.
+    pub emit: Option<Emit>,
+    /// The store.
+    pub store: Option<StoreField>,
+}
+
+/// When a window's result goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Emit {
+    /// Once, when it has closed.
+    Close,
+}
+
+/// What an aggregation of a stream computes.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase", deny_unknown_fields)]
+pub enum AggField {
+    /// The number of records.
+    Count {},
+    /// A combination of values.
+    Reduce {
+        /// The reducer.
+        #[serde(rename = "fn")]
+        function: String,
+    },
+    /// A fold.
+    Aggregate {
+        /// The initialiser.
+        init: String,
+        /// The aggregator.
+        #[serde(rename = "fn")]
+        function: String,
+        /// The merger of sessions.
+        merge: Option<String>,
+    },
+}
+
+/// What an aggregation of a stream computes, with its functions.
+#[derive(Clone)]
+pub enum Fold {
+    /// The number of records.
+    Count,
+    /// A combination of values: gets no key, the value, and the value so far.
+    Reduce(Aggregator),
+    /// A fold.
+    Aggregate {
+        /// What it starts with.
+        init: Option<Text>,
+        /// The aggregator.
+        step: Aggregator,
+        /// The merger of sessions.
+        merge: Option<Merger>,
+    },
+}
+
+impl AggField {
+    /// Finds the functions.
+    ///
+    /// # Errors
+    /// When there is no function of a name.
+    pub fn fold(&self) -> Applied<Fold> {
+        Ok(match self {
+            Self::Count {} => Fold::Count,
+            Self::Reduce { function } => Fold::Reduce(functions::aggregator(function)?),
+            Self::Aggregate {
+                init,
+                function,
+                merge,
+            } => Fold::Aggregate {
+                init: functions::initial(init)?,
+                step: functions::aggregator(function)?,
+                merge: merge.as_deref().map(functions::merger).transpose()?,
+            },
+        })
+    }
+}
+
+fn aggregate(at: &mut Interpreter, fields: Fields) -> Applied {
+    let step: AggregateStep = fields.read()?;
+    let stream = at.stream(&step.from)?;
+    let through = repartition_name(&step.id, &step.repartition);
+    let stream = grouped(at, stream, step.group_by.as_deref(), &through)?;
+    let table = match &step.window {
+        None => {
+            let store = at.table_store(&step.id, &step.store)?;
+            let stream = stream.drop_null_keys().drop_null_values();
+            Table::Plain(unwindowed(stream.group_by_key(), store, step.agg.fold()?))
+        }
+        Some(window) => window.aggregate(at, &step, stream)?,
+    };
+    let table = match at.config.caching {
+        true => each_table!(table, table => TableKey::table(table.emit_on_commit())),
+        false => table,
+    };
+    at.add_table(&step.id, table);
+    Ok(())
+}
+
+fn unwindowed(
+    grouped: Grouped<Key, Text>,
+    store: KvStore<Key, Text>,
+    fold: Fold,
+) -> KTable<Key, Text> {
+    match fold {
+        Fold::Count => grouped.aggregate(store, |_, _, count| counted(&count)),
+        Fold::Reduce(reduce) => grouped.reduce_or_delete(store, move |so_far, value| {
+            reduce(None, Some(&value), Some(&so_far))
+        }),
+        Fold::Aggregate { init, step, .. } => {
+            grouped.aggregate_or_delete(store, move |key, value, so_far| {
+                let so_far = so_far.or_else(|| init.clone());
+                step(Some(key), Some(&value), so_far.as_deref())
+            })
+        }
+    }
+}
+
+/// One more, as text; nothing is 0.
+pub fn counted(count: &str) -> Text {
+    (functions::number(Some(count)) + 1).to_string()
+}
+
+/// The stream with the keys to group by, equal keys in one task. Keys and values may still be null.
+///
+/// # Errors
+/// When there is no key mapper of that name.
+pub fn grouped(
+    at: &Interpreter,
+    stream: Stream,
+    group_by: Option<&str>,
+    through: &str,
+) -> Applied<Stream> {
+    match group_by {
+        None => Ok(at.partitioned(stream, through)),
+        Some(function) => {
+            let key = functions::key_mapper(function)?;
+            let mapped = move |k: &Option<Key>, v: &Option<Text>| {
+                key(k.as_ref(), v.as_deref()).map(Key::plain)
+            };
+            Ok(stream.rekey(topic(through), mapped))
+        }
+    }
+}
