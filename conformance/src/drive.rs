@@ -200,8 +200,13 @@ fn describe(topology: &Topology, dumps: &[(String, Dump)]) -> Describe {
             .filter(|name| named(name))
             .map(str::to_owned)
             .collect();
+        let nodes = sub.nodes.iter().map(|id| &topology.plan().nodes()[id.0]);
+        let patterns = nodes.filter_map(|node| Some(format!("/{}/", node.pattern.as_ref()?)));
+        let mut sources = external(&sub.sources);
+        sources.extend(patterns);
+        sources.sort();
         DescribedPart {
-            sources: external(&sub.sources),
+            sources,
             sinks: external(&sub.sinks),
             stores: stores.into_iter().collect(),
         }

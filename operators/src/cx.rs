@@ -24,6 +24,19 @@ pub trait Outbox {
         timestamp: i64,
         headers: &Headers,
     ) -> Result<()>;
+
+    /// As [`send`](Self::send), to a topic that the record chose. It is none of the application's own.
+    ///
+    /// # Errors
+    /// When the topic does not exist, or the log refuses it.
+    fn send_to(
+        &mut self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<()>;
 }
 
 /// Where the record that is being processed was read.

@@ -31,13 +31,14 @@ mod grouped_table;
 mod join;
 mod maybe_null;
 mod processor;
+mod fixed_key;
 mod edge;
 mod cx;
 mod build;
 mod graph;
 mod ops;
 
-pub use builder::StreamsBuilder;
+pub use builder::{StreamOrigin, StreamsBuilder, TableOrigin};
 pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
 pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
 pub use grouped::{Grouped, WindowedGrouped};
@@ -46,7 +47,12 @@ pub use join::{
     JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
 };
 pub use maybe_null::MaybeNull;
-pub use processor::{Clock, Context, KvHandle, Processor, Punctuation, Stores, WindowHandle};
+pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
+pub use ops::process_to::{Output, OutputHandle, Outputs};
+pub use processor::{
+    Clock, Context, KvHandle, KvRead, Processor, Punctuation, ReadHandle, Reads, Stores,
+    WindowHandle,
+};
 pub use stream::{KStream, Split};
 pub use table::KTable;
 pub use table_store::{Kept, Remembers, TableStore};

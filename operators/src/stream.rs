@@ -1,15 +1,15 @@
 //! `KStream`: a stream of records, and the operators on it.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use millstream_topology::{
-    BoxError, Error, ErrorKind, NodeId, NodeKind, Record, Result, Topic, TopicRole,
+    AnyTopic, BoxError, Error, ErrorKind, NodeId, NodeKind, Record, Result, Topic, TopicRole,
     WindowStore,
 };
 
 use crate::{
-    Cx, Grouped, JoinWindow, JoinWith, KTable, LeftJoinWith, MaybeNull, OuterJoinWith, Processor,
-    Stores, TableStore,
+    Cx, FixedKeyProcessor, Grouped, JoinWindow, JoinWith, KTable, LeftJoinWith, MaybeNull,
+    OuterJoinWith, Outputs, Processor, Stores, TableStore,
     build::TaskBuild,
     builder::{SharedDraft, add_node},
     edge::{Next, Port},
@@ -108,6 +108,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::filter::filter(self, Arc::new(keep))
     }
 
+    /// Keeps the records that `drop` does not accept.
+    pub fn filter_not(self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
+        ops::filter::filter(self, Arc::new(move |k, v| !drop(k, v)))
+    }
+
     /// Changes the value.
     pub fn map_values<V2: Clone + 'static>(
         self,
@@ -131,6 +136,24 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
     ) -> KStream<K2, V2> {
         ops::map::map(self, Arc::new(move |k, v| Ok(map(k, v)))).marked_rekeyed()
+    }
+
+    /// Changes the key; value, timestamp and headers stay. What needs equal keys in one task then needs a
+    /// [`repartition`](Self::repartition) first: [`rekey`](Self::rekey) does both.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, Topic};
+    /// # const WORDS: Topic<String, String> = Topic::new("words", text(), text());
+    /// const BY_LETTER: Topic<Option<char>, String> = Topic::new("by-letter", nullable(text()), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(WORDS).select_key(|_, word| word.chars().next()).to(BY_LETTER);
+    /// ```
+    pub fn select_key<K2: Clone + 'static>(
+        self,
+        key: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
+    ) -> KStream<K2, V> {
+        ops::map::rekey(self, Arc::new(key)).marked_rekeyed()
     }
 
     /// Changes key and value with a function that may fail.
@@ -184,6 +207,24 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Looks at each record and passes it on.
     pub fn peek(self, look: impl Fn(&K, &V) + Send + Sync + 'static) -> Self {
         ops::peek::peek(self, Arc::new(look))
+    }
+
+    /// Prints each record on standard output, as `[label]: key, value`; nothing follows. A null is `None`.
+    pub fn print(self, label: &'static str)
+    where
+        K: Debug,
+        V: Debug,
+    {
+        ops::print::print(self, label, Arc::new(|line| println!("{line}")));
+    }
+
+    /// As [`print`](Self::print), to wherever `write` brings the lines.
+    pub fn print_to(self, label: &'static str, write: impl Fn(&str) + Send + Sync + 'static)
+    where
+        K: Debug,
+        V: Debug,
+    {
+        ops::print::print(self, label, Arc::new(write));
     }
 
     /// Looks at each record; nothing follows.
@@ -254,6 +295,25 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Writes the stream to a topic; the partition is murmur2 of the key.
     pub fn to(self, topic: Topic<K, V>) {
         ops::sink::sink(self, topic, TopicRole::External);
+    }
+
+    /// Writes each record to a topic that it chooses. The topics must exist, and can be none of the
+    /// application's own.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, AnyTopic, Topic};
+    /// # const ORDERS: Topic<String, String> = Topic::new("orders", text(), text());
+    /// const BY_COUNTRY: AnyTopic<String, String> = AnyTopic::new(text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(ORDERS).to_dynamic(BY_COUNTRY, |_, country| format!("orders-{country}"));
+    /// ```
+    pub fn to_dynamic(
+        self,
+        topics: AnyTopic<K, V>,
+        choose: impl Fn(&K, &V) -> String + Send + Sync + 'static,
+    ) {
+        ops::sink::sink_to_any(self, topics, Arc::new(choose));
     }
 
     /// The stream as a table: the newest value of each key, kept in a store. A value of `None`, where
@@ -478,6 +538,73 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         P: Processor<Key = K, Value = V>,
     {
         ops::process::process(self, stores, make).marked_rekeyed()
+    }
+
+    /// Runs a processor of the user's on each record that cannot change keys, so that what comes out is
+    /// partitioned as before. `make` is called once for each task with handles on the stores named.
+    pub fn process_values<S, P>(
+        self,
+        stores: S,
+        make: impl Fn(S::Handles) -> P + Send + Sync + 'static,
+    ) -> KStream<K, P::OutValue>
+    where
+        S: Stores,
+        P: FixedKeyProcessor<Key = K, Value = V>,
+    {
+        ops::process_values::process_values(self, stores, make)
+    }
+
+    /// As [`process`](Self::process), with further outputs, each with types of its own. Returns what
+    /// [`Context::forward`](crate::Context::forward) leads to, and the outputs.
+    ///
+    /// ```
+    /// use millstream_operators::{Context, Output, OutputHandle, Processor, StreamsBuilder};
+    /// use millstream_topology::{text, u64_be, Record, Result, Topic};
+    ///
+    /// const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// const NUMBERS: Topic<String, u64> = Topic::new("numbers", text(), u64_be());
+    /// const WORDS: Topic<String, String> = Topic::new("words", text(), text());
+    ///
+    /// struct Sort(OutputHandle<String, u64>);
+    ///
+    /// impl Processor for Sort {
+    ///     type Key = String;
+    ///     type Value = String;
+    ///     type OutKey = String;
+    ///     type OutValue = String;
+    ///
+    ///     fn process(
+    ///         &mut self,
+    ///         cx: &mut Context<'_, '_, String, String>,
+    ///         record: Record<String, String>,
+    ///     ) -> Result<()> {
+    ///         match record.value.parse() {
+    ///             Ok(number) => cx.forward_to(self.0, record.with_value(number)),
+    ///             Err(_) => cx.forward(record),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let b = StreamsBuilder::new();
+    /// let (words, numbers) =
+    ///     b.stream(IN).process_to((), Output::new("numbers-out"), |(), numbers| Sort(numbers));
+    /// words.to(WORDS);
+    /// numbers.to(NUMBERS);
+    /// b.build()?;
+    /// # Ok::<(), millstream_topology::Error>(())
+    /// ```
+    pub fn process_to<S, O, P>(
+        self,
+        stores: S,
+        outputs: O,
+        make: impl Fn(S::Handles, O::Handles) -> P + Send + Sync + 'static,
+    ) -> (KStream<P::OutKey, P::OutValue>, O::Streams)
+    where
+        S: Stores,
+        O: Outputs,
+        P: Processor<Key = K, Value = V>,
+    {
+        ops::process_to::process_to(self, stores, outputs, make)
     }
 
     pub(crate) fn require_partitioned(&self, operator: &str) {

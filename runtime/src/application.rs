@@ -21,7 +21,7 @@ use crate::{
     clock::{SystemClock, WallClock},
     config::{Config, StateKind},
     flush_pool::FlushPool,
-    internal_topics::{Layout, full_name, prepare},
+    internal_topics::{find_topics, full_name, prepare, Layout},
     members::Members,
     queries::Queries,
     status::{Board, Status},
@@ -161,6 +161,7 @@ impl Application {
     ) -> Result<Self> {
         config.check()?;
         let admin = broker.admin()?;
+        let topology = &find_topics(&*admin, topology, &config.application_id)?;
         let layout = prepare(&*admin, topology, &config.application_id)?;
         let rocks = RocksShared::new(config.memory_budget / 4)?;
         let bases = Bases {

@@ -127,6 +127,15 @@ impl Task {
         })
     }
 
+    /// Reads a topic that `topology`, made of this task's, has found, if it belongs to this task.
+    pub(crate) fn find_topic(&mut self, topology: &Topology, topic: &Arc<str>) {
+        self.topology = topology.clone();
+        let at = self.graph.sources().len();
+        let Some(found) = self.graph.find_topic(topology, topic) else { return };
+        let source = found.source.clone();
+        self.group.add_queue(RecordQueue::new(topic.clone(), self.id.partition, at, source));
+    }
+
     pub(crate) fn add(&mut self, queue: usize, record: Buffered) {
         self.group.add(queue, record);
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
 use millstream_state::{ByteStore, MemoryBytes};
 use millstream_topology::{
-    Error, ErrorKind, Headers, KvStore, Record, Result, TaskId, Topic, TopicRole, VersionedStore,
+    Error, ErrorKind, Headers, KvStore, Plan, Record, Result, TaskId, Topic, TopicRole, VersionedStore,
     WindowStore,
 };
 
@@ -64,6 +64,7 @@ pub struct TestDriver {
 
 /// What the tasks wrote.
 struct Collected {
+    plan: Plan,
     names: Vec<Arc<str>>,
     /// Records for topics that the topology reads itself.
     loops: VecDeque<(Arc<str>, RawRecord)>,
@@ -81,17 +82,36 @@ impl Outbox for Collected {
         headers: &Headers,
     ) -> Result<()> {
         let topic = self.names[sink.0 as usize].clone();
+        self.send_to(&topic, key, value, timestamp, headers)
+    }
+
+    fn send_to(
+        &mut self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<()> {
+        let topic: Arc<str> = topic.into();
         let record = RawRecord {
             key: key.map(Bytes::copy_from_slice),
             value: value.map(Bytes::copy_from_slice),
             timestamp,
             headers: headers.clone(),
         };
-        if self.read_by_us.contains(&topic) {
+        if self.reads(&topic) {
             self.loops.push_back((topic.clone(), record.clone()));
         }
         self.outputs.entry(topic).or_default().push_back(record);
         Ok(())
+    }
+}
+
+impl Collected {
+    /// True when the topology reads that topic, or does as soon as a record comes.
+    fn reads(&self, topic: &Arc<str>) -> bool {
+        self.read_by_us.contains(topic) || self.plan.finder_of(topic).is_some()
     }
 }
 
@@ -117,11 +137,8 @@ impl TestDriver {
         }
         let sources = topology.subtopologies().iter().flat_map(|s| &s.sources);
         let out = Collected {
-            names: topology
-                .sink_topics()
-                .iter()
-                .map(|(name, _)| name.clone())
-                .collect(),
+            plan: topology.plan().clone(),
+            names: topology.sink_topics().iter().map(|(name, _)| name.clone()).collect(),
             loops: VecDeque::new(),
             read_by_us: sources.map(|(name, _)| name.clone()).collect(),
             outputs: BTreeMap::new(),
@@ -242,6 +259,7 @@ impl TestDriver {
     }
 
     fn enqueue(&mut self, topic: Arc<str>, raw: RawRecord) -> Result<()> {
+        self.find_topic(&topic);
         let offset = self.offsets.entry(topic.clone()).or_default();
         for task in &mut self.tasks {
             let queue = task.group.queues().iter().position(|q| q.topic == topic);
@@ -259,6 +277,17 @@ impl TestDriver {
         }
         let what = format!("the topology does not read this topic. topic=`{topic}`");
         Err(Error::new(ErrorKind::Config, what))
+    }
+
+    /// A topic that matches the pattern of a source is read from its first record on.
+    fn find_topic(&mut self, topic: &Arc<str>) {
+        let Some(topology) = self.topology.find_topic(topic) else { return };
+        self.topology = topology;
+        self.out.plan = self.topology.plan().clone();
+        self.out.read_by_us.push(topic.clone());
+        for task in &mut self.tasks {
+            task.find_topic(&self.topology, topic);
+        }
     }
 
     /// Works until nothing is left in any topic that the topology reads itself.

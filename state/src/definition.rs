@@ -22,6 +22,11 @@ pub trait StoreDefinition: Send + Sync {
     /// An empty live layer, for [`TaskState::open`](crate::TaskState::open).
     fn open(&self) -> Box<dyn AnyStore>;
 
+    /// Names the types of its keys and values, so that two descriptors can be told apart.
+    fn types(&self) -> &'static str {
+        std::any::type_name::<Self>()
+    }
+
     /// The bytes of a key that is given as text, as in a URL; of a store of windows or sessions, the
     /// key without the window.
     ///

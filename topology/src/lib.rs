@@ -41,7 +41,7 @@ pub use serde::Serde;
 pub use store::{KvStore, SessionStore, WindowStore};
 pub use subtopology::{SubTopology, TaskId};
 pub use suppress::{Buffered, SuppressStore};
-pub use topic::{CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Topic};
+pub use topic::{AnyTopic, CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Topic, TopicPattern};
 pub use versioned::VersionedStore;
 pub use window::{
     Hopping, Sessions, Sliding, TimeWindows, Tumbling, Unlimited, Windowed, days, hours, millis,

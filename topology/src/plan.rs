@@ -5,6 +5,8 @@
 
 use std::{fmt, sync::Arc};
 
+use regex::Regex;
+
 use crate::{Error, ErrorKind, Result};
 
 /// Index of a node in its plan.
@@ -30,6 +32,7 @@ pub enum NodeKind {
     Rekey,
     Peek,
     ForEach,
+    Print,
     Split,
     Branch,
     Merge,
@@ -72,6 +75,7 @@ impl fmt::Display for NodeKind {
             Self::Rekey => "rekey",
             Self::Peek => "peek",
             Self::ForEach => "for-each",
+            Self::Print => "print",
             Self::Split => "split",
             Self::Branch => "branch",
             Self::Merge => "merge",
@@ -130,6 +134,9 @@ pub struct Node {
     pub stores: Vec<StoreId>,
     /// The topics that a source reads or a sink writes, by name without application prefix.
     pub topics: Vec<Arc<str>>,
+    /// The regular expression over whole topic names by which a source finds its topics; `topics` are
+    /// those found so far.
+    pub pattern: Option<Arc<str>>,
     /// Who makes those topics.
     pub role: TopicRole,
     /// How long after its end a window of this node closes, in milliseconds; `None` when the node
@@ -196,6 +203,7 @@ impl Plan {
             inputs: inputs.to_vec(),
             stores: Vec::new(),
             topics: Vec::new(),
+            pattern: None,
             role: TopicRole::External,
             closes_after_ms: None,
         });
@@ -205,6 +213,30 @@ impl Plan {
     /// Adds a source of those topics.
     pub fn add_source(&mut self, topics: &[&str], role: TopicRole) -> NodeId {
         self.add_topic_node(NodeKind::Source, &[], topics, role)
+    }
+
+    /// Adds a source of all topics whose whole names match a regular expression.
+    pub fn add_pattern_source(&mut self, pattern: &str) -> NodeId {
+        let id = self.add_node(NodeKind::Source, &[]);
+        self.nodes[id.0].pattern = Some(pattern.into());
+        id
+    }
+
+    /// Lets the sources by pattern read a topic that has been found; `false` when none of them matches,
+    /// or another source reads the topic already.
+    pub fn find_topic(&mut self, topic: &str) -> bool {
+        let Some(source) = self.finder_of(topic) else { return false };
+        self.nodes[source.0].topics.push(topic.into());
+        true
+    }
+
+    /// The first source whose pattern matches a topic that no source reads yet.
+    pub fn finder_of(&self, topic: &str) -> Option<NodeId> {
+        let sources = || self.nodes.iter().filter(|n| n.kind == NodeKind::Source);
+        let takes = |n: &&Node| n.pattern.as_ref().is_some_and(|p| matches(p, topic));
+        let finder = sources().find(takes)?;
+        let known = sources().flat_map(|n| &n.topics).any(|known| &**known == topic);
+        (!known).then_some(finder.id)
     }
 
     /// Adds a sink to that topic behind `input`.
@@ -385,6 +417,16 @@ impl Plan {
         }
         let mut read: Vec<(&str, &str)> = Vec::new();
         for node in sources() {
+            if node.topics.is_empty() && node.pattern.is_none() {
+                let what = "a stream of several topics has at least one";
+                return Err(Error::new(ErrorKind::Topology, what).in_node(&node.name));
+            }
+            if let Some(pattern) = &node.pattern {
+                whole(pattern).map_err(|source| {
+                    let what = format!("a pattern of topics is no regular expression. {pattern}");
+                    Error::caused(ErrorKind::Topology, what, source).in_node(&node.name)
+                })?;
+            }
             for topic in &node.topics {
                 check_name("topic", topic)?;
                 if let Some((_, first)) = read.iter().find(|(t, _)| *t == &**topic) {
@@ -402,6 +444,16 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The regular expression, over whole names.
+fn whole(pattern: &str) -> std::result::Result<Regex, regex::Error> {
+    Regex::new(&format!("^(?:{pattern})$"))
+}
+
+/// True when the whole name matches; what is no regular expression matches nothing.
+fn matches(pattern: &str, topic: &str) -> bool {
+    whole(pattern).is_ok_and(|regex| regex.is_match(topic))
 }
 
 /// Kafka's limit, less room for the application's prefix and a suffix.
@@ -467,6 +519,21 @@ mod tests {
         assert_eq!(plan.window_closes_after_ms(both), Some(5));
         assert_eq!(plan.window_closes_after_ms(makers[0]), Some(3));
         assert_eq!(plan.window_closes_after_ms(mixed), None);
+    }
+
+    #[test]
+    fn a_pattern_covers_whole_names_and_leaves_topics_of_others_alone() {
+        let mut plan = Plan::default();
+        plan.add_source(&["in-b"], TopicRole::External);
+        let all = plan.add_pattern_source("in-[a-z]|out");
+        for topic in ["in-b", "in-ab", "xin-a", "in-"] {
+            assert!(!plan.find_topic(topic), "{topic}");
+        }
+        assert!(plan.find_topic("in-a"));
+        assert!(!plan.find_topic("in-a"), "found already");
+        assert_eq!(plan.nodes()[all.0].topics, ["in-a".into()]);
+        plan.add_pattern_source("(");
+        refused(plan.check(), "regular expression");
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! `filter`, `map`, `merge`, `split`, `to` and the like: steps that keep nothing.
 
+use millstream_topology::{AnyTopic, nullable, text};
 use serde::Deserialize;
 
-use super::{Group, missing};
+use super::Group;
 use crate::{
     functions::{self, K, V},
     interpreter::{Applied, Fields, Interpreter, repartition_name, topic},
-    text::{Key, Text},
+    text::{Key, KeyCodec, Text},
 };
 
 /// The steps of this group.
@@ -57,7 +58,7 @@ fn filter_not(at: &mut Interpreter, fields: Fields) -> Applied {
     let stream = at.stream(&step.from)?;
     at.add_stream(
         &step.id,
-        stream.filter(move |k, v| !drop(k.as_ref(), v.as_deref())),
+        stream.filter_not(move |k, v| drop(k.as_ref(), v.as_deref())),
     );
     Ok(())
 }
@@ -118,10 +119,8 @@ fn flat_map_values(at: &mut Interpreter, fields: Fields) -> Applied {
 fn select_key(at: &mut Interpreter, fields: Fields) -> Applied {
     let step: Unary = fields.read()?;
     let key = functions::key_mapper(&step.function)?;
-    let mapped = at.stream(&step.from)?.map(move |k, v| {
-        let new = key(k.as_ref(), v.as_deref()).map(Key::plain);
-        (new, v)
-    });
+    let stream = at.stream(&step.from)?;
+    let mapped = stream.select_key(move |k, v| key(k.as_ref(), v.as_deref()).map(Key::plain));
     at.add_stream(&step.id, mapped);
     Ok(())
 }
@@ -205,6 +204,22 @@ fn to(at: &mut Interpreter, fields: Fields) -> Applied {
     Ok(())
 }
 
-fn to_dynamic(_: &mut Interpreter, _: Fields) -> Applied {
-    missing("to_dynamic")
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToDynamicStep {
+    from: String,
+    topic: String,
+    #[serde(rename = "fn")]
+    function: String,
+}
+
+fn to_dynamic(at: &mut Interpreter, fields: Fields) -> Applied {
+    let step: ToDynamicStep = fields.read()?;
+    let choose = functions::topic_choice(&step.function)?;
+    let topics = AnyTopic::new(nullable(KeyCodec), nullable(text()));
+    let prefix = step.topic;
+    at.stream(&step.from)?.to_dynamic(topics, move |k, v| {
+        choose(&prefix, k.as_ref(), v.as_deref())
+    });
+    Ok(())
 }

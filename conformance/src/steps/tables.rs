@@ -2,7 +2,7 @@
 
 use millstream_operators::KTable;
 use millstream_runtime::TestDriver;
-use millstream_topology::{Error, Topic, VersionedStore, text};
+use millstream_topology::{Error, Topic, VersionedStore, nullable, text};
 use serde::Deserialize;
 
 use super::Group;
@@ -37,7 +37,7 @@ struct TableStep {
 
 fn table(at: &mut Interpreter, fields: Fields) -> Applied {
     let step: TableStep = fields.read()?;
-    let topic = Topic::new(intern(&step.topic), KeyCodec, text());
+    let topic = Topic::new(intern(&step.topic), nullable(KeyCodec), text());
     let extract = functions::extractor(step.extractor.as_deref().unwrap_or("record"))?;
     let time = move |_: Option<&Key>, v: Option<&Text>, ts, partition_time| {
         extract(v.map(String::as_str), ts, partition_time)

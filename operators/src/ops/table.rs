@@ -2,33 +2,79 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use millstream_topology::{Change, NodeId, NodeKind, Record, Result, StoreId, Topic, TopicRole};
+use millstream_topology::{
+    BoxError, Change, NodeId, NodeKind, Record, Result, Serde, StoreId, Topic, TopicRole,
+};
 
 use crate::{
     Cx, KStream, KTable, RawRecord, RawSource, TableStore,
     build::TaskBuild,
     builder::SharedDraft,
     edge::{Edge, Port, edge},
+    graph::only_entry,
     ops::source::bad,
     table::Wishes,
     table_store::{history_of, store_getter},
 };
 
+/// How the records of a table's topic are read.
+pub struct RowFormat<K: 'static, V: 'static> {
+    name: &'static str,
+    /// `None` is a null key, where the topic may have them.
+    key: KeyOfRow<K>,
+    value: Serde<V>,
+}
+
+type KeyOfRow<K> = Arc<dyn Fn(Option<&[u8]>) -> Result<Option<K>, BoxError> + Send + Sync>;
+
+impl<K, V> RowFormat<K, V> {
+    pub(crate) fn plain(topic: Topic<K, V>) -> Self {
+        let key = topic.key();
+        let key: KeyOfRow<K> = Arc::new(move |bytes| key.decode(bytes).map(Some));
+        Self {
+            name: topic.name(),
+            key,
+            value: topic.value(),
+        }
+    }
+
+    pub(crate) fn nullable(topic: Topic<Option<K>, V>) -> Self {
+        let key = topic.key();
+        let key: KeyOfRow<K> = Arc::new(move |bytes| key.decode(bytes));
+        Self {
+            name: topic.name(),
+            key,
+            value: topic.value(),
+        }
+    }
+
+    fn decode(&self, record: &RawRecord) -> Result<Row<K, V>> {
+        let key = (self.key)(record.key.as_deref()).map_err(bad("key"))?;
+        let value = record.value.as_deref();
+        let value = value.map(|bytes| self.value.decode(Some(bytes)));
+        Ok((key, value.transpose().map_err(bad("value"))?))
+    }
+}
+
+/// Key and value of a record, `None` where they are null.
+type Row<K, V> = (Option<K>, Option<V>);
+
 /// Gets key and value, `None` where they are null, the log's timestamp and the partition's time so
 /// far; returns the event time.
-pub(crate) type ExtractRow<K, V> =
+pub(crate) type RowTime<K, V> =
     Arc<dyn Fn(Option<&K>, Option<&V>, i64, i64) -> i64 + Send + Sync>;
 
 pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
     draft: &SharedDraft,
-    topic: Topic<K, V>,
+    format: RowFormat<K, V>,
     store: impl TableStore<K, V>,
-    extract: Option<ExtractRow<K, V>>,
+    extract: Option<RowTime<K, V>>,
 ) -> KTable<K, V> {
     let source = draft
         .lock()
         .plan
-        .add_source(&[topic.name()], TopicRole::External);
+        .add_source(&[format.name], TopicRole::External);
+    let format = Arc::new(format);
     let rows = Rows::new(draft, source, store);
     let table = rows.table.clone();
     draft.lock().sources.insert(
@@ -38,12 +84,12 @@ pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
             let entry = build.node(source, move |cx: &mut Cx<'_>, record| {
                 keep.borrow_mut().push(cx, record)
             });
-            Rc::new(RefCell::new(TableSource {
-                topic,
+            only_entry(TableSource {
+                format: format.clone(),
                 extract: extract.clone(),
                 entry,
                 decoded: None,
-            }))
+            })
         }),
     );
     table
@@ -152,24 +198,11 @@ impl<K: Clone + 'static, V: Clone + 'static, S: TableStore<K, V>> Rows<K, V, S> 
 }
 
 struct TableSource<K: 'static, V: 'static> {
-    topic: Topic<K, V>,
-    extract: Option<ExtractRow<K, V>>,
+    format: Arc<RowFormat<K, V>>,
+    extract: Option<RowTime<K, V>>,
     entry: Edge<K, Option<V>>,
     /// What `event_time` has decoded already, for the `push` that follows it.
-    decoded: Option<(Option<K>, Option<V>)>,
-}
-
-impl<K, V> TableSource<K, V> {
-    fn decode(&self, record: &RawRecord) -> Result<(Option<K>, Option<V>)> {
-        let key = record.key.as_deref();
-        let key = key.map(|bytes| self.topic.key().decode(Some(bytes)));
-        let value = record.value.as_deref();
-        let value = value.map(|bytes| self.topic.value().decode(Some(bytes)));
-        Ok((
-            key.transpose().map_err(bad("key"))?,
-            value.transpose().map_err(bad("value"))?,
-        ))
-    }
+    decoded: Option<Row<K, V>>,
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> RawSource for TableSource<K, V> {
@@ -177,7 +210,7 @@ impl<K: Clone + 'static, V: Clone + 'static> RawSource for TableSource<K, V> {
         let Some(extract) = &self.extract else {
             return Ok(record.timestamp);
         };
-        let (key, value) = self.decode(record)?;
+        let (key, value) = self.format.decode(record)?;
         let time = extract(
             key.as_ref(),
             value.as_ref(),
@@ -191,7 +224,7 @@ impl<K: Clone + 'static, V: Clone + 'static> RawSource for TableSource<K, V> {
     fn push(&mut self, cx: &mut Cx<'_>, record: RawRecord, event_time: i64) -> Result<()> {
         let (key, value) = match self.decoded.take() {
             Some(decoded) => decoded,
-            None => self.decode(&record)?,
+            None => self.format.decode(&record)?,
         };
         let Some(key) = key else {
             cx.counters.dropped += 1;

@@ -1,7 +1,7 @@
 //! `group_by` of a table: each change through a topic of the application, under the keys of the
 //! groups.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use millstream_topology::{
     Change, Error, ErrorKind, NodeKind, Record, Result, Topic, TopicRole,
@@ -11,6 +11,7 @@ use crate::{
     Cx, GroupedTable, KStream, KTable, RawRecord, RawSource,
     builder::add_node,
     edge::{Edge, edge},
+    graph::only_entry,
     ops::{change_format, source::bad},
 };
 
@@ -106,7 +107,7 @@ where
         Arc::new(move |build| {
             let next = port.connect(build);
             let entry = build.node(id, move |cx: &mut Cx<'_>, record| next.push(cx, record));
-            Rc::new(RefCell::new(Changes { through, entry }))
+            only_entry(Changes { through, entry })
         }),
     );
     GroupedTable::new(out)
