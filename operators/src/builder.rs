@@ -244,7 +244,12 @@ impl StreamsBuilder {
             kept.downcast_ref::<(NodeId, Port<K, V>)>().cloned()
         };
         if let Some((id, port)) = read(&self.draft.lock()) {
-            return KStream { draft: self.draft.clone(), id, port, rekeyed: false };
+            return KStream {
+                draft: self.draft.clone(),
+                id,
+                port,
+                rekeyed: false,
+            };
         }
         let stream = ops::source::source(&self.draft, origin, TopicRole::External, None);
         let kept = Box::new((stream.id, stream.port.clone()));

@@ -24,22 +24,52 @@ impl<K, V> FixedKeyRecord<K, V> {
 
     /// The same record with another value.
     pub fn with_value<V2>(self, value: V2) -> FixedKeyRecord<K, V2> {
-        let Self { key, timestamp, headers, .. } = self;
-        FixedKeyRecord { key, value, timestamp, headers }
+        let Self {
+            key,
+            timestamp,
+            headers,
+            ..
+        } = self;
+        FixedKeyRecord {
+            key,
+            value,
+            timestamp,
+            headers,
+        }
     }
 }
 
 impl<K, V> From<Record<K, V>> for FixedKeyRecord<K, V> {
     fn from(record: Record<K, V>) -> Self {
-        let Record { key, value, timestamp, headers } = record;
-        Self { key, value, timestamp, headers }
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        Self {
+            key,
+            value,
+            timestamp,
+            headers,
+        }
     }
 }
 
 impl<K, V> From<FixedKeyRecord<K, V>> for Record<K, V> {
     fn from(record: FixedKeyRecord<K, V>) -> Self {
-        let FixedKeyRecord { key, value, timestamp, headers } = record;
-        Self { key, value, timestamp, headers }
+        let FixedKeyRecord {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        Self {
+            key,
+            value,
+            timestamp,
+            headers,
+        }
     }
 }
 

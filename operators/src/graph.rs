@@ -137,14 +137,21 @@ impl Topology {
         let mut sources = Vec::new();
         let mut by_pattern = BTreeMap::new();
         for id in &sub.nodes {
-            let Some(make) = self.sources.get(id) else { continue };
+            let Some(make) = self.sources.get(id) else {
+                continue;
+            };
             let entry_of = make(&mut build);
             let node = &self.plan.nodes()[id.0];
-            sources.extend(node.topics.iter().enumerate().map(|(at, topic)| SourceTopic {
-                topic: topic.clone(),
-                role: node.role,
-                source: entry_of(at),
-            }));
+            sources.extend(
+                node.topics
+                    .iter()
+                    .enumerate()
+                    .map(|(at, topic)| SourceTopic {
+                        topic: topic.clone(),
+                        role: node.role,
+                        source: entry_of(at),
+                    }),
+            );
             if node.pattern.is_some() {
                 by_pattern.insert(*id, entry_of);
             }
@@ -193,10 +200,17 @@ impl TaskGraph {
     /// when it belongs to another task.
     pub fn find_topic(&mut self, topology: &Topology, topic: &str) -> Option<&SourceTopic> {
         let (id, entry_of) = self.by_pattern.iter().find(|(id, _)| {
-            topology.plan.nodes()[id.0].topics.iter().any(|found| &**found == topic)
+            topology.plan.nodes()[id.0]
+                .topics
+                .iter()
+                .any(|found| &**found == topic)
         })?;
         let (topic, role) = (topic.into(), topology.plan.nodes()[id.0].role);
-        self.sources.push(SourceTopic { topic, role, source: entry_of(0) });
+        self.sources.push(SourceTopic {
+            topic,
+            role,
+            source: entry_of(0),
+        });
         self.sources.last()
     }
 

@@ -1,12 +1,10 @@
-//! `Grouped` and `WindowedGrouped`: streams about to be aggregated.
+//! `Grouped`: a stream about to be aggregated.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use millstream_topology::{
-    BoxError, Error, ErrorKind, KvStore, Result, TimeWindows, WindowStore, Windowed,
-};
+use millstream_topology::{BoxError, Error, ErrorKind, KvStore, Result};
 
-use crate::{KStream, KTable, ops, ops::aggregate::Step};
+use crate::{Cogrouped, KStream, KTable, Windows, ops};
 
 /// A stream whose records with equal keys meet in one task.
 pub struct Grouped<K: 'static, V: 'static>(KStream<K, V>);
@@ -101,101 +99,60 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         })
     }
 
-    /// Splits each key's records by time.
-    pub fn windowed_by(self, windows: impl Into<TimeWindows>) -> WindowedGrouped<K, V> {
-        WindowedGrouped {
-            stream: self.0,
-            windows: windows.into(),
-            retention_ms: None,
-        }
-    }
-}
-
-/// A grouped stream whose records are further split by time.
-pub struct WindowedGrouped<K: 'static, V: 'static> {
-    stream: KStream<K, V>,
-    windows: TimeWindows,
-    retention_ms: Option<i64>,
-}
-
-impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
-    /// Keeps windows in the store for so long after their start, for queries; without it, for as long
-    /// as they take records: their size and grace. Less than that is refused.
-    pub fn retain(mut self, retention: Duration) -> Self {
-        self.retention_ms = Some(i64::try_from(retention.as_millis()).unwrap_or(i64::MAX));
-        self
-    }
-
-    /// How many records each key has had in each window.
-    pub fn count(self, store: WindowStore<K, u64>) -> KTable<Windowed<K>, u64> {
-        self.aggregate(store, |_, _, count| count + 1)
-    }
-
-    /// Combines the values of each key and window; the first value stands as it is.
-    pub fn reduce(
-        self,
-        store: WindowStore<K, V>,
-        combine: impl Fn(V, V) -> V + Send + Sync + 'static,
-    ) -> KTable<Windowed<K>, V> {
-        let step = move |_: &K, value: V, old: Option<V>| {
-            Ok(Some(match old {
-                Some(old) => combine(old, value),
-                None => value,
-            }))
-        };
-        self.fold(store, Arc::new(step))
-    }
-
-    /// Folds the values of each key and window, from `A::default()` on.
+    /// Splits each key's records by time, in [`Tumbling`](millstream_topology::Tumbling),
+    /// [`Hopping`](millstream_topology::Hopping), [`Sliding`](millstream_topology::Sliding) or
+    /// [`Unlimited`](millstream_topology::Unlimited) windows or in
+    /// [`Sessions`](millstream_topology::Sessions).
     ///
-    /// A record that is late for a window (`window end <= greatest time seen - grace`) does not change
-    /// it and is counted as dropped, once for each such window. The timestamp of a result is the greatest of
-    /// its records.
-    pub fn aggregate<A: Clone + Default + 'static>(
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, secs, text, u64_be, Topic, Tumbling, WindowStore};
+    /// const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+    /// const PER_MINUTE: WindowStore<String, u64> = WindowStore::new("per-minute", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let minutes = Tumbling::of(mins(1)).grace(secs(10));
+    /// let counts = b.stream(CLICKS).group_by_key().windowed_by(minutes).count(PER_MINUTE);
+    /// ```
+    pub fn windowed_by<W: Windows>(self, windows: W) -> W::Grouped<K, V> {
+        windows.group(self.0)
+    }
+
+    /// Begins to fold several streams into one table: this one with `step`, others with
+    /// [`Cogrouped::cogroup`]. The fold starts from `A::default()`.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, u64_be, KvStore, Topic};
+    /// const DEPOSITS: Topic<String, u64> = Topic::new("deposits", text(), u64_be());
+    /// const FEES: Topic<String, i64> = Topic::new("fees", text(), i64_be());
+    /// const BALANCES: KvStore<String, i64> = KvStore::new("balances", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let fees = b.stream(FEES).group_by_key();
+    /// let balances = b
+    ///     .stream(DEPOSITS)
+    ///     .group_by_key()
+    ///     .cogroup(|_, cents, balance| balance + cents as i64)
+    ///     .cogroup(fees, |_, cents, balance| balance - cents)
+    ///     .aggregate(BALANCES);
+    /// # assert!(b.build().is_ok());
+    /// ```
+    pub fn cogroup<A: Clone + Default + 'static>(
         self,
-        store: WindowStore<K, A>,
         step: impl Fn(&K, V, A) -> A + Send + Sync + 'static,
-    ) -> KTable<Windowed<K>, A> {
-        let step = move |k: &K, v, old: Option<A>| Ok(Some(step(k, v, old.unwrap_or_default())));
-        self.fold(store, Arc::new(step))
+    ) -> Cogrouped<K, A> {
+        Cogrouped::empty().cogroup(self, step)
     }
 
-    /// Folds the values of each key and window with a function that may also delete: it gets the fold so far,
+    /// As [`cogroup`](Self::cogroup), with a function that may also delete: it gets the fold so far,
     /// `None` if there is none, and returns the one from now on, `None` to have none.
-    ///
-    /// A deletion goes on as a change without a new value, also where there was nothing to delete.
-    /// The timestamp of a result is the greatest of the records since the window was last empty.
-    pub fn aggregate_or_delete<A: Clone + 'static>(
+    pub fn cogroup_or_delete<A: Clone + 'static>(
         self,
-        store: WindowStore<K, A>,
         step: impl Fn(&K, V, Option<A>) -> Option<A> + Send + Sync + 'static,
-    ) -> KTable<Windowed<K>, A> {
-        let step = move |k: &K, v, old: Option<A>| Ok(step(k, v, old));
-        self.fold(store, Arc::new(step))
+    ) -> Cogrouped<K, A> {
+        Cogrouped::empty().cogroup_or_delete(self, step)
     }
 
-    /// As [`reduce`](Self::reduce), with a function that may also delete.
-    pub fn reduce_or_delete(
-        self,
-        store: WindowStore<K, V>,
-        combine: impl Fn(V, V) -> Option<V> + Send + Sync + 'static,
-    ) -> KTable<Windowed<K>, V> {
-        self.aggregate_or_delete(store, move |_, value, old| match old {
-            Some(old) => combine(old, value),
-            None => Some(value),
-        })
-    }
-
-    fn fold<A: Clone + 'static>(
-        self,
-        store: WindowStore<K, A>,
-        step: Step<K, V, A>,
-    ) -> KTable<Windowed<K>, A> {
-        let Self {
-            stream,
-            windows,
-            retention_ms,
-        } = self;
-        ops::window_aggregate::window_aggregate(stream, windows, retention_ms, store, step)
+    pub(crate) fn into_stream(self) -> KStream<K, V> {
+        self.0
     }
 }

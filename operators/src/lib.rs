@@ -28,6 +28,9 @@ mod table;
 mod table_store;
 mod grouped;
 mod grouped_table;
+mod windows;
+mod cogroup;
+mod suppress;
 mod join;
 mod maybe_null;
 mod processor;
@@ -39,20 +42,25 @@ mod graph;
 mod ops;
 
 pub use builder::{StreamOrigin, StreamsBuilder, TableOrigin};
+pub use cogroup::{Cogrouped, SessionCogrouped, WindowedCogrouped};
 pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
-pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
-pub use grouped::{Grouped, WindowedGrouped};
 pub use grouped_table::GroupedTable;
 pub use join::{
     JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
 };
 pub use maybe_null::MaybeNull;
 pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
+pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
+pub use grouped::Grouped;
 pub use ops::process_to::{Output, OutputHandle, Outputs};
 pub use processor::{
     Clock, Context, KvHandle, KvRead, Processor, Punctuation, ReadHandle, Reads, Stores,
     WindowHandle,
 };
 pub use stream::{KStream, Split};
+pub use suppress::{
+    SuppressUntil, UntilTimeLimit, UntilWindowCloses, until_time_limit, until_window_closes,
+};
 pub use table::KTable;
 pub use table_store::{Kept, Remembers, TableStore};
+pub use windows::{SessionGrouped, WindowedGrouped, Windows};

@@ -110,7 +110,10 @@ impl<'b, K: Clone, V: Clone> Context<'_, 'b, K, V> {
         output: OutputHandle<A, B>,
         record: Record<A, B>,
     ) -> Result<()> {
-        let exit = self.exits.get(output.index).and_then(|exit| exit.downcast_ref::<Edge<A, B>>());
+        let exit = self
+            .exits
+            .get(output.index)
+            .and_then(|exit| exit.downcast_ref::<Edge<A, B>>());
         let exit = exit.expect("a processor forwards to its own outputs");
         exit.borrow_mut().push(self.cx, record)
     }
@@ -338,10 +341,16 @@ impl<K: 'static, V: Clone + 'static> Stores for KvStore<K, V> {
 impl<K: 'static, V: Clone + 'static> Stores for Reads<KvStore<K, V>> {
     type Handles = ReadHandle<K, V>;
     fn connect(self, draft: &mut Draft, node: NodeId) {
-        draft.want_store(node, Arc::new(KvDefinition(self.0)) as Arc<dyn StoreDefinition>);
+        draft.want_store(
+            node,
+            Arc::new(KvDefinition(self.0)) as Arc<dyn StoreDefinition>,
+        );
     }
     fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-        ReadHandle { index: index(self.0.name()), store: self.0 }
+        ReadHandle {
+            index: index(self.0.name()),
+            store: self.0,
+        }
     }
 }
 
@@ -402,7 +411,11 @@ impl<P: Processor> Instance<P> {
         next: Next<P::OutKey, P::OutValue>,
         exits: Vec<Box<dyn Any>>,
     ) -> Self {
-        Self { processor, next, exits }
+        Self {
+            processor,
+            next,
+            exits,
+        }
     }
 
     /// The processor, and what it can reach.
@@ -411,8 +424,21 @@ impl<P: Processor> Instance<P> {
         cx: &'a mut Cx<'b>,
         schedules: &'a mut Vec<(i64, Clock)>,
     ) -> (&'a mut P, Context<'a, 'b, P::OutKey, P::OutValue>) {
-        let Self { processor, next, exits } = self;
-        (processor, Context { cx, next, exits, schedules, rule: PhantomData })
+        let Self {
+            processor,
+            next,
+            exits,
+        } = self;
+        (
+            processor,
+            Context {
+                cx,
+                next,
+                exits,
+                schedules,
+                rule: PhantomData,
+            },
+        )
     }
 
     pub(crate) fn process(

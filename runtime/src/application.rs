@@ -21,7 +21,7 @@ use crate::{
     clock::{SystemClock, WallClock},
     config::{Config, StateKind},
     flush_pool::FlushPool,
-    internal_topics::{find_topics, full_name, prepare, Layout},
+    internal_topics::{Layout, find_topics, full_name, prepare},
     members::Members,
     queries::Queries,
     status::{Board, Status},

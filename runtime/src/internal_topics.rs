@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use millstream_broker::{Admin, Cleanup, NewTopic};
 use millstream_operators::Topology;
 use millstream_topology::{
-    Error, ErrorKind, Node, Result, StoreKind, TopicRole, CHANGELOG_SUFFIX, REPARTITION_SUFFIX,
+    CHANGELOG_SUFFIX, Error, ErrorKind, Node, REPARTITION_SUFFIX, Result, StoreKind, TopicRole,
 };
 
 /// How much longer than its store a windowed changelog keeps records, as in Kafka Streams
@@ -44,12 +44,20 @@ pub(crate) fn find_topics(
     application_id: &str,
 ) -> Result<Topology> {
     let mut found = topology.clone();
-    if topology.plan().nodes().iter().all(|node| node.pattern.is_none()) {
+    if topology
+        .plan()
+        .nodes()
+        .iter()
+        .all(|node| node.pattern.is_none())
+    {
         return Ok(found);
     }
     let own = |name: &str| {
-        let rest = name.strip_prefix(application_id).and_then(|rest| rest.strip_prefix('-'));
-        let ends = |rest: &str| rest.ends_with(REPARTITION_SUFFIX) || rest.ends_with(CHANGELOG_SUFFIX);
+        let rest = name
+            .strip_prefix(application_id)
+            .and_then(|rest| rest.strip_prefix('-'));
+        let ends =
+            |rest: &str| rest.ends_with(REPARTITION_SUFFIX) || rest.ends_with(CHANGELOG_SUFFIX);
         rest.is_some_and(ends)
     };
     for topic in admin.topics()? {

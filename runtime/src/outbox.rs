@@ -165,7 +165,10 @@ impl Producing {
             );
             return Err(Error::new(ErrorKind::User, what));
         };
-        let target = Target { topic: self.producer.topic(name), partitions: *partitions };
+        let target = Target {
+            topic: self.producer.topic(name),
+            partitions: *partitions,
+        };
         self.chosen.insert(name.clone(), target);
         Ok(target)
     }
@@ -236,6 +239,13 @@ impl Outbox for Producing {
     ) -> Result<()> {
         let target = self.chosen(topic)?;
         let partition = self.partition(key, target.partitions);
-        self.write(Outgoing { topic: target.topic, partition, timestamp, key, value, headers })
+        self.write(Outgoing {
+            topic: target.topic,
+            partition,
+            timestamp,
+            key,
+            value,
+            headers,
+        })
     }
 }

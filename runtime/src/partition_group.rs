@@ -129,7 +129,8 @@ impl PartitionGroup {
     /// Adds a queue to a group that runs already.
     pub(crate) fn add_queue(&mut self, queue: RecordQueue) {
         self.queues.push(queue);
-        self.queues.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+        self.queues
+            .sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
     }
 
     pub(crate) fn queues(&self) -> &[RecordQueue] {

@@ -131,9 +131,16 @@ impl Task {
     pub(crate) fn find_topic(&mut self, topology: &Topology, topic: &Arc<str>) {
         self.topology = topology.clone();
         let at = self.graph.sources().len();
-        let Some(found) = self.graph.find_topic(topology, topic) else { return };
+        let Some(found) = self.graph.find_topic(topology, topic) else {
+            return;
+        };
         let source = found.source.clone();
-        self.group.add_queue(RecordQueue::new(topic.clone(), self.id.partition, at, source));
+        self.group.add_queue(RecordQueue::new(
+            topic.clone(),
+            self.id.partition,
+            at,
+            source,
+        ));
     }
 
     pub(crate) fn add(&mut self, queue: usize, record: Buffered) {

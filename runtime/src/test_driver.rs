@@ -138,7 +138,11 @@ impl TestDriver {
         let sources = topology.subtopologies().iter().flat_map(|s| &s.sources);
         let out = Collected {
             plan: topology.plan().clone(),
-            names: topology.sink_topics().iter().map(|(name, _)| name.clone()).collect(),
+            names: topology
+                .sink_topics()
+                .iter()
+                .map(|(name, _)| name.clone())
+                .collect(),
             loops: VecDeque::new(),
             read_by_us: sources.map(|(name, _)| name.clone()).collect(),
             outputs: BTreeMap::new(),
@@ -281,7 +285,9 @@ impl TestDriver {
 
     /// A topic that matches the pattern of a source is read from its first record on.
     fn find_topic(&mut self, topic: &Arc<str>) {
-        let Some(topology) = self.topology.find_topic(topic) else { return };
+        let Some(topology) = self.topology.find_topic(topic) else {
+            return;
+        };
         self.topology = topology;
         self.out.plan = self.topology.plan().clone();
         self.out.read_by_us.push(topic.clone());

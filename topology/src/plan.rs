@@ -225,7 +225,9 @@ impl Plan {
     /// Lets the sources by pattern read a topic that has been found; `false` when none of them matches,
     /// or another source reads the topic already.
     pub fn find_topic(&mut self, topic: &str) -> bool {
-        let Some(source) = self.finder_of(topic) else { return false };
+        let Some(source) = self.finder_of(topic) else {
+            return false;
+        };
         self.nodes[source.0].topics.push(topic.into());
         true
     }
@@ -235,7 +237,9 @@ impl Plan {
         let sources = || self.nodes.iter().filter(|n| n.kind == NodeKind::Source);
         let takes = |n: &&Node| n.pattern.as_ref().is_some_and(|p| matches(p, topic));
         let finder = sources().find(takes)?;
-        let known = sources().flat_map(|n| &n.topics).any(|known| &**known == topic);
+        let known = sources()
+            .flat_map(|n| &n.topics)
+            .any(|known| &**known == topic);
         (!known).then_some(finder.id)
     }
 

@@ -1,18 +1,15 @@
 //! `KvStore`, `WindowStore` and `SessionStore`: the name and the types of state, as constants.
 
-use std::time::Duration;
-
 use crate::{CHANGELOG_SUFFIX, Codec, Serde};
 
 macro_rules! store_descriptor {
-    ($(#[$doc:meta])* $name:ident $(, $field:ident: $type:ty = $default:expr)*) => {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         pub struct $name<K: 'static, V: 'static> {
             name: &'static str,
             key: Serde<K>,
             value: Serde<V>,
             logged: bool,
-            $($field: $type,)*
         }
 
         impl<K, V> Clone for $name<K, V> {
@@ -29,8 +26,7 @@ macro_rules! store_descriptor {
                 CK: Codec<Value = K>,
                 CV: Codec<Value = V>,
             {
-                let (key, value) = (Serde::of(key), Serde::of(value));
-                Self { name, key, value, logged: true, $($field: $default,)* }
+                Self { name, key: Serde::of(key), value: Serde::of(value), logged: true }
             }
 
             /// The same store without a changelog: its content is lost with the machine's disk.
@@ -78,48 +74,23 @@ store_descriptor!(
     KvStore
 );
 store_descriptor!(
-    /// A window store: values by key and window start, kept for the retention of its operator, or
-    /// longer where [`retention`](Self::retention) says so.
+    /// A window store: values by key and window start, kept for the retention of its operator.
     ///
     /// ```
     /// use millstream_topology::{text, u64_be, WindowStore};
     /// const PER_MINUTE: WindowStore<String, u64> = WindowStore::new("per-minute", text(), u64_be());
     /// assert_eq!(PER_MINUTE.name(), "per-minute");
     /// ```
-    WindowStore,
-    retention_ms: Option<i64> = None
+    WindowStore
 );
 store_descriptor!(
     /// A session store: values by key, first and last timestamp of a session, kept for the retention
-    /// of its operator, or longer where [`retention`](Self::retention) says so.
+    /// of its operator.
     ///
     /// ```
-    /// use millstream_topology::{days, text, u64_be, SessionStore};
-    /// const VISITS: SessionStore<String, u64> =
-    ///     SessionStore::new("visits", text(), u64_be()).retention(days(2));
-    /// assert_eq!(VISITS.retention_ms(), Some(2 * 86_400_000));
+    /// use millstream_topology::{text, u64_be, SessionStore};
+    /// const VISITS: SessionStore<String, u64> = SessionStore::new("visits", text(), u64_be());
+    /// assert_eq!(VISITS.name(), "visits");
     /// ```
-    SessionStore,
-    retention_ms: Option<i64> = None
+    SessionStore
 );
-
-macro_rules! with_retention {
-    ($name:ident, $since:literal) => {
-        impl<K, V> $name<K, V> {
-            /// The same store, in which a window is kept that long, measured from its
-            #[doc = $since]
-            /// by the greatest one put into the store. It must cover what the operator needs.
-            pub const fn retention(mut self, retention: Duration) -> Self {
-                self.retention_ms = Some(retention.as_millis() as i64);
-                self
-            }
-
-            /// The retention that [`retention`](Self::retention) gave, in milliseconds.
-            pub const fn retention_ms(&self) -> Option<i64> {
-                self.retention_ms
-            }
-        }
-    };
-}
-with_retention!(WindowStore, "start");
-with_retention!(SessionStore, "end");

@@ -24,7 +24,10 @@ pub struct Output<K, V> {
 impl<K, V> Output<K, V> {
     /// An output of that name.
     pub const fn new(name: &'static str) -> Self {
-        Self { name, types: PhantomData }
+        Self {
+            name,
+            types: PhantomData,
+        }
     }
 }
 
@@ -59,7 +62,10 @@ impl Exits {
         let id = add_node(&self.draft, NodeKind::Branch, &[self.node]);
         let stream = KStream::new(&self.draft, id, true).named(output.name);
         let port = stream.port.clone();
-        let handle = OutputHandle { index: self.made.len(), types: PhantomData };
+        let handle = OutputHandle {
+            index: self.made.len(),
+            types: PhantomData,
+        };
         self.made.push(Arc::new(move |build| {
             let next = port.connect(build);
             let exit: Edge<K, V> = build.node(id, move |cx: &mut Cx<'_>, r| next.push(cx, r));
@@ -138,7 +144,11 @@ where
     let id = add_node(&draft, NodeKind::Process, &[stream.id]);
     stores.connect(&mut draft.lock(), id);
     let out: KStream<P::OutKey, P::OutValue> = KStream::new(&draft, id, true);
-    let mut exits = Exits { draft: draft.clone(), node: id, made: Vec::new() };
+    let mut exits = Exits {
+        draft: draft.clone(),
+        node: id,
+        made: Vec::new(),
+    };
     let (streams, handles) = outputs.open(&mut exits);
     let (port, exits) = (out.port.clone(), exits.made);
     stream.port.subscribe(Arc::new(move |build| {

@@ -30,7 +30,8 @@ pub(crate) fn sink<K: Clone + 'static, V: Clone + 'static>(
             if key.is_none() && !any_key {
                 return Ok(());
             }
-            cx.out.send(sink, key, value, record.timestamp, &record.headers)
+            cx.out
+                .send(sink, key, value, record.timestamp, &record.headers)
         })
     });
 }
@@ -50,7 +51,8 @@ pub(crate) fn sink_to_any<K: Clone + 'static, V: Clone + 'static>(
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
             let name = choose(&record.key, &record.value);
             let (key, value) = encode(cx.scratch, topic.key(), topic.value(), &record)?;
-            cx.out.send_to(&name, key, value, record.timestamp, &record.headers)
+            cx.out
+                .send_to(&name, key, value, record.timestamp, &record.headers)
         })
     });
 }
@@ -67,6 +69,11 @@ fn encode<'a, K, V>(
     scratch.value.clear();
     let refuse = |source| Error::caused(ErrorKind::User, "a record does not encode", source);
     let has_key = key.encode(&record.key, &mut scratch.key).map_err(refuse)?;
-    let has_value = value.encode(&record.value, &mut scratch.value).map_err(refuse)?;
-    Ok((has_key.then_some(&scratch.key[..]), has_value.then_some(&scratch.value[..])))
+    let has_value = value
+        .encode(&record.value, &mut scratch.value)
+        .map_err(refuse)?;
+    Ok((
+        has_key.then_some(&scratch.key[..]),
+        has_value.then_some(&scratch.value[..]),
+    ))
 }

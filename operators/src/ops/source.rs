@@ -71,7 +71,13 @@ pub(crate) fn source<K: Clone + 'static, V: Clone + 'static>(
             Rc::new(move |at: usize| {
                 let (key, value) = serdes[at.min(serdes.len() - 1)];
                 let (extract, entry) = (extract.clone(), entry.clone());
-                Rc::new(RefCell::new(Source { key, value, extract, entry, decoded: None })) as _
+                Rc::new(RefCell::new(Source {
+                    key,
+                    value,
+                    extract,
+                    entry,
+                    decoded: None,
+                })) as _
             })
         }),
     );
@@ -90,7 +96,10 @@ struct Source<K: 'static, V: 'static> {
 impl<K, V> Source<K, V> {
     fn decode(&self, record: &RawRecord) -> Result<(K, V)> {
         let key = self.key.decode(record.key.as_deref()).map_err(bad("key"))?;
-        let value = self.value.decode(record.value.as_deref()).map_err(bad("value"))?;
+        let value = self
+            .value
+            .decode(record.value.as_deref())
+            .map_err(bad("value"))?;
         Ok((key, value))
     }
 }
