@@ -137,6 +137,8 @@ pub struct Interpreter {
     /// The timestamps of all inputs.
     pub input_times: Vec<i64>,
     streams: HashMap<String, Stream>,
+    /// Streams that went through a topic already, where steps may share one.
+    repartitioned: HashMap<String, Stream>,
     tables: HashMap<String, Table>,
     dumps: Vec<(String, Dump)>,
 }
@@ -152,6 +154,7 @@ impl Interpreter {
             config: scenario.config.clone(),
             input_times: scenario.input_times(),
             streams: HashMap::new(),
+            repartitioned: HashMap::new(),
             tables: HashMap::new(),
             dumps: Vec::new(),
         };
@@ -199,12 +202,34 @@ impl Interpreter {
         self.tables.insert(id.to_owned(), table);
     }
 
-    /// A stream whose equal keys meet in one task: through a topic of that name, if its keys may
-    /// have changed.
-    pub fn partitioned(&self, stream: Stream, name: &str) -> Stream {
-        match stream.is_rekeyed() {
-            true => stream.repartition(topic(name)),
-            false => stream,
+    /// The stream of that id, its equal keys in one task: through a topic of that name, if its keys
+    /// may have changed.
+    ///
+    /// What Kafka Streams' optimisation finds out for itself is said in a Millstream program: steps
+    /// that read one stream read it through one topic.
+    ///
+    /// # Errors
+    /// When no step before made the stream.
+    pub fn partitioned(&mut self, from: &str, name: &str) -> Applied<Stream> {
+        let stream = self.stream(from)?;
+        if !stream.is_rekeyed() {
+            return Ok(stream);
+        }
+        if let Some(known) = self.repartitioned.get(from) {
+            return Ok(known.clone());
+        }
+        let through = stream.repartition(topic(name));
+        if self.config.optimize {
+            self.repartitioned.insert(from.to_owned(), through.clone());
+        }
+        Ok(through)
+    }
+
+    /// The table, its changes passed on at the commit if the scenario asks for a cache.
+    pub fn cached<T: TableKey>(&self, table: KTable<T, Text>) -> KTable<T, Text> {
+        match self.config.caching {
+            true => table.emit_on_commit(),
+            false => table,
         }
     }
 

@@ -89,6 +89,7 @@ pub fn check(scenario: &Scenario, deviations: &Deviations) -> Outcome {
         }
     };
     outcome.deviation = deviation.map(|d| format!("{} ({})", d.reason, d.decision));
+    let oddities = [&scenario.quirks[..], &scenario.sensitive[..]].concat();
     for variant in Variant::ALL {
         let ran = catch_unwind(AssertUnwindSafe(|| run_one(scenario, deviation, variant)));
         let found = ran.unwrap_or_else(|panic| Found::failure(panic_text(&*panic)));
@@ -100,6 +101,13 @@ pub fn check(scenario: &Scenario, deviations: &Deviations) -> Outcome {
                 .into_iter()
                 .map(|why| format!("{name}: {why}"));
             outcome.failures.extend(told);
+            if deviation.is_none() && !oddities.is_empty() {
+                let hint = format!(
+                    "it shows an oddity of the JVM: {}. If the difference is deliberate, list it",
+                    oddities.join(", ")
+                );
+                outcome.failures.push(hint);
+            }
             // The other variants would mostly say the same again.
             break;
         }

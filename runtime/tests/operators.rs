@@ -347,6 +347,7 @@ fn failing_records_go_where_the_policy_says() {
     let policies = Policies {
         decode: ErrorPolicy::DeadLetter,
         process: ErrorPolicy::DeadLetter,
+        produce: ErrorPolicy::DeadLetter,
         dead_letter_topic: Some("dead"),
     };
     let mut driver = TestDriver::new(&topology())

@@ -113,9 +113,8 @@ impl AggField {
 
 fn aggregate(at: &mut Interpreter, fields: Fields) -> Applied {
     let step: AggregateStep = fields.read()?;
-    let stream = at.stream(&step.from)?;
     let through = repartition_name(&step.id, &step.repartition);
-    let stream = grouped(at, stream, step.group_by.as_deref(), &through)?;
+    let stream = grouped(at, &step.from, step.group_by.as_deref(), &through)?;
     let table = match &step.window {
         None => {
             let store = at.table_store(&step.id, &step.store)?;
@@ -124,10 +123,7 @@ fn aggregate(at: &mut Interpreter, fields: Fields) -> Applied {
         }
         Some(window) => window.aggregate(at, &step, stream)?,
     };
-    let table = match at.config.caching {
-        true => each_table!(table, table => TableKey::table(table.emit_on_commit())),
-        false => table,
-    };
+    let table = each_table!(table, table => TableKey::table(at.cached(table)));
     at.add_table(&step.id, table);
     Ok(())
 }
@@ -159,21 +155,21 @@ pub fn counted(count: &str) -> Text {
 /// The stream with the keys to group by, equal keys in one task. Keys and values may still be null.
 ///
 /// # Errors
-/// When there is no key mapper of that name.
+/// When there is no such stream, or no key mapper of that name.
 pub fn grouped(
-    at: &Interpreter,
-    stream: Stream,
+    at: &mut Interpreter,
+    from: &str,
     group_by: Option<&str>,
     through: &str,
 ) -> Applied<Stream> {
     match group_by {
-        None => Ok(at.partitioned(stream, through)),
+        None => at.partitioned(from, through),
         Some(function) => {
             let key = functions::key_mapper(function)?;
             let mapped = move |k: &Option<Key>, v: &Option<Text>| {
                 key(k.as_ref(), v.as_deref()).map(Key::plain)
             };
-            Ok(stream.rekey(topic(through), mapped))
+            Ok(at.stream(from)?.rekey(topic(through), mapped))
         }
     }
 }

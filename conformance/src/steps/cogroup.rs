@@ -45,9 +45,8 @@ fn cogroup(at: &mut Interpreter, fields: Fields) -> Applied {
     let mut streams: Option<Cogrouped<Key, Text>> = None;
     let drops_null_values = matches!(step.window, None | Some(WindowField::Sliding { .. }));
     for (number, input) in step.inputs.iter().enumerate() {
-        let stream = at.stream(&input.from)?;
         let through = repartition_name(&format!("{}-{number}", step.id), &input.repartition);
-        let stream = grouped(at, stream, input.group_by.as_deref(), &through)?.drop_null_keys();
+        let stream = grouped(at, &input.from, input.group_by.as_deref(), &through)?.drop_null_keys();
         let fold = fold(&step, &input.function)?;
         streams = Some(match drops_null_values {
             true => add(streams, stream.drop_null_values().group_by_key(), fold),
@@ -56,10 +55,7 @@ fn cogroup(at: &mut Interpreter, fields: Fields) -> Applied {
     }
     let streams = streams.ok_or_else(|| Stop::Malformed("a cogroup has inputs".to_owned()))?;
     let table = table(at, &step, streams)?;
-    let table = match at.config.caching {
-        true => each_table!(table, table => TableKey::table(table.emit_on_commit())),
-        false => table,
-    };
+    let table = each_table!(table, table => TableKey::table(at.cached(table)));
     at.add_table(&step.id, table);
     Ok(())
 }
@@ -101,7 +97,7 @@ fn table(
         KnownWindows::Sliding(windows) => streams.windowed_by(windows),
         KnownWindows::Sessions(windows) => {
             let mut sessions = streams.windowed_by(windows);
-            if let Some(retention) = retention(&step.store)? {
+            if let Some(retention) = retention(at, &step.store)? {
                 sessions = sessions.retain(retention);
             }
             let store = session_store(at, &step.id, &step.store)?;
@@ -119,7 +115,7 @@ fn aggregate_framed(
     field: WindowField,
     mut framed: WindowedCogrouped<Key, Text>,
 ) -> Applied<Table> {
-    if let Some(retention) = retention(&step.store)? {
+    if let Some(retention) = retention(at, &step.store)? {
         framed = framed.retain(retention);
     }
     let store = window_store(at, &step.id, &step.store, field)?;

@@ -52,8 +52,8 @@ fn stream_table_join(at: &mut Interpreter, fields: Fields) -> Applied {
         let what = "a stream without windows has no keys in common with a table that has them";
         return Err(Stop::Refused(what.to_owned()));
     };
-    let stream = at.stream(&step.left)?;
-    let stream = at.partitioned(stream, &repartition_name(&step.id, &step.repartition));
+    let through = repartition_name(&step.id, &step.repartition);
+    let stream = at.partitioned(&step.left, &through)?;
     let joined = match (step.kind, step.grace) {
         (JoinType::Inner, None) => {
             let inner = inner(joiner);

@@ -57,10 +57,7 @@ fn table_aggregate(at: &mut Interpreter, fields: Fields) -> Applied {
     });
     let store = at.table_store(&step.id, &step.store)?;
     let table = fold(grouped, store, &step.agg)?;
-    let table = match at.config.caching {
-        true => table.emit_on_commit(),
-        false => table,
-    };
+    let table = at.cached(table);
     at.add_table(&step.id, Table::Plain(table));
     Ok(())
 }

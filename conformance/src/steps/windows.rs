@@ -124,7 +124,7 @@ impl WindowField {
         mut grouped: WindowedGrouped<Key, V>,
     ) -> Applied<Table> {
         let store = window_store(at, &step.id, &step.store, *self)?;
-        if let Some(retention) = retention(&step.store)? {
+        if let Some(retention) = retention(at, &step.store)? {
             grouped = grouped.retain(retention);
         }
         if step.emit.is_some() {
@@ -145,7 +145,7 @@ fn sessions(
     mut grouped: SessionGrouped<Key, Option<Text>>,
 ) -> Applied<Table> {
     let store = session_store(at, &step.id, &step.store)?;
-    if let Some(retention) = retention(&step.store)? {
+    if let Some(retention) = retention(at, &step.store)? {
         grouped = grouped.retain(retention);
     }
     if step.emit.is_some() {
@@ -192,11 +192,16 @@ fn sum(one: Option<&str>, other: Option<&str>) -> Text {
     (number(one) + number(other)).to_string()
 }
 
-/// How long a store is to keep its windows, where the scenario says so.
+/// How long a store is to keep its windows, where the scenario says so. The JVM's cache answers reads
+/// too, and never forgets a window in a run as short as a scenario.
 ///
 /// # Errors
 /// When it is negative.
-pub fn retention(field: &Option<StoreField>) -> Applied<Option<Duration>> {
+pub fn retention(at: &Interpreter, field: &Option<StoreField>) -> Applied<Option<Duration>> {
+    const FOR_EVER: Duration = Duration::from_millis(i64::MAX as u64 / 4);
+    if at.config.caching {
+        return Ok(Some(FOR_EVER));
+    }
     let ms = field.as_ref().and_then(|store| store.retention);
     ms.map(duration).transpose()
 }
