@@ -215,6 +215,6 @@ fn describe(topology: &Topology, dumps: &[(String, Dump)]) -> Describe {
     subtopologies.sort();
     Describe {
         subtopologies,
-        global_stores: 0,
+        global_stores: topology.globals().len(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use millstream_operators::{KStream, KTable, StreamsBuilder, Topology};
+use millstream_operators::{GlobalKTable, KStream, KTable, StreamsBuilder, Topology};
 use millstream_runtime::TestDriver;
 use millstream_topology::{Error, KvStore, Topic, Windowed, nullable, text};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -138,6 +138,7 @@ pub struct Interpreter {
     pub input_times: Vec<i64>,
     streams: HashMap<String, Stream>,
     tables: HashMap<String, Table>,
+    globals: HashMap<String, GlobalKTable<Key, Text>>,
     dumps: Vec<(String, Dump)>,
 }
 
@@ -153,6 +154,7 @@ impl Interpreter {
             input_times: scenario.input_times(),
             streams: HashMap::new(),
             tables: HashMap::new(),
+            globals: HashMap::new(),
             dumps: Vec::new(),
         };
         for step in &scenario.topology {
@@ -187,6 +189,20 @@ impl Interpreter {
     pub fn table(&self, id: &str) -> Applied<Table> {
         let known = self.tables.get(id).cloned();
         known.ok_or_else(|| Stop::Malformed(format!("there is no table `{id}`")))
+    }
+
+    /// The global table of that id.
+    ///
+    /// # Errors
+    /// When no step before made one.
+    pub fn global(&self, id: &str) -> Applied<GlobalKTable<Key, Text>> {
+        let known = self.globals.get(id).cloned();
+        known.ok_or_else(|| Stop::Malformed(format!("there is no global table `{id}`")))
+    }
+
+    /// Makes a global table known to the steps that follow.
+    pub fn add_global(&mut self, id: &str, table: GlobalKTable<Key, Text>) {
+        self.globals.insert(id.to_owned(), table);
     }
 
     /// Makes a stream known to the steps that follow.

@@ -8,12 +8,12 @@ use std::{
 
 use millstream_state::StoreDefinition;
 use millstream_topology::{
-    Error, ErrorKind, NodeId, NodeKind, Plan, Result, StoreId, Topic, TopicPattern,
+    Error, ErrorKind, KvStore, NodeId, NodeKind, Plan, Result, StoreId, Topic, TopicPattern,
     TopicRole,
 };
 
 use crate::{
-    KStream, KTable, TableStore, Topology,
+    GlobalKTable, GlobalSource, KStream, KTable, TableStore, Topology,
     edge::Port,
     graph::SourceFactory,
     ops::{self, source::Origin, table::RowFormat},
@@ -85,6 +85,7 @@ pub struct Draft {
     pub(crate) plan: Plan,
     pub(crate) sources: BTreeMap<NodeId, SourceFactory>,
     definitions: Vec<Arc<dyn StoreDefinition>>,
+    pub(crate) globals: Vec<GlobalSource>,
     /// Streams that were asked for, with node and port, for those who ask for the same again.
     read: Vec<(OriginIdentity, Box<dyn Any + Send>)>,
     /// Stores that a node reads and another must have.
@@ -322,6 +323,34 @@ impl StreamsBuilder {
         ops::table::table(&self.draft, topic.rows(), store, Some(Arc::new(extract)))
     }
 
+    /// The newest value of each key of a topic, all partitions of it, in a store that every instance has
+    /// whole, so that a stream may look any key up in it: `stream.join(global.by(key), joiner)`.
+    ///
+    /// A null value deletes its key; a record with a null key is dropped and counted. The topic is read
+    /// to its end before the first record of a stream is processed; from then on its updates are applied
+    /// as they come, in no order with the streams, and trigger nothing.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// const ORDERS: Topic<u64, String> = Topic::new("orders", u64_be(), text());
+    /// const COUNTRIES: Topic<String, String> = Topic::new("countries", text(), text());
+    /// const COUNTRY: KvStore<String, String> = KvStore::new("country", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let countries = b.global_table(COUNTRIES, COUNTRY);
+    /// let code_of = |_: &u64, order: &String| order.get(..2).map(str::to_owned);
+    /// let labelled = b.stream(ORDERS).join(countries.by(code_of), |order, country| {
+    ///     format!("{order} to {country}")
+    /// });
+    /// ```
+    pub fn global_table<K: Clone, V: Clone>(
+        &self,
+        topic: Topic<K, V>,
+        store: KvStore<K, V>,
+    ) -> GlobalKTable<K, V> {
+        ops::global_table::global_table(&self.draft, topic, store)
+    }
+
     /// Checks the whole and finishes it.
     ///
     /// # Errors
@@ -334,7 +363,12 @@ impl StreamsBuilder {
             return Err(error);
         }
         draft.plan.check()?;
-        Ok(Topology::new(draft.plan, draft.sources, draft.definitions))
+        Ok(Topology::new(
+            draft.plan,
+            draft.sources,
+            draft.definitions,
+            draft.globals,
+        ))
     }
 }
 

@@ -14,7 +14,7 @@ use millstream_topology::{
 };
 
 use crate::{
-    Clock, Cx, Punctuation,
+    Clock, Cx, GlobalSource, Punctuation,
     build::{Flush, TaskBuild},
     processor::Live,
 };
@@ -68,6 +68,7 @@ pub struct Topology {
     sources: Arc<BTreeMap<NodeId, SourceFactory>>,
     definitions: Arc<[Arc<dyn StoreDefinition>]>,
     sink_topics: Arc<[(Arc<str>, TopicRole)]>,
+    globals: Arc<[GlobalSource]>,
 }
 
 impl Topology {
@@ -75,6 +76,7 @@ impl Topology {
         plan: Plan,
         sources: BTreeMap<NodeId, SourceFactory>,
         definitions: Vec<Arc<dyn StoreDefinition>>,
+        globals: Vec<GlobalSource>,
     ) -> Self {
         let subtopologies = plan.subtopologies();
         let mut sink_topics: Vec<(Arc<str>, TopicRole)> = Vec::new();
@@ -89,6 +91,7 @@ impl Topology {
             sources: Arc::new(sources),
             definitions: definitions.into(),
             sink_topics: sink_topics.into(),
+            globals: globals.into(),
         }
     }
 
@@ -128,6 +131,11 @@ impl Topology {
     /// The definition of a store.
     pub fn definition(&self, store: StoreId) -> &Arc<dyn StoreDefinition> {
         &self.definitions[store.0]
+    }
+
+    /// The global tables; their place here is their place among the views of [`Globals`](crate::Globals).
+    pub fn globals(&self) -> &[GlobalSource] {
+        &self.globals
     }
 
     /// Builds the nodes of one task of sub-topology `index`. They stay on the calling thread.

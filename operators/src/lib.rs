@@ -28,10 +28,12 @@ mod table;
 mod table_store;
 mod grouped;
 mod grouped_table;
+mod foreign_key;
 mod windows;
 mod cogroup;
 mod suppress;
 mod join;
+mod global;
 mod maybe_null;
 mod processor;
 mod fixed_key;
@@ -43,13 +45,15 @@ mod ops;
 
 pub use builder::{StreamOrigin, StreamsBuilder, TableOrigin};
 pub use cogroup::{Cogrouped, SessionCogrouped, WindowedCogrouped};
-pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
+pub use cx::{Counters, Cx, Globals, Outbox, RecordSite, Scratch, SinkIx};
 pub use grouped_table::GroupedTable;
 pub use join::{
     JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
 };
 pub use maybe_null::MaybeNull;
 pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
+pub use foreign_key::ForeignKey;
+pub use global::{GlobalKTable, GlobalLookup, GlobalSource};
 pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
 pub use grouped::Grouped;
 pub use ops::process_to::{Output, OutputHandle, Outputs};

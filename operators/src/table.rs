@@ -11,7 +11,11 @@ use std::{
 use millstream_topology::{Change, NodeId, Result, StoreId, Topic};
 
 use crate::{
-    Cx, GroupedTable, KStream, TableStore, build::TaskBuild, builder::SharedDraft, edge::Port, ops,
+    Cx, ForeignKey, GroupedTable, KStream, TableStore,
+    build::TaskBuild,
+    builder::SharedDraft,
+    edge::Port,
+    ops::{self, foreign_join::Kind as ForeignKind},
 };
 
 /// Looks up a table's present value and its timestamp.
@@ -281,6 +285,80 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
             (l.is_some() || r.is_some()).then(|| joiner(l, r))
         };
         ops::table_table_join::table_table_join(self, other, Sides::Any, Arc::new(any))
+    }
+
+    /// The rows with the rows of `other` that they refer to by a foreign key, both combined; rows that
+    /// refer to none are left out. Both tables update the result, which is kept in `store`.
+    ///
+    /// `foreign_key` gives the key of the partner, `None` where a row refers to none; such a row is
+    /// counted as dropped. `joiner` may give an `Option`, whose `None` deletes the result. A result has
+    /// the timestamp of the right row if that has changed, the greater one of both sides' if the left
+    /// one has, and the headers of the change. Late updates of versioned tables are dropped and
+    /// counted, and so are answers about a left row that has changed meanwhile. What changes on
+    /// different rows of both sides comes in no order.
+    ///
+    /// ```
+    /// # use millstream_operators::{ForeignKey, StreamsBuilder};
+    /// # use millstream_topology::{bytes, text, u64_be, KvStore, Topic};
+    /// const ORDERS: Topic<u64, String> = Topic::new("orders", u64_be(), text());
+    /// const CUSTOMERS: Topic<String, String> = Topic::new("customers", text(), text());
+    /// # const BY_ORDER: KvStore<u64, String> = KvStore::new("by-order", u64_be(), text());
+    /// # const BY_CUSTOMER: KvStore<String, String> = KvStore::new("by-customer", text(), text());
+    /// const CUSTOMER: ForeignKey<u64, String, String, String> = ForeignKey::new(
+    ///     Topic::new("orders-asking", text(), text()),
+    ///     Topic::new("customers-answering", u64_be(), text()),
+    ///     KvStore::new("orders-by-customer", bytes(), bytes()),
+    /// );
+    /// const NAMED: KvStore<u64, String> = KvStore::new("named", u64_be(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let (orders, customers) = (b.table(ORDERS, BY_ORDER), b.table(CUSTOMERS, BY_CUSTOMER));
+    /// let customer_of = |_: &u64, order: &String| order.split(' ').next().map(str::to_owned);
+    /// let named = orders.join_foreign(&customers, CUSTOMER, NAMED, customer_of, |order, name| {
+    ///     format!("{name}: {order}")
+    /// });
+    /// ```
+    pub fn join_foreign<FK, T, VO, F, R>(
+        &self,
+        other: &KTable<FK, T>,
+        through: ForeignKey<K, V, FK, T>,
+        store: impl TableStore<K, VO>,
+        foreign_key: impl Fn(&K, &V) -> F + Send + Sync + 'static,
+        joiner: impl Fn(&V, &T) -> R + Send + Sync + 'static,
+    ) -> KTable<K, VO>
+    where
+        FK: Clone + 'static,
+        T: Clone + 'static,
+        VO: Clone + 'static,
+        F: Into<Option<FK>>,
+        R: Into<Option<VO>>,
+    {
+        let key_of = Arc::new(move |key: &K, value: &V| foreign_key(key, value).into());
+        let pair = Arc::new(move |value: &V, partner: Option<&T>| joiner(value, partner?).into());
+        let (sides, kind) = ((self, other), ForeignKind::Inner);
+        ops::foreign_join::foreign_join(sides, through, store, kind, key_of, pair)
+    }
+
+    /// As [`join_foreign`](Self::join_foreign), with the rows that refer to none: the joiner gets
+    /// `None` for it. A row without a foreign key is not counted.
+    pub fn left_join_foreign<FK, T, VO, F, R>(
+        &self,
+        other: &KTable<FK, T>,
+        through: ForeignKey<K, V, FK, T>,
+        store: impl TableStore<K, VO>,
+        foreign_key: impl Fn(&K, &V) -> F + Send + Sync + 'static,
+        joiner: impl Fn(&V, Option<&T>) -> R + Send + Sync + 'static,
+    ) -> KTable<K, VO>
+    where
+        FK: Clone + 'static,
+        T: Clone + 'static,
+        VO: Clone + 'static,
+        F: Into<Option<FK>>,
+        R: Into<Option<VO>>,
+    {
+        let key_of = Arc::new(move |key: &K, value: &V| foreign_key(key, value).into());
+        let pair = Arc::new(move |value: &V, partner: Option<&T>| joiner(value, partner).into());
+        let (sides, kind) = ((self, other), ForeignKind::Left);
+        ops::foreign_join::foreign_join(sides, through, store, kind, key_of, pair)
     }
 
     /// Passes a change on once for each key and commit, with the newest value, instead of once for

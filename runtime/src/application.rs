@@ -12,12 +12,13 @@ use std::{
 };
 
 use millstream_broker::{Admin, Broker};
-use millstream_operators::Topology;
+use millstream_operators::{Globals, Topology};
 use millstream_state::{ByteStore, MemoryBytes, RocksBytes, RocksShared};
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{error, info};
 
 use crate::{
+    global_tables::{Follower, GlobalTables, Ready},
     clock::{SystemClock, WallClock},
     config::{Config, StateKind},
     flush_pool::FlushPool,
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) members: Members,
     pub(crate) board: Board,
     pub(crate) flush_pool: FlushPool,
+    globals: Globals,
+    globals_ready: Ready,
     stop: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -74,7 +77,8 @@ impl Shared {
     pub(crate) fn open_task(&self, id: TaskId) -> Result<Task> {
         let base = self.bases.open(id)?;
         let application = &self.config.application_id;
-        Task::open(&self.topology, id, base, |topic, role| {
+        let globals = self.globals.clone();
+        Task::open(&self.topology, id, base, globals, |topic, role| {
             full_name(application, topic, role)
         })
     }
@@ -172,6 +176,12 @@ impl Application {
         let members = Members::start(&*broker, &*admin, &config, clock.clone())?;
         let queries = Queries::new(topology, &layout, members.clone());
         let flush_pool = FlushPool::start().map_err(no_thread)?;
+        let tables = GlobalTables::open(topology)?;
+        let globals = tables.views();
+        let follower = match topology.globals().is_empty() {
+            true => None,
+            false => Some(Follower::begin(tables, broker.reader()?, &*admin)?),
+        };
         let shared = Arc::new(Shared {
             topology: topology.clone(),
             config,
@@ -184,14 +194,17 @@ impl Application {
             members,
             board: Board::default(),
             flush_pool,
+            globals,
+            globals_ready: Ready::default(),
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
         });
-        let mut threads = Vec::new();
+        let mut threads: Vec<_> = follow(&shared, follower)?.into_iter().collect();
         for index in 0..shared.config.threads {
             let shared = shared.clone();
             let name = format!("millstream-{index}");
             let run = move || {
+                shared.globals_ready.wait(|| shared.stopping());
                 let ran = catch_unwind(AssertUnwindSafe(|| stream_thread::run(&shared, index)));
                 if ran.is_err() {
                     let what = format!("a stream thread panicked. thread={index}");
@@ -280,6 +293,27 @@ impl Application {
         }
         self.shared.members.close();
     }
+}
+
+/// Starts the thread that keeps the global tables up to date, if there are any.
+fn follow(shared: &Arc<Shared>, follower: Option<Follower>) -> Result<Option<JoinHandle<()>>> {
+    let Some(follower) = follower else {
+        shared.globals_ready.reach();
+        return Ok(None);
+    };
+    let shared = shared.clone();
+    let run = move || {
+        let policies = shared.config.policies;
+        let follow = || follower.run(&shared.globals_ready, &policies, &shared.stop);
+        let failure = match catch_unwind(AssertUnwindSafe(follow)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => Error::new(ErrorKind::User, "the thread of the global tables panicked"),
+        };
+        shared.fail(failure);
+    };
+    let thread = std::thread::Builder::new().name("millstream-global".to_owned());
+    thread.spawn(run).map(Some).map_err(no_thread)
 }
 
 impl Drop for Application {

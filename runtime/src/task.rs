@@ -8,7 +8,7 @@ use std::{
 
 use millstream_broker::TopicPartition;
 use millstream_operators::{
-    Clock, Counters, Cx, Outbox, Punctuator, RawRecord, RecordSite, Scratch, TaskGraph, Topology,
+    Clock, Counters, Cx, Globals, Outbox, Punctuator, RawRecord, RecordSite, Scratch, TaskGraph, Topology,
 };
 use millstream_state::{ByteStore, StoreDefinition, TaskState};
 use millstream_topology::{Error, Result, TaskId, TopicRole};
@@ -27,6 +27,7 @@ pub(crate) struct Task {
     pub(crate) id: TaskId,
     topology: Topology,
     graph: TaskGraph,
+    globals: Globals,
     pub(crate) state: TaskState,
     pub(crate) group: PartitionGroup,
     punctuators: Vec<Punctuator>,
@@ -53,6 +54,7 @@ impl Task {
         topology: &Topology,
         id: TaskId,
         base: Arc<dyn ByteStore>,
+        globals: Globals,
         topic_name: impl Fn(&str, TopicRole) -> Arc<str>,
     ) -> Result<Self> {
         let graph = topology.instantiate(id.subtopology);
@@ -72,6 +74,7 @@ impl Task {
             id,
             topology: topology.clone(),
             graph,
+            globals,
             state,
             group,
             punctuators: Vec::new(),
@@ -93,6 +96,7 @@ impl Task {
     pub(crate) fn start(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
         let Self {
             graph,
+            globals,
             state,
             counters,
             scratch,
@@ -102,6 +106,7 @@ impl Task {
         } = self;
         let mut cx = Cx {
             state,
+            globals,
             out: around.out,
             site: nowhere,
             stream_time_ms: group.stream_time(),
@@ -178,6 +183,7 @@ impl Task {
         let raw = turn.record.raw.clone();
         self.in_progress = Some((turn.queue, offset));
         let Self {
+            globals,
             state,
             counters,
             scratch,
@@ -186,6 +192,7 @@ impl Task {
         } = self;
         let mut cx = Cx {
             state,
+            globals,
             out: around.out,
             site: &site,
             stream_time_ms: group.stream_time(),
@@ -212,6 +219,7 @@ impl Task {
         around: &mut Surroundings<'_>,
     ) -> Result<bool> {
         let Self {
+            globals,
             state,
             counters,
             scratch,
@@ -231,6 +239,7 @@ impl Task {
         for punctuator in punctuators.iter_mut().filter(|p| p.clock() == clock) {
             let mut cx = Cx {
                 state: &mut *state,
+                globals,
                 out: &mut *around.out,
                 site: nowhere,
                 stream_time_ms: group.stream_time(),
@@ -253,6 +262,7 @@ impl Task {
     pub(crate) fn flush(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
         let Self {
             graph,
+            globals,
             state,
             counters,
             scratch,
@@ -262,6 +272,7 @@ impl Task {
         } = self;
         let mut cx = Cx {
             state,
+            globals,
             out: around.out,
             site: nowhere,
             stream_time_ms: group.stream_time(),

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
-use millstream_state::{ByteStore, MemoryBytes};
+use millstream_state::{ByteStore, MemoryBytes, TaskState};
 use millstream_topology::{
     Error, ErrorKind, Headers, KvStore, Plan, Record, Result, TaskId, Topic, TopicRole, VersionedStore,
     WindowStore,
@@ -16,6 +16,7 @@ use millstream_topology::{
 
 use crate::{
     Policies,
+    global_tables::GlobalTables,
     partition_group::Buffered,
     policy::{ErrorPolicy, dead_letter_headers},
     task::{Failed, Surroundings, Task},
@@ -49,6 +50,9 @@ struct Logged {
 pub struct TestDriver {
     topology: Topology,
     policies: Policies,
+    globals: GlobalTables,
+    /// What was read from the topics of the global tables: table, record.
+    global_log: Vec<(usize, RawRecord)>,
     tasks: Vec<Task>,
     bases: Vec<Arc<dyn ByteStore>>,
     /// By task and store: what the changelogs hold.
@@ -136,6 +140,7 @@ impl TestDriver {
             return Err(Error::new(ErrorKind::Config, what));
         }
         let sources = topology.subtopologies().iter().flat_map(|s| &s.sources);
+        let global_topics = topology.globals().iter().map(|global| global.topic());
         let out = Collected {
             plan: topology.plan().clone(),
             names: topology
@@ -144,12 +149,18 @@ impl TestDriver {
                 .map(|(name, _)| name.clone())
                 .collect(),
             loops: VecDeque::new(),
-            read_by_us: sources.map(|(name, _)| name.clone()).collect(),
+            read_by_us: sources
+                .map(|(name, _)| name)
+                .chain(global_topics)
+                .cloned()
+                .collect(),
             outputs: BTreeMap::new(),
         };
         let mut driver = Self {
             topology: topology.clone(),
             policies: Policies::default(),
+            globals: GlobalTables::open(topology)?,
+            global_log: Vec::new(),
             tasks: Vec::new(),
             bases,
             changelogs: BTreeMap::new(),
@@ -172,12 +183,23 @@ impl TestDriver {
     }
 
     fn open(&mut self) -> Result<()> {
+        self.globals = GlobalTables::open(&self.topology)?;
+        for (index, record) in &self.global_log {
+            self.globals.apply(*index, record)?;
+        }
+        self.globals.commit()?;
         for (at, base) in self.bases.iter().enumerate() {
             let id = TaskId {
                 subtopology: at as u32,
                 partition: 0,
             };
-            let mut task = Task::open(&self.topology, id, base.clone(), |name, _| name.into())?;
+            let mut task = Task::open(
+                &self.topology,
+                id,
+                base.clone(),
+                self.globals.views(),
+                |name, _| name.into(),
+            )?;
             for ((_, store), log) in self.changelogs.iter().filter(|((task, _), _)| *task == at) {
                 let position = task.state.position(*store).unwrap_or(0);
                 let tail = &log[position as usize..];
@@ -263,6 +285,10 @@ impl TestDriver {
     }
 
     fn enqueue(&mut self, topic: Arc<str>, raw: RawRecord) -> Result<()> {
+        let fed = self.globals.fed_by(&topic);
+        if !fed.is_empty() {
+            return self.update_globals(&fed, raw);
+        }
         self.find_topic(&topic);
         let offset = self.offsets.entry(topic.clone()).or_default();
         for task in &mut self.tasks {
@@ -294,6 +320,16 @@ impl TestDriver {
         for task in &mut self.tasks {
             task.find_topic(&self.topology, topic);
         }
+    }
+
+    fn update_globals(&mut self, tables: &[usize], raw: RawRecord) -> Result<()> {
+        for index in tables {
+            match self.globals.apply(*index, &raw)? {
+                true => self.global_log.push((*index, raw.clone())),
+                false => self.dropped_before += 1,
+            }
+        }
+        self.globals.commit()
     }
 
     /// Works until nothing is left in any topic that the topology reads itself.
@@ -436,8 +472,8 @@ impl TestDriver {
     /// # Errors
     /// When the topology has no such store, or the value does not decode.
     pub fn get<K, V: Clone>(&mut self, store: KvStore<K, V>, key: &K) -> Result<Option<V>> {
-        let (task, index) = self.place(store.name())?;
-        self.tasks[task].state.kv(index, &store).get(key)
+        let (state, index) = self.state_of(store.name())?;
+        state.kv(index, &store).get(key)
     }
 
     /// All entries of a store, with their timestamps, in byte order of their keys.
@@ -445,11 +481,8 @@ impl TestDriver {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn entries<K, V: Clone>(&mut self, store: KvStore<K, V>) -> Result<Vec<(K, V, i64)>> {
-        let (task, index) = self.place(store.name())?;
-        self.tasks[task]
-            .state
-            .kv(index, &store)
-            .range(None, None, usize::MAX)
+        let (state, index) = self.state_of(store.name())?;
+        state.kv(index, &store).range(None, None, usize::MAX)
     }
 
     /// The value of a key in the window that starts at `start`.
@@ -512,6 +545,16 @@ impl TestDriver {
     ) -> Result<Vec<(K, V, i64, Option<i64>)>> {
         let (task, index) = self.place(store.name())?;
         self.tasks[task].state.versioned(index, &store).all()
+    }
+
+    /// The state that has a store, of a task or of the global tables.
+    fn state_of(&mut self, store: &str) -> Result<(&mut TaskState, usize)> {
+        let mut globals = self.topology.globals().iter();
+        if let Some(index) = globals.position(|global| &*global.definition().spec().name == store) {
+            return Ok((self.globals.state(), index));
+        }
+        let (task, index) = self.place(store)?;
+        Ok((&mut self.tasks[task].state, index))
     }
 
     fn place(&self, store: &str) -> Result<(usize, usize)> {

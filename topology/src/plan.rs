@@ -185,6 +185,16 @@ pub struct Plan {
     copartitioned: Vec<Vec<NodeId>>,
     /// Inputs of nodes that have a use for records without a key.
     null_keys: Vec<(NodeId, NodeId)>,
+    globals: Vec<GlobalSpec>,
+}
+
+/// A table that every instance has whole: it stands beside the sub-topologies, not in one.
+#[derive(Clone, Debug)]
+pub struct GlobalSpec {
+    /// The topic that it is read from, all partitions of it. It is the store's changelog too.
+    pub topic: Arc<str>,
+    /// Its store.
+    pub store: StoreSpec,
 }
 
 impl Plan {
@@ -282,7 +292,31 @@ impl Plan {
     /// [`ErrorKind::Topology`] when the plan has a store of that name.
     pub fn add_store(&mut self, spec: StoreSpec) -> Result<StoreId> {
         check_name("store", &spec.name)?;
-        if self.stores.iter().any(|s| s.name == spec.name) {
+        self.check_store_is_new(&spec)?;
+        self.stores.push(spec);
+        Ok(StoreId(self.stores.len() - 1))
+    }
+
+    /// Adds a global table.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] when the plan has a store of that name.
+    pub fn add_global(&mut self, topic: &str, store: StoreSpec) -> Result<()> {
+        check_name("store", &store.name)?;
+        self.check_store_is_new(&store)?;
+        let topic = topic.into();
+        self.globals.push(GlobalSpec { topic, store });
+        Ok(())
+    }
+
+    /// The global tables, in the order in which they were added.
+    pub fn globals(&self) -> &[GlobalSpec] {
+        &self.globals
+    }
+
+    fn check_store_is_new(&self, spec: &StoreSpec) -> Result<()> {
+        let globals = self.globals.iter().map(|global| &global.store);
+        if self.stores.iter().chain(globals).any(|s| s.name == spec.name) {
             return Err(Error::new(
                 ErrorKind::Topology,
                 format!(
@@ -291,8 +325,7 @@ impl Plan {
                 ),
             ));
         }
-        self.stores.push(spec);
-        Ok(StoreId(self.stores.len() - 1))
+        Ok(())
     }
 
     /// Says that a node reads or writes a store.
@@ -420,6 +453,10 @@ impl Plan {
             ));
         }
         let mut read: Vec<(&str, &str)> = Vec::new();
+        for GlobalSpec { topic, store } in &self.globals {
+            check_name("topic", topic)?;
+            read.push((topic, &store.name));
+        }
         for node in sources() {
             if node.topics.is_empty() && node.pattern.is_none() {
                 let what = "a stream of several topics has at least one";

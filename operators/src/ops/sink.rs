@@ -17,6 +17,24 @@ pub(crate) fn sink<K: Clone + 'static, V: Clone + 'static>(
     topic: Topic<K, V>,
     role: TopicRole,
 ) {
+    write(stream, topic, role, role == TopicRole::External);
+}
+
+/// As [`sink`], where records without a key always have a place.
+pub(crate) fn sink_any_key<K: Clone + 'static, V: Clone + 'static>(
+    stream: KStream<K, V>,
+    topic: Topic<K, V>,
+    role: TopicRole,
+) {
+    write(stream, topic, role, true);
+}
+
+fn write<K: Clone + 'static, V: Clone + 'static>(
+    stream: KStream<K, V>,
+    topic: Topic<K, V>,
+    role: TopicRole,
+    any_key: bool,
+) {
     let id = stream
         .draft
         .lock()
@@ -24,7 +42,7 @@ pub(crate) fn sink<K: Clone + 'static, V: Clone + 'static>(
         .add_sink(stream.id, topic.name(), role);
     stream.terminal(id, move |build| {
         let sink = build.sink(topic.name(), role);
-        let any_key = role == TopicRole::External || build.wants_null_keys(topic.name());
+        let any_key = any_key || build.wants_null_keys(topic.name());
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
             let (key, value) = encode(cx.scratch, topic.key(), topic.value(), &record)?;
             if key.is_none() && !any_key {
