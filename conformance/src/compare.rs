@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     drive::Actual,
+    expiry::listed,
     scenario::{Describe, Expected, Input, Output, Scenario, StoreEntry},
 };
 
@@ -40,12 +41,15 @@ pub fn compare(scenario: &Scenario, expected: &Expected, actual: &Actual) -> Vec
     }
     let names: BTreeSet<&String> = expected.stores.keys().chain(actual.stores.keys()).collect();
     for name in names {
-        let lines = |of: &BTreeMap<String, Vec<StoreEntry>>| {
+        let entries = |of: &BTreeMap<String, Vec<StoreEntry>>| {
             let mut entries = of.get(name).cloned().unwrap_or_default();
             entries.sort();
-            entries.iter().map(shown_entry).collect::<Vec<_>>()
+            entries
         };
-        if let Some(diff) = difference(&lines(&expected.stores), &lines(&actual.stores)) {
+        let got = entries(&actual.stores);
+        let want = listed(scenario, name, entries(&expected.stores), &got);
+        let lines = |of: &[StoreEntry]| of.iter().map(shown_entry).collect::<Vec<_>>();
+        if let Some(diff) = difference(&lines(&want), &lines(&got)) {
             found.push(Difference(format!("store `{name}`:\n{diff}")));
         }
     }

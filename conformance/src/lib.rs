@@ -9,6 +9,7 @@
 pub mod compare;
 pub mod deviation;
 pub mod drive;
+mod expiry;
 pub mod functions;
 pub mod interpreter;
 pub mod report;

@@ -82,6 +82,16 @@ impl WindowField {
         }
     }
 
+    /// How long a store keeps such windows, if nothing else is said, by the format.
+    pub fn retention_ms(&self) -> i64 {
+        match *self {
+            Self::Tumbling { size, grace } | Self::Hopping { size, grace, .. } => size + grace,
+            Self::Sliding { diff, grace } => 2 * diff + grace,
+            Self::Session { gap, grace } => gap + grace,
+            Self::Unlimited { .. } => i64::MAX,
+        }
+    }
+
     /// The aggregation of a stream in such windows. Keys and values of `stream` may be null: null keys
     /// are dropped, null values by sliding windows alone.
     ///
