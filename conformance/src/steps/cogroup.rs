@@ -46,7 +46,8 @@ fn cogroup(at: &mut Interpreter, fields: Fields) -> Applied {
     let drops_null_values = matches!(step.window, None | Some(WindowField::Sliding { .. }));
     for (number, input) in step.inputs.iter().enumerate() {
         let through = repartition_name(&format!("{}-{number}", step.id), &input.repartition);
-        let stream = grouped(at, &input.from, input.group_by.as_deref(), &through)?.drop_null_keys();
+        let stream =
+            grouped(at, &input.from, input.group_by.as_deref(), &through)?.drop_null_keys();
         let fold = fold(&step, &input.function)?;
         streams = Some(match drops_null_values {
             true => add(streams, stream.drop_null_values().group_by_key(), fold),
