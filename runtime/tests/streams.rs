@@ -12,8 +12,8 @@ use millstream_operators::{
 };
 use millstream_runtime::{ErrorPolicy, Policies, TestDriver};
 use millstream_topology::{
-    AnyTopic, BoxError, Codec, ErrorKind, KvStore, Record, Result, Topic, TopicPattern, i64_be, nullable, text,
-    u64_be,
+    AnyTopic, BoxError, Codec, ErrorKind, KvStore, Record, Result, Topic, TopicPattern, i64_be,
+    nullable, text, u64_be,
 };
 
 const IN: Topic<String, String> = Topic::new("in", text(), text());
@@ -88,16 +88,15 @@ fn asking_twice_for_the_same_topics_gives_the_same_stream() {
 
 #[test]
 fn a_topic_that_matches_a_pattern_is_read_from_its_first_record_on() {
-    const CLICKS: TopicPattern<String, String> =
-        TopicPattern::new("clicks-[a-z]+", text(), text());
+    const CLICKS: TopicPattern<String, String> = TopicPattern::new("clicks-[a-z]+", text(), text());
     const BACK: Topic<String, String> = Topic::new("clicks-again", text(), text());
     let mut driver = driver(|b| {
         b.stream(IN).to(BACK);
-        b.stream(CLICKS).group_by_key().count(COUNTS).to_stream().to(Topic::new(
-            "counted",
-            text(),
-            nullable(u64_be()),
-        ));
+        b.stream(CLICKS)
+            .group_by_key()
+            .count(COUNTS)
+            .to_stream()
+            .to(Topic::new("counted", text(), nullable(u64_be())));
     });
     send(&mut driver, "clicks-web", "a", "x", 5);
     send(&mut driver, "clicks-app", "a", "x", 3);
@@ -110,7 +109,10 @@ fn a_topic_that_matches_a_pattern_is_read_from_its_first_record_on() {
     let error = driver.send_raw("my-clicks-web", raw).expect_err("no match");
     assert_eq!(error.kind(), ErrorKind::Config);
     refused(
-        |b| b.stream(TopicPattern::<String, String>::new("(", text(), text())).to(OUT),
+        |b| {
+            b.stream(TopicPattern::<String, String>::new("(", text(), text()))
+                .to(OUT)
+        },
         "no regular expression",
     );
 }
@@ -119,14 +121,20 @@ fn a_topic_that_matches_a_pattern_is_read_from_its_first_record_on() {
 fn a_record_chooses_its_topic() {
     const ANY: AnyTopic<String, String> = AnyTopic::new(text(), text());
     let mut driver = driver(|b| {
-        b.stream(IN).filter_not(|_, v| v.is_empty()).to_dynamic(ANY, |k, _| format!("to-{k}"));
+        b.stream(IN)
+            .filter_not(|_, v| v.is_empty())
+            .to_dynamic(ANY, |k, _| format!("to-{k}"));
         b.stream(Topic::new("to-b", text(), text())).to(OUT);
     });
     send(&mut driver, "in", "a", "x", 1);
     send(&mut driver, "in", "a", "", 2);
     send(&mut driver, "in", "b", "y", 3);
     assert_eq!(driver.read_raw("to-a").len(), 1);
-    assert_eq!(out(&mut driver), ["b:y@3"], "also a topic that the topology reads");
+    assert_eq!(
+        out(&mut driver),
+        ["b:y@3"],
+        "also a topic that the topology reads"
+    );
 }
 
 #[test]
@@ -138,8 +146,13 @@ fn records_are_printed_with_their_label() {
         let write = move |line: &str| seen.lock().expect("no panic").push(line.to_owned());
         b.stream(MAYBE).print_to("maybe", write);
     });
-    driver.send(MAYBE, None, Some("x".into()), 1).expect("processes");
-    assert_eq!(*lines.lock().expect("no panic"), [r#"[maybe]: None, Some("x")"#]);
+    driver
+        .send(MAYBE, None, Some("x".into()), 1)
+        .expect("processes");
+    assert_eq!(
+        *lines.lock().expect("no panic"),
+        [r#"[maybe]: None, Some("x")"#]
+    );
 }
 
 #[test]
@@ -148,8 +161,12 @@ fn nulls_are_dropped_and_counted_where_the_program_says_so() {
         let there = b.stream(MAYBE).drop_null_keys().drop_null_values();
         there.group_by_key().count(COUNTS);
     });
-    for (key, value) in [(None, None), (None, Some("x")), (Some("a"), None), (Some("a"), Some("x"))]
-    {
+    for (key, value) in [
+        (None, None),
+        (None, Some("x")),
+        (Some("a"), None),
+        (Some("a"), Some("x")),
+    ] {
         let (key, value) = (key.map(str::to_owned), value.map(str::to_owned));
         driver.send(MAYBE, key, value, 1).expect("processes");
     }
@@ -163,10 +180,17 @@ fn a_record_without_a_key_vanishes_at_a_repartition_uncounted() {
         Topic::new("by-value", nullable(text()), nullable(text()));
     let mut driver = driver(|b| {
         let by_value = b.stream(MAYBE).rekey(BY_VALUE, |_, v| v.clone());
-        by_value.drop_null_keys().group_by_key().aggregate(COUNTS, |_, _, n: u64| n + 1);
+        by_value
+            .drop_null_keys()
+            .group_by_key()
+            .aggregate(COUNTS, |_, _, n: u64| n + 1);
     });
-    driver.send(MAYBE, Some("a".into()), None, 1).expect("processes");
-    driver.send(MAYBE, None, Some("x".into()), 2).expect("processes");
+    driver
+        .send(MAYBE, Some("a".into()), None, 1)
+        .expect("processes");
+    driver
+        .send(MAYBE, None, Some("x".into()), 2)
+        .expect("processes");
     assert_eq!(driver.dropped(), 0);
     assert_eq!(driver.get(COUNTS, &"x".into()).expect("reads"), Some(1));
 }
@@ -175,29 +199,48 @@ fn a_record_without_a_key_vanishes_at_a_repartition_uncounted() {
 fn a_new_key_needs_a_topic_before_equal_keys_can_meet() {
     refused(
         |b| {
-            b.stream(IN).select_key(|_, v| v.clone()).group_by_key().count(COUNTS);
+            b.stream(IN)
+                .select_key(|_, v| v.clone())
+                .group_by_key()
+                .count(COUNTS);
         },
         ".repartition(TOPIC)",
     );
-    assert!(StreamsBuilder::new().stream(IN).select_key(|_, v| v.clone()).is_rekeyed());
+    assert!(
+        StreamsBuilder::new()
+            .stream(IN)
+            .select_key(|_, v| v.clone())
+            .is_rekeyed()
+    );
 }
 
 #[test]
 fn a_table_of_a_topic_with_nullable_keys_drops_and_counts_them() {
     const ROWS: Topic<Option<String>, String> = Topic::new("rows", nullable(text()), text());
     let mut driver = driver(|b| {
-        b.table_by_time(ROWS, NAMES, |_, v, ts, partition_time| match v.map(String::as_str) {
-            Some("late") => partition_time - 1,
-            Some("never") => -1,
-            _ => ts,
+        b.table_by_time(ROWS, NAMES, |_, v, ts, partition_time| {
+            match v.map(String::as_str) {
+                Some("late") => partition_time - 1,
+                Some("never") => -1,
+                _ => ts,
+            }
         });
     });
     driver.send(ROWS, None, "x".into(), 1).expect("processes");
-    driver.send(ROWS, Some("a".into()), "x".into(), 9).expect("processes");
-    driver.send(ROWS, Some("b".into()), "late".into(), 50).expect("processes");
-    driver.send(ROWS, Some("c".into()), "never".into(), 60).expect("processes");
+    driver
+        .send(ROWS, Some("a".into()), "x".into(), 9)
+        .expect("processes");
+    driver
+        .send(ROWS, Some("b".into()), "late".into(), 50)
+        .expect("processes");
+    driver
+        .send(ROWS, Some("c".into()), "never".into(), 60)
+        .expect("processes");
     let rows = driver.entries(NAMES).expect("reads");
-    assert_eq!(rows, [("a".into(), "x".into(), 9), ("b".into(), "late".into(), 8)]);
+    assert_eq!(
+        rows,
+        [("a".into(), "x".into(), 9), ("b".into(), "late".into(), 8)]
+    );
     assert_eq!(driver.dropped(), 2);
 }
 
@@ -206,17 +249,27 @@ fn a_fold_that_comes_to_nothing_is_deleted_and_says_so() {
     const LEFT: KvStore<String, i64> = KvStore::new("left", text(), i64_be());
     const CHANGES: Topic<String, Option<i64>> = Topic::new("changes", text(), nullable(i64_be()));
     let mut driver = driver(|b| {
-        let left = b.stream(NUMBERS).group_by_key().aggregate_or_delete(LEFT, |_, by, left| {
-            Some(left.unwrap_or(0) + by).filter(|left| *left != 0)
-        });
+        let left = b
+            .stream(NUMBERS)
+            .group_by_key()
+            .aggregate_or_delete(LEFT, |_, by, left| {
+                Some(left.unwrap_or(0) + by).filter(|left| *left != 0)
+            });
         left.to_stream().to(CHANGES);
     });
     for (by, at) in [(3, 5), (-3, 2), (1, 3)] {
         driver.send(NUMBERS, "a".into(), by, at).expect("processes");
     }
     let changes = driver.read(CHANGES).expect("decodes");
-    let told: Vec<_> = changes.into_iter().map(|r| (r.value, r.timestamp)).collect();
-    assert_eq!(told, [(Some(3), 5), (None, 5), (Some(1), 3)], "time starts anew");
+    let told: Vec<_> = changes
+        .into_iter()
+        .map(|r| (r.value, r.timestamp))
+        .collect();
+    assert_eq!(
+        told,
+        [(Some(3), 5), (None, 5), (Some(1), 3)],
+        "time starts anew"
+    );
 }
 
 /// Doubles values, and says how often it was called.
@@ -259,14 +312,23 @@ impl FixedKeyProcessor for Double {
 fn a_processor_of_values_leaves_keys_where_they_are() {
     const LONGEST: KvStore<String, String> = KvStore::new("longest", text(), text());
     let mut driver = driver(|b| {
-        let doubled = b.stream(IN).process_values(COUNTS, |calls| Double { calls });
+        let doubled = b
+            .stream(IN)
+            .process_values(COUNTS, |calls| Double { calls });
         assert!(!doubled.is_rekeyed());
         let longest = |a: String, b: String| if a.len() >= b.len() { a } else { b };
-        doubled.group_by_key().reduce(LONGEST, longest).to_stream().map_values(|_, v| v.unwrap_or_default()).to(OUT);
+        doubled
+            .group_by_key()
+            .reduce(LONGEST, longest)
+            .to_stream()
+            .map_values(|_, v| v.unwrap_or_default())
+            .to(OUT);
     });
     send(&mut driver, "in", "a", "xy", 1);
     send(&mut driver, "in", "a", "z", 2);
-    driver.advance_wall_clock(Duration::from_millis(10)).expect("fires");
+    driver
+        .advance_wall_clock(Duration::from_millis(10))
+        .expect("fires");
     assert_eq!(out(&mut driver), ["a:xyxy@1", "a:xyxy@2"]);
     let calls = driver.entries(COUNTS).expect("reads");
     assert_eq!(calls, [("a".into(), 2, 2), ("tick".into(), 1, 10)]);
@@ -303,20 +365,31 @@ impl Processor for Sort {
 #[test]
 fn a_processor_has_several_outputs_of_different_types() {
     let mut driver = driver(|b| {
-        let outputs = (Output::new("numbers-out"), vec![Output::new("even"), Output::new("odd")]);
+        let outputs = (
+            Output::new("numbers-out"),
+            vec![Output::new("even"), Output::new("odd")],
+        );
         let make = |(), (numbers, words)| Sort { numbers, words };
         let (empty, (numbers, words)) = b.stream(IN).process_to((), outputs, make);
         numbers.to(NUMBERS);
         empty.map_values(|_, _| "empty".to_owned()).to(OUT);
         for (words, length) in words.into_iter().zip(["even", "odd"]) {
-            words.map_values(move |_, v| format!("{length} {v}")).to(OUT);
+            words
+                .map_values(move |_, v| format!("{length} {v}"))
+                .to(OUT);
         }
     });
     for (at, value) in (0..).zip(["12", "", "ab", "abc"]) {
         send(&mut driver, "in", "k", value, at);
     }
-    assert_eq!(out(&mut driver), ["k:empty@1", "k:even ab@2", "k:odd abc@3"]);
-    assert_eq!(driver.read(NUMBERS).expect("decodes"), [Record::new("k".into(), 12, 0)]);
+    assert_eq!(
+        out(&mut driver),
+        ["k:empty@1", "k:even ab@2", "k:odd abc@3"]
+    );
+    assert_eq!(
+        driver.read(NUMBERS).expect("decodes"),
+        [Record::new("k".into(), 12, 0)]
+    );
     refused(
         |b| {
             let outputs = vec![Output::<String, String>::new("same"), Output::new("same")];
@@ -376,12 +449,18 @@ fn a_processor_reads_the_store_of_a_table() {
     send(&mut driver, "in", "a", "hi", 1);
     send(&mut driver, "other", "a", "Ada", 2);
     send(&mut driver, "in", "a", "hi", 3);
-    assert_eq!(out(&mut driver), ["a:nobody: hi@1", "a:Ada (since 2): hi@3"]);
+    assert_eq!(
+        out(&mut driver),
+        ["a:nobody: hi@1", "a:Ada (since 2): hi@3"]
+    );
 }
 
 #[test]
 fn a_store_that_nobody_keeps_or_that_has_other_types_is_refused() {
-    refused(|b| b.stream(IN).process(Reads(NAMES), Address).to(OUT), "no operator has");
+    refused(
+        |b| b.stream(IN).process(Reads(NAMES), Address).to(OUT),
+        "no operator has",
+    );
     refused(
         |b| {
             b.stream(IN).process(Reads(NAMES), Address).to(OUT);
@@ -397,10 +476,15 @@ fn changes_of_a_table_held_until_the_commit_leave_out_what_came_and_went() {
     const FLAT: Topic<String, String> = Topic::new("flat", text(), text());
     let mut driver = driver(|b| {
         let rows = b.stream(FLAT).flat_map_values(|_, v| {
-            v.split(' ').map(|v| Some(v.to_owned()).filter(|v| v != "-")).collect::<Vec<_>>()
+            v.split(' ')
+                .map(|v| Some(v.to_owned()).filter(|v| v != "-"))
+                .collect::<Vec<_>>()
         });
         let table = rows.to_table(NAMES).emit_on_commit();
-        table.to_stream().map_values(|_, v| v.unwrap_or_else(|| "gone".into())).to(OUT);
+        table
+            .to_stream()
+            .map_values(|_, v| v.unwrap_or_else(|| "gone".into()))
+            .to(OUT);
     });
     for (at, value) in (1..).zip(["-", "x -", "x y", "-"]) {
         send(&mut driver, "flat", "a", value, at);
@@ -444,19 +528,27 @@ fn a_result_that_cannot_be_written_has_a_policy_of_its_own() {
     let topology = b.build().expect("builds");
     let mut strict = TestDriver::new(&topology).expect("starts");
     let long = ("a".to_owned(), "long".to_owned());
-    let error = strict.send(IN, long.0.clone(), long.1.clone(), 1).expect_err("stops");
+    let error = strict
+        .send(IN, long.0.clone(), long.1.clone(), 1)
+        .expect_err("stops");
     assert!(error.is_on_output());
     let policies = Policies {
         produce: ErrorPolicy::DeadLetter,
         dead_letter_topic: Some("dead"),
         ..Policies::default()
     };
-    let mut driver = TestDriver::new(&topology).expect("starts").with_policies(policies);
+    let mut driver = TestDriver::new(&topology)
+        .expect("starts")
+        .with_policies(policies);
     driver.send(IN, long.0, long.1, 1).expect("is set aside");
     send(&mut driver, "in", "a", "x", 2);
     assert_eq!(driver.read_raw("short").len(), 1);
     let dead = driver.read_raw("dead");
-    assert_eq!(dead[0].value.as_deref(), Some(b"long".as_slice()), "the record that it was made of");
+    assert_eq!(
+        dead[0].value.as_deref(),
+        Some(b"long".as_slice()),
+        "the record that it was made of"
+    );
     let topic = dead[0].headers.last("__streams.errors.topic");
     assert_eq!(topic.as_deref(), Some(b"in".as_slice()));
 }

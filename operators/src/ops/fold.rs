@@ -4,9 +4,7 @@
 use std::sync::Arc;
 
 use millstream_state::StoreDefinition;
-use millstream_topology::{
-    Change, Error, ErrorKind, Headers, NodeId, NodeKind, Record, Result,
-};
+use millstream_topology::{Change, Error, ErrorKind, Headers, NodeId, NodeKind, Record, Result};
 
 use crate::{
     Cx, KStream, KTable,
@@ -14,8 +12,12 @@ use crate::{
     builder::SharedDraft,
     edge::{Port, edge},
     ops::{
-        aggregate::Step, cogroup::KeyFold, held::{EncodeKey, Passing}, session_aggregate::SessionFold,
-        sliding_aggregate::SlidingFold, window_aggregate::WindowFold,
+        aggregate::Step,
+        cogroup::KeyFold,
+        held::{EncodeKey, Passing},
+        session_aggregate::SessionFold,
+        sliding_aggregate::SlidingFold,
+        window_aggregate::WindowFold,
     },
     table::{Getter, GetterFactory, Wishes},
 };
