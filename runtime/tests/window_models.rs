@@ -54,7 +54,11 @@ fn records(late_max: i64) -> impl Strategy<Value = Vec<Input>> {
         let name = |first: u8| move |n: u8| char::from(first + n).to_string();
         let record = |(key, value, step, late): (Option<u8>, Option<u8>, i64, i64)| {
             now += step;
-            (key.map(name(b'a')), value.map(name(b'p')), (now - late).max(0))
+            (
+                key.map(name(b'a')),
+                value.map(name(b'p')),
+                (now - late).max(0),
+            )
         };
         steps.into_iter().map(record).collect()
     })
@@ -82,10 +86,17 @@ fn drive(
         if at == inputs.len() / 2 {
             driver.restart(at % 2 == 0).expect("restarts");
         }
-        driver.send(IN, key.clone(), value.clone(), *time).expect("processes");
+        driver
+            .send(IN, key.clone(), value.clone(), *time)
+            .expect("processes");
         let seen = |topic| -> Vec<Seen> {
             let records = driver.read(topic).expect("decodes").into_iter();
-            let seen = |Record { key, value, timestamp, .. }: Record<Windowed<String>, _>| {
+            let seen = |Record {
+                            key,
+                            value,
+                            timestamp,
+                            ..
+                        }: Record<Windowed<String>, _>| {
                 (key.key, (key.start, key.end), value, timestamp)
             };
             records.map(seen).collect()
@@ -108,7 +119,10 @@ fn check_frames(inputs: &[Input], size: i64, hop: i64, grace: i64) -> Result<(),
     let windows = Hopping::of(millis(size as u64)).advance_by(millis(hop as u64));
     let windows = windows.grace(millis(grace as u64));
     let topology = built(|stream| {
-        let table = stream.group_by_key().windowed_by(windows).aggregate(WINDOWS, append);
+        let table = stream
+            .group_by_key()
+            .windowed_by(windows)
+            .aggregate(WINDOWS, append);
         table.to_stream().to(OUT);
     });
     let mut outputs = Vec::new();
@@ -150,7 +164,10 @@ fn check_sliding(inputs: &[Input], difference: i64) -> Result<(), TestCaseError>
         let count = |_: &String, _: String, count: String| {
             (count.parse::<u64>().unwrap_or(0) + 1).to_string()
         };
-        let table = stream.group_by_key().windowed_by(windows).aggregate(WINDOWS, count);
+        let table = stream
+            .group_by_key()
+            .windowed_by(windows)
+            .aggregate(WINDOWS, count);
         table.to_stream().to(OUT);
     });
     let mut shown: BTreeMap<(String, (i64, i64)), (Option<String>, i64)> = BTreeMap::new();
@@ -164,15 +181,23 @@ fn check_sliding(inputs: &[Input], difference: i64) -> Result<(), TestCaseError>
             shown.insert((key, window), (value, time));
         }
     });
-    prop_assert!(twice.is_empty(), "a window changes once for a record: {:?}", twice);
+    prop_assert!(
+        twice.is_empty(),
+        "a window changes once for a record: {:?}",
+        twice
+    );
 
     let mut want = BTreeMap::new();
     let all: Vec<_> = inputs.iter().filter_map(full).collect();
     for (key, _, time) in &all {
         let inside = |start: i64| {
-            let times = all.iter().filter(|(other, ..)| other == key).map(|(.., time)| *time);
-            let inside: Vec<_> =
-                times.filter(|time| (start..=start + difference).contains(time)).collect();
+            let times = all
+                .iter()
+                .filter(|(other, ..)| other == key)
+                .map(|(.., time)| *time);
+            let inside: Vec<_> = times
+                .filter(|time| (start..=start + difference).contains(time))
+                .collect();
             let newest = inside.iter().copied().max()?;
             Some((inside.len(), newest))
         };
@@ -202,7 +227,10 @@ fn check_sessions(inputs: &[Input], gap: i64, grace: i64) -> Result<(), TestCase
     let topology = built(|stream| {
         let merge = |_: &String, one: String, other: String| one + &other;
         let grouped = stream.group_by_key().windowed_by(windows);
-        grouped.aggregate(SESSIONS, append, merge).to_stream().to(OUT);
+        grouped
+            .aggregate(SESSIONS, append, merge)
+            .to_stream()
+            .to(OUT);
     });
     let mut outputs = Vec::new();
     let mut driver = drive(&topology, inputs, |_, out, _| outputs.push(out));
@@ -225,8 +253,18 @@ fn check_sessions(inputs: &[Input], gap: i64, grace: i64) -> Result<(), TestCase
         };
         let mut merged: Vec<_> = sessions.iter().filter(|s| touched(s)).cloned().collect();
         merged.sort_by_key(|session| (session.end, session.start));
-        let start = merged.iter().map(|s| s.start).chain([time]).min().unwrap_or(time);
-        let end = merged.iter().map(|s| s.end).chain([time]).max().unwrap_or(time);
+        let start = merged
+            .iter()
+            .map(|s| s.start)
+            .chain([time])
+            .min()
+            .unwrap_or(time);
+        let end = merged
+            .iter()
+            .map(|s| s.end)
+            .chain([time])
+            .max()
+            .unwrap_or(time);
         if end < now - gap - grace {
             dropped += 1;
             prop_assert!(got.is_empty());
@@ -338,7 +376,9 @@ fn check_suppress(
                 }
             }
             waiting.sort();
-            while waiting.first().is_some_and(|first| first.0 <= now - wait_ms)
+            while waiting
+                .first()
+                .is_some_and(|first| first.0 <= now - wait_ms)
                 || waiting.len() > records_max
             {
                 let (_, (key, window), (value, time)) = waiting.remove(0);
