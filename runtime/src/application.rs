@@ -18,7 +18,7 @@ use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{error, info};
 
 use crate::{
-    global_tables::{Follower, GlobalTables, Ready},
+    global_tables::{Follower, Ready},
     clock::{SystemClock, WallClock},
     config::{Config, StateKind},
     flush_pool::FlushPool,
@@ -43,8 +43,7 @@ pub(crate) struct Shared {
     pub(crate) members: Members,
     pub(crate) board: Board,
     pub(crate) flush_pool: FlushPool,
-    globals: Globals,
-    globals_ready: Ready,
+    globals: Ready,
     stop: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -77,7 +76,7 @@ impl Shared {
     pub(crate) fn open_task(&self, id: TaskId) -> Result<Task> {
         let base = self.bases.open(id)?;
         let application = &self.config.application_id;
-        let globals = self.globals.clone();
+        let globals = self.globals.views();
         Task::open(&self.topology, id, base, globals, |topic, role| {
             full_name(application, topic, role)
         })
@@ -176,11 +175,9 @@ impl Application {
         let members = Members::start(&*broker, &*admin, &config, clock.clone())?;
         let queries = Queries::new(topology, &layout, members.clone());
         let flush_pool = FlushPool::start().map_err(no_thread)?;
-        let tables = GlobalTables::open(topology)?;
-        let globals = tables.views();
         let follower = match topology.globals().is_empty() {
             true => None,
-            false => Some(Follower::begin(tables, broker.reader()?, &*admin)?),
+            false => Some(Follower::begin(topology, broker.reader()?, &*admin)?),
         };
         let shared = Arc::new(Shared {
             topology: topology.clone(),
@@ -194,8 +191,7 @@ impl Application {
             members,
             board: Board::default(),
             flush_pool,
-            globals,
-            globals_ready: Ready::default(),
+            globals: Ready::default(),
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
         });
@@ -204,7 +200,7 @@ impl Application {
             let shared = shared.clone();
             let name = format!("millstream-{index}");
             let run = move || {
-                shared.globals_ready.wait(|| shared.stopping());
+                shared.globals.wait(|| shared.stopping());
                 let ran = catch_unwind(AssertUnwindSafe(|| stream_thread::run(&shared, index)));
                 if ran.is_err() {
                     let what = format!("a stream thread panicked. thread={index}");
@@ -298,13 +294,13 @@ impl Application {
 /// Starts the thread that keeps the global tables up to date, if there are any.
 fn follow(shared: &Arc<Shared>, follower: Option<Follower>) -> Result<Option<JoinHandle<()>>> {
     let Some(follower) = follower else {
-        shared.globals_ready.reach();
+        shared.globals.reach(Globals::default());
         return Ok(None);
     };
     let shared = shared.clone();
     let run = move || {
-        let policies = shared.config.policies;
-        let follow = || follower.run(&shared.globals_ready, &policies, &shared.stop);
+        let policies = &shared.config.policies;
+        let follow = || follower.run(&shared.globals, policies, &shared.stop);
         let failure = match catch_unwind(AssertUnwindSafe(follow)) {
             Ok(Ok(())) => return,
             Ok(Err(error)) => error,

@@ -50,9 +50,7 @@ impl GlobalTables {
 
     /// The tables that are read from a topic.
     pub(crate) fn fed_by(&self, topic: &str) -> Vec<usize> {
-        let globals = self.topology.globals().iter().enumerate();
-        let fed = globals.filter(|(_, global)| &**global.topic() == topic);
-        fed.map(|(index, _)| index).collect()
+        fed_by(&self.topology, topic)
     }
 
     /// Applies a record; `false` when it has no key and is dropped. Tasks see it after
@@ -78,32 +76,44 @@ impl GlobalTables {
     }
 }
 
+fn fed_by(topology: &Topology, topic: &str) -> Vec<usize> {
+    let globals = topology.globals().iter().enumerate();
+    let fed = globals.filter(|(_, global)| &**global.topic() == topic);
+    fed.map(|(index, _)| index).collect()
+}
+
 /// Tells stream threads when the global tables are there whole.
 #[derive(Debug, Default)]
 pub(crate) struct Ready {
-    reached: Mutex<bool>,
+    views: Mutex<Option<Globals>>,
     changed: Condvar,
 }
 
 impl Ready {
-    pub(crate) fn reach(&self) {
-        *self.reached.lock().expect("waiting does not panic") = true;
+    pub(crate) fn reach(&self, views: Globals) {
+        *self.views.lock().expect("waiting does not panic") = Some(views);
         self.changed.notify_all();
     }
 
     /// Waits until the tables are there, or the application stops.
     pub(crate) fn wait(&self, stopping: impl Fn() -> bool) {
-        let mut reached = self.reached.lock().expect("waiting does not panic");
-        while !*reached && !stopping() {
-            let waited = self.changed.wait_timeout(reached, LOOK_AROUND);
-            reached = waited.expect("waiting does not panic").0;
+        let mut views = self.views.lock().expect("waiting does not panic");
+        while views.is_none() && !stopping() {
+            let waited = self.changed.wait_timeout(views, LOOK_AROUND);
+            views = waited.expect("waiting does not panic").0;
         }
+    }
+
+    /// What tasks see of the tables; nothing before they are there.
+    pub(crate) fn views(&self) -> Globals {
+        let views = self.views.lock().expect("waiting does not panic");
+        views.clone().unwrap_or_default()
     }
 }
 
 /// Reads the topics of the global tables until the application stops.
 pub(crate) struct Follower {
-    tables: GlobalTables,
+    topology: Topology,
     reader: Box<dyn Reader>,
     /// By partition: the tables that it feeds, and where the topic ended when the reader began.
     partitions: Vec<(Vec<usize>, i64)>,
@@ -112,7 +122,7 @@ pub(crate) struct Follower {
 impl Follower {
     /// Reads from the oldest record on, all partitions of each topic.
     pub(crate) fn begin(
-        tables: GlobalTables,
+        topology: &Topology,
         mut reader: Box<dyn Reader>,
         admin: &dyn Admin,
     ) -> Result<Self> {
@@ -122,22 +132,22 @@ impl Follower {
             .map(|topic| (&*topic.name, topic.partitions))
             .collect();
         let (mut starts, mut partitions) = (Vec::new(), Vec::new());
-        for global in tables.topology.globals() {
-            let topic = global.topic();
-            let count = counts.get(&**topic).copied().ok_or_else(|| {
+        for global in topology.globals() {
+            let name = global.topic();
+            let count = counts.get(&**name).copied().ok_or_else(|| {
                 let what = "the topic of a global table does not exist; create it first";
-                Error::new(ErrorKind::Topology, format!("{what}. topic=`{topic}`"))
+                Error::new(ErrorKind::Topology, format!("{what}. topic=`{name}`"))
             })?;
             for partition in 0..count {
-                let place = TopicPartition::new(topic.clone(), partition as i32);
+                let place = TopicPartition::new(name.clone(), partition as i32);
                 let ends = admin.watermarks(&place)?;
                 starts.push((place, Start::Offset(ends.low)));
-                partitions.push((tables.fed_by(topic), ends.high));
+                partitions.push((fed_by(topology, name), ends.high));
             }
         }
         reader.assign(&starts)?;
         Ok(Self {
-            tables,
+            topology: topology.clone(),
             reader,
             partitions,
         })
@@ -150,31 +160,32 @@ impl Follower {
         policies: &Policies,
         stop: &AtomicBool,
     ) -> Result<()> {
+        let mut tables = GlobalTables::open(&self.topology)?;
         let mut fetched: Vec<Fetched> = Vec::new();
         let mut whole = false;
         while !stop.load(Ordering::Acquire) {
             if !whole && self.is_whole()? {
                 whole = true;
                 info!(tables = self.partitions.len(), "global tables are up to date");
-                ready.reach();
+                ready.reach(tables.views());
             }
             fetched.clear();
             self.reader.poll(POLL_WAIT, BATCH_RECORDS, &mut fetched)?;
             for record in fetched.drain(..) {
-                let (tables, _) = &self.partitions[record.partition.0 as usize];
+                let (fed, _) = &self.partitions[record.partition.0 as usize];
                 let raw = RawRecord {
                     key: record.key,
                     value: record.value,
                     timestamp: record.timestamp,
                     headers: record.headers,
                 };
-                for index in tables.clone() {
-                    if let Err(error) = self.tables.apply(index, &raw) {
+                for index in fed {
+                    if let Err(error) = tables.apply(*index, &raw) {
                         skip(policies, error)?;
                     }
                 }
             }
-            self.tables.commit()?;
+            tables.commit()?;
         }
         Ok(())
     }
