@@ -91,7 +91,11 @@ impl Baskets {
 
 fn either(folder: &Path, first: &str, second: &str) -> std::path::PathBuf {
     let second = folder.join(second);
-    if second.is_file() { second } else { folder.join(first) }
+    if second.is_file() {
+        second
+    } else {
+        folder.join(first)
+    }
 }
 
 /// The baskets of a JSON Lines file, gzipped or not.
@@ -125,7 +129,9 @@ fn rows<T: for<'de> Deserialize<'de>>(source: impl Read + 'static, name: &str) -
     let mut rows = csv::Reader::from_reader(plain(source, name)?);
     // The header is the first line.
     let numbered = rows.deserialize().enumerate();
-    numbered.map(|(at, row)| row.map_err(|e| unreadable(name, at + 2, &e))).collect()
+    numbered
+        .map(|(at, row)| row.map_err(|e| unreadable(name, at + 2, &e)))
+        .collect()
 }
 
 /// What is behind gzip, or the source itself if it is not gzipped.
@@ -140,7 +146,10 @@ fn plain(source: impl Read + 'static, name: &str) -> Outcome<Box<dyn Read>> {
 }
 
 fn unreadable(name: &str, line: usize, error: &(dyn std::error::Error + 'static)) -> Failure {
-    Failure::at(format!("a line cannot be read. file=`{name}`, line={line}"), error)
+    Failure::at(
+        format!("a line cannot be read. file=`{name}`, line={line}"),
+        error,
+    )
 }
 
 #[cfg(test)]
@@ -154,7 +163,13 @@ mod tests {
         let sample = Baskets::open(None).expect("built in");
         assert_eq!(sample.baskets.len(), 10_000);
         let skus: std::collections::HashSet<_> = sample.products.iter().map(|p| &p.sku).collect();
-        assert!(sample.baskets.iter().flat_map(|b| &b.lines).all(|l| skus.contains(&l.sku)));
+        assert!(
+            sample
+                .baskets
+                .iter()
+                .flat_map(|b| &b.lines)
+                .all(|l| skus.contains(&l.sku))
+        );
         assert!(sample.baskets.is_sorted_by_key(|b| b.ts));
     }
 

@@ -156,7 +156,12 @@ async fn run_on_kafka(args: OnKafka) -> Outcome {
 /// One line for each store of each task, in the words that the comparison's scripts look for.
 fn tell_restored(application: &Application, started: Instant) {
     let took = started.elapsed().as_millis();
-    for task in application.status().threads.iter().flat_map(|thread| &thread.tasks) {
+    for task in application
+        .status()
+        .threads
+        .iter()
+        .flat_map(|thread| &thread.tasks)
+    {
         for store in &task.stores {
             let (name, id, count) = (&store.name, &task.id, store.replayed);
             println!("restore end {name}-{id} {count} after {took} ms");
@@ -174,7 +179,9 @@ async fn run_on_embedded(workload: Workload, args: OnEmbedded) -> Outcome {
     let admin = broker.admin()?;
     let inputs = load(workload, &args, &*broker, &*admin)?;
 
-    let config = args.engine.config(APPLICATION_ID, folder.path().join("state"));
+    let config = args
+        .engine
+        .config(APPLICATION_ID, folder.path().join("state"));
     let (started, cpu) = (Instant::now(), cpu_seconds());
     let application = Application::start(&workload.topology()?, broker.clone(), config)?;
     while !is_done(&*admin, &inputs)? {
@@ -253,9 +260,15 @@ fn send(
 
 /// True when the group has committed all of the input.
 fn is_done(admin: &dyn Admin, inputs: &[(TopicPartition, i64)]) -> Outcome<bool> {
-    let partitions: Vec<_> = inputs.iter().map(|(partition, _)| partition.clone()).collect();
+    let partitions: Vec<_> = inputs
+        .iter()
+        .map(|(partition, _)| partition.clone())
+        .collect();
     let committed = admin.committed(APPLICATION_ID, &partitions)?;
-    Ok(inputs.iter().zip(committed).all(|((_, end), at)| at.unwrap_or(0) >= *end))
+    Ok(inputs
+        .iter()
+        .zip(committed)
+        .all(|((_, end), at)| at.unwrap_or(0) >= *end))
 }
 
 /// CPU-seconds of this process so far, all threads together.
@@ -265,7 +278,12 @@ fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     // The name of the program stands in brackets and may hold spaces.
     let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = |at: usize| fields.split_whitespace().nth(at).and_then(|t| t.parse().ok());
+    let ticks = |at: usize| {
+        fields
+            .split_whitespace()
+            .nth(at)
+            .and_then(|t| t.parse().ok())
+    };
     let (user, system): (Option<f64>, Option<f64>) = (ticks(11), ticks(12));
     (user.unwrap_or(0.0) + system.unwrap_or(0.0)) / TICKS_PER_SECOND
 }

@@ -1,7 +1,7 @@
 //! `Connection`: one HTTP/1.1 connection to a shop, made again when it breaks.
 //!
-//! Thousands of requests a second come from the same two cores that serve them, so this is hyper's bare
-//! connection: no pool, no redirects.
+//! Thousands of requests a second come from the same two cores that serve them, so this is hyper's
+//! bare connection: no pool, no redirects.
 
 use std::{
     future::poll_fn,
@@ -44,19 +44,28 @@ pub(crate) struct Server {
 impl Server {
     /// Reads `http://host:port`.
     pub(crate) fn parse(url: &str) -> Outcome<Self> {
-        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        let authority = url
+            .strip_prefix("http://")
+            .map(|rest| rest.trim_end_matches('/'));
         match authority {
             Some(authority) if !authority.is_empty() && !authority.contains(['/', '?', '@']) => {
                 let port = if authority.contains(':') { "" } else { ":80" };
-                Ok(Self { authority: format!("{authority}{port}").into() })
+                Ok(Self {
+                    authority: format!("{authority}{port}").into(),
+                })
             }
-            _ => Err(Failure::Usage(format!("not a shop's address, http://host:port. url=`{url}`"))),
+            _ => Err(Failure::Usage(format!(
+                "not a shop's address, http://host:port. url=`{url}`"
+            ))),
         }
     }
 
     /// A new connection, made at its first request.
     pub(crate) fn connection(&self) -> Connection {
-        Connection { authority: self.authority.clone(), sender: None }
+        Connection {
+            authority: self.authority.clone(),
+            sender: None,
+        }
     }
 }
 
@@ -72,23 +81,39 @@ pub(crate) struct Call {
 impl Call {
     /// A question.
     pub(crate) fn get(path: impl Into<String>) -> Self {
-        Self { method: Method::GET, path: path.into(), body: None, idempotency_key: None }
+        Self {
+            method: Method::GET,
+            path: path.into(),
+            body: None,
+            idempotency_key: None,
+        }
     }
 
     /// Something new, as JSON.
     pub(crate) fn post(path: impl Into<String>, body: &serde_json::Value) -> Self {
         let body = Some(body.to_string());
-        Self { method: Method::POST, path: path.into(), body, idempotency_key: None }
+        Self {
+            method: Method::POST,
+            path: path.into(),
+            body,
+            idempotency_key: None,
+        }
     }
 
     /// A replacement, as JSON.
     pub(crate) fn put(path: impl Into<String>, body: &serde_json::Value) -> Self {
-        Self { method: Method::PUT, ..Self::post(path, body) }
+        Self {
+            method: Method::PUT,
+            ..Self::post(path, body)
+        }
     }
 
     /// Names the request, so that it can be repeated.
     pub(crate) fn idempotent(self, key: impl Into<String>) -> Self {
-        Self { idempotency_key: Some(key.into()), ..self }
+        Self {
+            idempotency_key: Some(key.into()),
+            ..self
+        }
     }
 }
 
@@ -122,7 +147,11 @@ impl Answer {
     /// Status and body, for people.
     pub(crate) fn text(&self) -> String {
         let body = String::from_utf8_lossy(&self.body);
-        format!("{} {}", self.status, body.chars().take(300).collect::<String>())
+        format!(
+            "{} {}",
+            self.status,
+            body.chars().take(300).collect::<String>()
+        )
     }
 }
 
@@ -133,11 +162,13 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Sends a request and reads the whole answer. A connection that was closed while it was idle is made again.
+    /// Sends a request and reads the whole answer. A connection that was closed while it was idle
+    /// is made again.
     pub(crate) async fn send(&mut self, call: &Call) -> io::Result<Answer> {
         let reused = self.sender.is_some();
         match self.send_once(call).await {
-            // Nothing of the answer came over a connection that the server had closed: ask again over a new one.
+            // Nothing of the answer came over a connection that the server had closed: ask again
+            // over a new one.
             Err(error) if reused && error.kind() != io::ErrorKind::TimedOut => {
                 self.send_once(call).await
             }
@@ -145,8 +176,8 @@ impl Connection {
         }
     }
 
-    /// As [`send`](Self::send), again and again while the shop is away, overloaded or failing. A call that is
-    /// repeated needs a name, or must do no harm when it comes twice.
+    /// As [`send`](Self::send), again and again while the shop is away, overloaded or failing. A
+    /// call that is repeated needs a name, or must do no harm when it comes twice.
     pub(crate) async fn send_until(
         &mut self,
         call: &Call,
@@ -185,7 +216,11 @@ impl Connection {
             let retry_after = head.headers.get(header::RETRY_AFTER);
             let seconds = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
             let retry_after = seconds.map(Duration::from_secs);
-            Ok(Answer { status: head.status.as_u16(), retry_after, body })
+            Ok(Answer {
+                status: head.status.as_u16(),
+                retry_after,
+                body,
+            })
         };
         timeout(REQUEST_TIME_MAX, exchange)
             .await
@@ -203,13 +238,17 @@ impl Connection {
         if call.body.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
-        request.body(call.body.clone().unwrap_or_default()).map_err(io::Error::other)
+        request
+            .body(call.body.clone().unwrap_or_default())
+            .map_err(io::Error::other)
     }
 
     async fn connect(&self) -> io::Result<SendRequest<String>> {
         let stream = TcpStream::connect(&*self.authority).await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+        let (sender, connection) = handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
         // It ends with the connection; the sender tells of its errors.
         tokio::spawn(connection);
         Ok(sender)

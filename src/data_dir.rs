@@ -24,10 +24,22 @@ impl DataDir {
     /// Takes the folder, which is made if need be.
     pub(crate) fn take(path: &Path) -> Outcome<Self> {
         let unusable = |e: &std::io::Error| {
-            Failure::at(format!("the data folder cannot be used. folder=`{}`", path.display()), e)
+            Failure::at(
+                format!(
+                    "the data folder cannot be used. folder=`{}`",
+                    path.display()
+                ),
+                e,
+            )
         };
         std::fs::create_dir_all(path).map_err(|e| unusable(&e))?;
-        let options = || OpenOptions::new().read(true).write(true).create(true).clone();
+        let options = || {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .clone()
+        };
         let mut lock = options().open(path.join(LOCK)).map_err(|e| unusable(&e))?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -39,14 +51,19 @@ impl DataDir {
             .and_then(|()| lock.rewind())
             .and_then(|()| lock.write_all(pid.as_bytes()))
             .map_err(|e| unusable(&e))?;
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Takes a folder that is there: tools make none.
     pub(crate) fn take_existing(path: &Path) -> Outcome<Self> {
         if !path.is_dir() {
             let folder = path.display();
-            return Err(Failure::Usage(format!("there is no such data folder. folder=`{folder}`")));
+            return Err(Failure::Usage(format!(
+                "there is no such data folder. folder=`{folder}`"
+            )));
         }
         Self::take(path)
     }
@@ -55,7 +72,13 @@ impl DataDir {
     pub(crate) fn instance_id(&self) -> Outcome<String> {
         let file = self.path.join(INSTANCE_ID);
         let unusable = |e: std::io::Error| {
-            Failure::at(format!("the instance's name cannot be kept. file=`{}`", file.display()), &e)
+            Failure::at(
+                format!(
+                    "the instance's name cannot be kept. file=`{}`",
+                    file.display()
+                ),
+                &e,
+            )
         };
         match std::fs::read_to_string(&file) {
             Ok(id) if !id.trim().is_empty() => return Ok(id.trim().to_owned()),
@@ -70,7 +93,9 @@ impl DataDir {
             file.write_all(id.as_bytes())?;
             file.sync_all()
         });
-        written.and_then(|()| std::fs::rename(&aside, &file)).map_err(unusable)?;
+        written
+            .and_then(|()| std::fs::rename(&aside, &file))
+            .map_err(unusable)?;
         Ok(id)
     }
 }
@@ -83,7 +108,11 @@ fn in_use(path: &Path, lock: &mut File) -> Failure {
     Failure::Failed(format!(
         "another process works in the data folder; stop it, or name another folder with \
          --data-dir. folder=`{folder}`, pid={}",
-        if pid.is_empty() { "unknown" } else { pid.trim() }
+        if pid.is_empty() {
+            "unknown"
+        } else {
+            pid.trim()
+        }
     ))
 }
 
@@ -98,7 +127,10 @@ mod tests {
         let Err(Failure::Failed(reason)) = DataDir::take(folder.path()) else {
             panic!("taken twice");
         };
-        assert!(reason.contains(&format!("pid={}", std::process::id())), "{reason}");
+        assert!(
+            reason.contains(&format!("pid={}", std::process::id())),
+            "{reason}"
+        );
         drop(held);
         DataDir::take(folder.path()).expect("free again");
     }
@@ -106,7 +138,11 @@ mod tests {
     #[test]
     fn an_instance_keeps_its_name() {
         let folder = tempfile::tempdir().expect("a folder");
-        let name = || DataDir::take(folder.path()).and_then(|dir| dir.instance_id()).expect("a name");
+        let name = || {
+            DataDir::take(folder.path())
+                .and_then(|dir| dir.instance_id())
+                .expect("a name")
+        };
         let first = name();
         assert_eq!((first.len(), first), (32, name()));
     }
@@ -115,7 +151,10 @@ mod tests {
     fn a_tool_makes_no_folder() {
         let folder = tempfile::tempdir().expect("a folder");
         let missing = folder.path().join("missing");
-        assert!(matches!(DataDir::take_existing(&missing), Err(Failure::Usage(_))));
+        assert!(matches!(
+            DataDir::take_existing(&missing),
+            Err(Failure::Usage(_))
+        ));
         assert!(!missing.exists());
     }
 }

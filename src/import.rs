@@ -27,7 +27,8 @@ pub(crate) struct Args {
 enum What {
     /// A catalogue: CSV with sku, name, category and price_cents
     Products(Source),
-    /// A stock list: CSV with sku and quantity. The pieces are added; the same list twice counts once
+    /// A stock list: CSV with sku and quantity. The pieces are added; the same list twice counts
+    /// once
     Stock {
         #[command(flatten)]
         source: Source,
@@ -35,7 +36,8 @@ enum What {
         #[arg(long, value_name = "NAME")]
         list: Option<String>,
     },
-    /// Baskets: JSON Lines with order, customer, ts and lines of sku and qty. The same file twice orders once
+    /// Baskets: JSON Lines with order, customer, ts and lines of sku and qty. The same file twice
+    /// orders once
     Orders {
         #[command(flatten)]
         source: Source,
@@ -86,7 +88,10 @@ pub(crate) async fn run(args: Args) -> Outcome {
 }
 
 fn file_name(source: &Source) -> Outcome<String> {
-    let name = source.file.file_name().map(|name| name.to_string_lossy().into_owned());
+    let name = source
+        .file
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned());
     name.ok_or_else(|| Failure::Usage(format!("not a file. file=`{}`", source.file.display())))
 }
 
@@ -115,8 +120,17 @@ async fn orders(source: &Source, event_time: bool) -> Outcome {
     progress.finish();
     let accepted = figures.accepted.load(Ordering::Relaxed);
     println!("{accepted} orders accepted");
-    for reason in figures.reasons.lock().expect("nothing panics with this lock").iter() {
+    for reason in figures
+        .reasons
+        .lock()
+        .expect("nothing panics with this lock")
+        .iter()
+    {
         println!("refused: {reason}");
     }
-    if accepted == orders as u64 { Ok(()) } else { Err(Failure::Told) }
+    if accepted == orders as u64 {
+        Ok(())
+    } else {
+        Err(Failure::Told)
+    }
 }

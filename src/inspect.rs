@@ -36,10 +36,20 @@ pub(crate) fn stores(flags: &Flags) -> Outcome {
     let settings = read(flags)?;
     let opened = Opened::log(&settings)?;
     let admin = opened.log.admin()?;
-    let topics: BTreeMap<_, _> = admin.topics()?.into_iter().map(|t| (t.name.clone(), t)).collect();
+    let topics: BTreeMap<_, _> = admin
+        .topics()?
+        .into_iter()
+        .map(|t| (t.name.clone(), t))
+        .collect();
     let topology = shop(&ShopPolicy::default())?;
     let application = &settings.streams.application_id;
-    let mut table = Table::new(["STORE", "KIND", "SUB-TOPOLOGY", "PARTITIONS", "CHANGELOG RECORDS"]);
+    let mut table = Table::new([
+        "STORE",
+        "KIND",
+        "SUB-TOPOLOGY",
+        "PARTITIONS",
+        "CHANGELOG RECORDS",
+    ]);
     for sub in topology.subtopologies() {
         for id in &sub.stores {
             let spec = &topology.plan().stores()[id.0];
@@ -50,12 +60,21 @@ pub(crate) fn stores(flags: &Flags) -> Outcome {
             let changelog = format!("{application}-{}{CHANGELOG_SUFFIX}", spec.name);
             let (partitions, records) = match topics.get(&*changelog) {
                 Some(topic) => {
-                    let records: i64 = ends(&*admin, topic)?.iter().map(|(_, w)| w.high - w.low).sum();
+                    let records: i64 = ends(&*admin, topic)?
+                        .iter()
+                        .map(|(_, w)| w.high - w.low)
+                        .sum();
                     (topic.partitions.to_string(), records.to_string())
                 }
                 None => ("-".to_owned(), "-".to_owned()),
             };
-            table.row([spec.name.to_string(), kind.to_owned(), sub.id.to_string(), partitions, records]);
+            table.row([
+                spec.name.to_string(),
+                kind.to_owned(),
+                sub.id.to_string(),
+                partitions,
+                records,
+            ]);
         }
     }
     table.print();
@@ -77,7 +96,10 @@ pub(crate) fn groups(flags: &Flags) -> Outcome {
     for topic in admin.topics()? {
         partitions.extend(ends(&*admin, &topic)?);
     }
-    let names: Vec<_> = partitions.iter().map(|(partition, _)| partition.clone()).collect();
+    let names: Vec<_> = partitions
+        .iter()
+        .map(|(partition, _)| partition.clone())
+        .collect();
     let mut table = Table::new(["GROUP", "MEMBERS", "TOPIC", "COMMITTED", "END", "LAG"]);
     for (group, members) in groups {
         let committed = admin.committed(&group, &names)?;
@@ -103,7 +125,8 @@ pub(crate) fn groups(flags: &Flags) -> Outcome {
     Ok(())
 }
 
-fn read(flags: &Flags) -> Outcome<Settings> {
+/// The settings of a tool, which says nothing of its own inside.
+pub(crate) fn read(flags: &Flags) -> Outcome<Settings> {
     let mut settings = Settings::load(&Settings::default(), flags)?;
     // An answer is wanted, not the story of opening the log.
     if settings.log == Settings::default().log {
@@ -114,7 +137,8 @@ fn read(flags: &Flags) -> Outcome<Settings> {
 }
 
 fn ends(admin: &dyn Admin, topic: &TopicInfo) -> Outcome<Vec<(TopicPartition, Watermarks)>> {
-    let partitions = (0..topic.partitions.cast_signed()).map(|p| TopicPartition::new(topic.name.clone(), p));
+    let partitions =
+        (0..topic.partitions.cast_signed()).map(|p| TopicPartition::new(topic.name.clone(), p));
     partitions
         .map(|partition| {
             let ends = admin.watermarks(&partition)?;

@@ -1,1 +1,94 @@
-//! Millstream.
+//! Millstream: Kafka Streams for Rust, on Kafka or on an embedded log.
+//!
+//! A program names its topics and stores once, as constants, and says what happens to records;
+//! Millstream runs it over partitions with state that survives crashes, exactly once.
+//!
+//! ```
+//! use millstream::{
+//!     KvStore, StreamsBuilder, TestDriver, Topic, Tumbling, WindowStore, mins, text, u64_be,
+//! };
+//!
+//! const WORDS: Topic<String, String> = Topic::new("words", text(), text());
+//! const COUNTS: Topic<String, u64> = Topic::new("counts", text(), u64_be());
+//! const TOTAL: KvStore<String, u64> = KvStore::new("total", text(), u64_be());
+//! const PER_MINUTE: WindowStore<String, u64> = WindowStore::new("per-minute", text(), u64_be());
+//!
+//! let b = StreamsBuilder::new();
+//! let words = b.stream(WORDS).filter(|_, word| !word.is_empty());
+//! words.clone().group_by_key().windowed_by(Tumbling::of(mins(1))).count(PER_MINUTE);
+//! let totals = words.group_by_key().count(TOTAL).to_stream();
+//! totals.flat_map(|word, n| n.map(|n| (word, n))).to(COUNTS);
+//!
+//! // The same topology runs in a test …
+//! let mut driver = TestDriver::new(&b.build()?)?;
+//! driver.send(WORDS, "tea".to_owned(), "x".to_owned(), 0)?;
+//! driver.send(WORDS, "tea".to_owned(), "y".to_owned(), 61_000)?;
+//! assert_eq!(driver.get(TOTAL, &"tea".to_owned())?, Some(2));
+//! assert_eq!(driver.get_window(PER_MINUTE, &"tea".to_owned(), 60_000)?, Some(1));
+//! # Ok::<(), millstream::Error>(())
+//! ```
+//!
+//! … and on a log, where [`Application`] starts its threads:
+//!
+//! ```
+//! use millstream::{
+//!     Application, Config, StreamsBuilder, Topic, text,
+//!     broker::{Broker, Cleanup, NewTopic, embedded::{EmbeddedBroker, EmbeddedConfig}},
+//! };
+//!
+//! const IN: Topic<String, String> = Topic::new("in", text(), text());
+//! const OUT: Topic<String, String> = Topic::new("out", text(), text());
+//!
+//! let b = StreamsBuilder::new();
+//! b.stream(IN).map_values(|_, v| v.to_uppercase()).to(OUT);
+//!
+//! let folder = tempfile::tempdir()?;
+//! let log = EmbeddedBroker::open(&folder.path().join("log"), EmbeddedConfig::default())?;
+//! let cleanup = Cleanup::Delete { retention_ms: None };
+//! let topic = |name: &str| NewTopic { name: name.into(), partitions: 4, cleanup };
+//! log.admin()?.create_topics(&[topic("in"), topic("out")])?;
+//! let config = Config::new("shouting", folder.path().join("state"));
+//! let application = Application::start(&b.build()?, log, config)?;
+//! application.close()?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | this one | what most programs need: descriptors, the DSL, the application, the test driver |
+//! | [`broker`] | the logs: embedded, and Kafka |
+//! | [`state`] | stores and where they are kept |
+//! | [`sinks`] | tables from topics, exactly once |
+//! | [`api`] | operations and queries over HTTP |
+//! | [`shop`] | the order pipeline that the `millstream` program runs |
+//!
+//! What this crate is not: a client library for Kafka, or a cluster that has to be run.
+
+pub use millstream_operators::{
+    Clock, Context, Grouped, JoinWith, KStream, KTable, KvHandle, LeftJoinWith, Processor,
+    Punctuation, Split, Stores, StreamsBuilder, Topology, WindowHandle, WindowedGrouped, Within,
+};
+pub use millstream_runtime::{
+    Application, Config, ErrorPolicy, Health, Located, Policies, Queries, StateKind, Status,
+    TestDriver,
+};
+pub use millstream_topology::{
+    BoxError, Codec, Error, ErrorKind, Header, Headers, Hopping, KvStore, Record, Result, Serde,
+    TimeWindows, Topic, Tumbling, WindowStore, Windowed, bincode, bytes, days, hours, i64_be, json,
+    millis, mins, nullable, secs, text, u32_be, u64_be,
+};
+
+/// The logs: embedded, and Kafka.
+pub use millstream_broker as broker;
+
+/// Stores and where they are kept.
+pub use millstream_state as state;
+
+/// Tables from topics, exactly once.
+pub use millstream_sinks as sinks;
+
+/// Operations and queries over HTTP.
+pub use millstream_api as api;
+
+/// The order pipeline that the `millstream` program runs.
+pub use millstream_processors as shop;

@@ -73,19 +73,31 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 pub(crate) async fn run(args: Args) -> Outcome {
     let server = Server::parse(&args.url)?;
     if !(args.rate.is_finite() && args.rate >= 0.0) {
-        return Err(Failure::Usage(format!("--rate must be 0 or more. rate=`{}`", args.rate)));
+        return Err(Failure::Usage(format!(
+            "--rate must be 0 or more. rate=`{}`",
+            args.rate
+        )));
     }
     let Baskets { baskets, products } = Baskets::open(args.data.as_deref())?;
     if baskets.is_empty() {
         return Err(Failure::Usage("there are no baskets to replay".to_owned()));
     }
-    let run = args.run.clone().unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
+    let run = args
+        .run
+        .clone()
+        .unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     if args.setup {
         let wanted = baskets.iter().cycle().take(args.orders);
         let stock = stocking::stock_for(wanted);
         let list = format!("stock-{run}");
-        println!("products {}", stocking::put_products(&server, args.clients, products).await?);
-        println!("stock {}", stocking::add_stock(&server, args.clients, &list, stock).await?);
+        println!(
+            "products {}",
+            stocking::put_products(&server, args.clients, products).await?
+        );
+        println!(
+            "stock {}",
+            stocking::add_stock(&server, args.clients, &list, stock).await?
+        );
     }
     let acked = Acked::new(args.acked.as_deref())?;
     let figures = Arc::new(Figures::new());
@@ -96,7 +108,11 @@ pub(crate) async fn run(args: Args) -> Outcome {
         rate: args.rate,
         clients: args.clients,
         run,
-        tokens: if args.mixed_payments { Tokens::Mixed } else { Tokens::Approve },
+        tokens: if args.mixed_payments {
+            Tokens::Mixed
+        } else {
+            Tokens::Approve
+        },
         event_time: args.event_time,
         give_up: args.give_up.duration(),
         window: None,
@@ -109,7 +125,10 @@ pub(crate) async fn run(args: Args) -> Outcome {
     let ids = acked.into_ids()?;
     let ends = await_final(&server, args.clients, ids, args.final_within.duration()).await;
     summary(&figures, took, &ends);
-    match ends.lost.is_empty() && ends.open.is_empty() && figures.given_up.load(Ordering::Relaxed) == 0 {
+    match ends.lost.is_empty()
+        && ends.open.is_empty()
+        && figures.given_up.load(Ordering::Relaxed) == 0
+    {
         true => Ok(()),
         false => Err(Failure::Told),
     }
@@ -125,15 +144,22 @@ impl Acked {
     fn new(path: Option<&std::path::Path>) -> Outcome<Self> {
         let create = |path: &std::path::Path| {
             let unwritable = |e| Failure::at(format!("cannot write `{}`", path.display()), &e);
-            File::create(path).map(|file| Arc::new(Mutex::new(BufWriter::new(file)))).map_err(unwritable)
+            File::create(path)
+                .map(|file| Arc::new(Mutex::new(BufWriter::new(file))))
+                .map_err(unwritable)
         };
-        Ok(Self { ids: Arc::default(), file: path.map(create).transpose()? })
+        Ok(Self {
+            ids: Arc::default(),
+            file: path.map(create).transpose()?,
+        })
     }
 
     fn listener(&self) -> OnAccepted {
         let (ids, file) = (self.ids.clone(), self.file.clone());
         Arc::new(move |id, _| {
-            ids.lock().expect("nothing panics with this lock").push(id.to_owned());
+            ids.lock()
+                .expect("nothing panics with this lock")
+                .push(id.to_owned());
             if let Some(file) = &file {
                 let mut file = file.lock().expect("nothing panics with this lock");
                 // What cannot be written shows when the file is closed.
@@ -145,9 +171,12 @@ impl Acked {
     fn into_ids(self) -> Outcome<Vec<String>> {
         if let Some(file) = &self.file {
             let mut file = file.lock().expect("nothing panics with this lock");
-            file.flush().map_err(|e| Failure::at("the list of orders cannot be written", &e))?;
+            file.flush()
+                .map_err(|e| Failure::at("the list of orders cannot be written", &e))?;
         }
-        Ok(std::mem::take(&mut *self.ids.lock().expect("nothing panics with this lock")))
+        Ok(std::mem::take(
+            &mut *self.ids.lock().expect("nothing panics with this lock"),
+        ))
     }
 }
 
@@ -178,21 +207,34 @@ async fn await_final(server: &Server, clients: usize, ids: Vec<String>, within: 
         let (waiting, ends) = (waiting.clone(), ends.clone());
         let mut connection = server.connection();
         workers.spawn(async move {
-            let next = || waiting.lock().expect("nothing panics with this lock").pop_front();
+            let next = || {
+                waiting
+                    .lock()
+                    .expect("nothing panics with this lock")
+                    .pop_front()
+            };
             let ends = || ends.lock().expect("nothing panics with this lock");
             let retries = AtomicU64::new(0);
             while let Some(id) = next() {
                 let left = until.saturating_duration_since(Instant::now());
                 let call = Call::get(format!("/v1/orders/{id}"));
                 let answer = connection.send_until(&call, left, &retries).await;
-                let status = answer.as_ref().ok().and_then(|a| a.json::<OrderStatus>().ok());
+                let status = answer
+                    .as_ref()
+                    .ok()
+                    .and_then(|a| a.json::<OrderStatus>().ok());
                 match (answer, status.as_ref().map(|s| s.status.as_str())) {
                     (Ok(_), Some("CONFIRMED" | "REFUNDED")) => ends().confirmed += 1,
                     (Ok(_), Some("CANCELLED")) => ends().cancelled += 1,
-                    (Ok(answer), _) if answer.status == 404 && left.is_zero() => ends().lost.push(id),
+                    (Ok(answer), _) if answer.status == 404 && left.is_zero() => {
+                        ends().lost.push(id)
+                    }
                     _ if left.is_zero() => ends().open.push(id),
                     _ => {
-                        waiting.lock().expect("nothing panics with this lock").push_back(id);
+                        waiting
+                            .lock()
+                            .expect("nothing panics with this lock")
+                            .push_back(id);
                         tokio::time::sleep(ASK_EVERY).await;
                     }
                 }
@@ -208,9 +250,16 @@ const IDS_PRINTED_MAX: usize = 10;
 
 fn summary(figures: &Figures, took: Duration, ends: &Ends) {
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let latency = figures.latency_us.lock().expect("nothing panics with this lock");
+    let latency = figures
+        .latency_us
+        .lock()
+        .expect("nothing panics with this lock");
     let ms = |quantile| latency.value_at_quantile(quantile) as f64 / 1000.0;
-    println!("accepted    {:>9}  in {:.1} s", count(&figures.accepted), took.as_secs_f64());
+    println!(
+        "accepted    {:>9}  in {:.1} s",
+        count(&figures.accepted),
+        took.as_secs_f64()
+    );
     println!("refused     {:>9}", count(&figures.refused));
     println!("given up    {:>9}", count(&figures.given_up));
     println!("retries     {:>9}", count(&figures.retries));
@@ -218,9 +267,23 @@ fn summary(figures: &Figures, took: Duration, ends: &Ends) {
     println!("cancelled   {:>9}", ends.cancelled);
     println!("not final   {:>9}", ends.open.len());
     println!("lost        {:>9}", ends.lost.len());
-    println!("orders/s    {:>9.0}", count(&figures.accepted) as f64 / took.as_secs_f64());
-    println!("accepted within, ms: p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1}", ms(0.5), ms(0.99), ms(0.999), ms(1.0));
-    for reason in figures.reasons.lock().expect("nothing panics with this lock").iter() {
+    println!(
+        "orders/s    {:>9.0}",
+        count(&figures.accepted) as f64 / took.as_secs_f64()
+    );
+    println!(
+        "accepted within, ms: p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1}",
+        ms(0.5),
+        ms(0.99),
+        ms(0.999),
+        ms(1.0)
+    );
+    for reason in figures
+        .reasons
+        .lock()
+        .expect("nothing panics with this lock")
+        .iter()
+    {
         println!("refused or given up: {reason}");
     }
     for (what, ids) in [("lost", &ends.lost), ("not final", &ends.open)] {

@@ -19,7 +19,10 @@ pub(crate) const SINK: &str = "shop";
 /// Opens the log.
 pub(crate) fn log(settings: &Settings) -> Outcome<Arc<dyn Broker>> {
     match &settings.bootstrap_servers {
-        None => Ok(EmbeddedBroker::open(&settings.log_dir(), EmbeddedConfig::default())?),
+        None => Ok(EmbeddedBroker::open(
+            &settings.log_dir(),
+            EmbeddedConfig::default(),
+        )?),
         Some(brokers) => {
             let kafka = &settings.kafka;
             Ok(KafkaBroker::new(KafkaConfig {
@@ -54,6 +57,9 @@ impl Opened {
             true => Some(DataDir::take_existing(&settings.data_dir)?),
             false => None,
         };
-        Ok(Self { log: log(settings)?, _data_dir: data_dir })
+        Ok(Self {
+            log: log(settings)?,
+            _data_dir: data_dir,
+        })
     }
 }

@@ -45,7 +45,10 @@ impl Progress {
             let accepted = figures.accepted.load(Ordering::Relaxed);
             let refused = figures.refused.load(Ordering::Relaxed);
             let rate = accepted as f64 / started.elapsed().as_secs_f64();
-            (accepted, format!("accepted, {refused} refused, {rate:.0} orders/s"))
+            (
+                accepted,
+                format!("accepted, {refused} refused, {rate:.0} orders/s"),
+            )
         })
     }
 

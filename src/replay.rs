@@ -1,7 +1,7 @@
 //! `Replay`: baskets become orders, over HTTP, at a given pace.
 //!
-//! The pace is an open loop: each order has its time, whether or not the shop keeps up, and its latency
-//! counts from that time. A shop that stalls cannot hide it by slowing the replay down.
+//! The pace is an open loop: each order has its time, whether or not the shop keeps up, and its
+//! latency counts from that time. A shop that stalls cannot hide it by slowing the replay down.
 
 use std::{
     sync::{
@@ -134,7 +134,10 @@ pub(crate) fn latencies() -> Histogram<u64> {
 /// Adds a latency.
 pub(crate) fn record(histogram: &Mutex<Histogram<u64>>, since: Instant) {
     let us = u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX);
-    histogram.lock().expect("nothing panics with this lock").saturating_record(us);
+    histogram
+        .lock()
+        .expect("nothing panics with this lock")
+        .saturating_record(us);
 }
 
 #[derive(Deserialize)]
@@ -161,7 +164,9 @@ impl Replay {
                         return;
                     }
                     let intended = replay.wait_for_turn(start, at).await;
-                    replay.place(&mut connection, at, intended, &figures, &on_accepted).await;
+                    replay
+                        .place(&mut connection, at, intended, &figures, &on_accepted)
+                        .await;
                 }
             });
         }
@@ -193,7 +198,9 @@ impl Replay {
         on_accepted: &OnAccepted,
     ) {
         let call = self.call(at);
-        let result = connection.send_until(&call, self.give_up, &figures.retries).await;
+        let result = connection
+            .send_until(&call, self.give_up, &figures.retries)
+            .await;
         let taken = result.and_then(|answer| match answer.is_success() {
             true => answer.json::<Accepted>().map(Ok),
             false => Ok(Err(answer)),
@@ -239,7 +246,7 @@ pub(crate) fn order_call(basket: &Basket, key: String, token: &str, event_time: 
         "payment": { "token": token },
     });
     if event_time {
-        body["placed_at"] = rfc3339(basket.ts).into();
+        body["placed_at"] = rfc3339(basket.ts);
     }
     Call::post("/v1/orders", &body).idempotent(key)
 }
@@ -258,7 +265,10 @@ mod tests {
             assert_eq!(Tokens::Approve.of(basket), "tok_approve");
         }
         assert_eq!(counts.len(), 6, "{counts:?}");
-        assert!((9_400..9_800).contains(&counts["tok_approve"]), "{counts:?}");
+        assert!(
+            (9_400..9_800).contains(&counts["tok_approve"]),
+            "{counts:?}"
+        );
         assert!(counts.values().all(|&count| count >= 20), "{counts:?}");
     }
 }

@@ -9,7 +9,8 @@ use std::{
 
 use axum::{Router, http::StatusCode, routing::get};
 use millstream_api::{
-    AdminState, Check, Figure, FigureKind, ServeLimits, admin_router, refuse_non_loopback, serve,
+    AdminState, Check, Figure, FigureKind, FrontLimits, ServeLimits, admin_router, front,
+    refuse_non_loopback, serve,
 };
 use millstream_broker::{Admin, Broker};
 use millstream_config::{Flags, ListenAddress, Role, Settings};
@@ -125,7 +126,13 @@ impl RunningShop {
             (Some(door), Some(listener)) => Some(Server::start(listener, door.router())?),
             _ => None,
         };
-        let pages = admin_pages(settings, application.as_ref(), door.as_ref(), sink.as_ref(), &*log)?;
+        let pages = admin_pages(
+            settings,
+            application.as_ref(),
+            door.as_ref(),
+            sink.as_ref(),
+            &*log,
+        )?;
         let admin = Server::start(admin_listener, pages)?;
         Ok(Self {
             settings: settings.clone(),
@@ -142,7 +149,7 @@ impl RunningShop {
     }
 
     /// Says on standard output where it serves.
-    fn tell(&self) {
+    pub(crate) fn tell(&self) {
         if let Some(intake) = &self.intake {
             println!("listening http://{}", intake.address);
         }
@@ -151,7 +158,9 @@ impl RunningShop {
 
     /// Where customers are served.
     pub(crate) fn url(&self) -> Option<String> {
-        self.intake.as_ref().map(|server| format!("http://{}", server.address))
+        self.intake
+            .as_ref()
+            .map(|server| format!("http://{}", server.address))
     }
 
     /// Where operators are served.
@@ -189,7 +198,8 @@ impl RunningShop {
     /// Returns when a part has failed.
     pub(crate) async fn failed(&self) -> Failure {
         loop {
-            if let Some(Health::Failed(reason)) = self.application.as_ref().map(|app| app.health()) {
+            if let Some(Health::Failed(reason)) = self.application.as_ref().map(|app| app.health())
+            {
                 return Failure::Failed(format!("the streams have stopped: {reason}"));
             }
             if let Some(sink) = self.sink.as_ref().filter(|sink| sink.is_finished()) {
@@ -202,7 +212,17 @@ impl RunningShop {
 
     /// Stops intake, finishes what is begun, leaves the groups.
     pub(crate) async fn stop(self) -> Outcome {
-        let Self { log, application, door, sink, gateway, intake, admin, _data_dir, .. } = self;
+        let Self {
+            log,
+            application,
+            door,
+            sink,
+            gateway,
+            intake,
+            admin,
+            _data_dir,
+            ..
+        } = self;
         if let Some(intake) = intake {
             intake.stop().await;
         }
@@ -239,12 +259,15 @@ impl RunningShop {
 fn open_log(settings: &Settings) -> Outcome<Arc<dyn Broker>> {
     let log = open::log(settings)?;
     let wanted = topics::new_topics(settings.shop.partitions);
-    log.admin()?.create_topics(&wanted).map_err(|error| match &error {
-        millstream_broker::Error::PartitionCount { .. } => {
-            Failure::Usage(format!("{}; set shop.partitions to what the topics have", chain(&error)))
-        }
-        _ => Failure::from(error),
-    })?;
+    log.admin()?
+        .create_topics(&wanted)
+        .map_err(|error| match &error {
+            millstream_broker::Error::PartitionCount { .. } => Failure::Usage(format!(
+                "{}; set shop.partitions to what the topics have",
+                chain(&error)
+            )),
+            _ => Failure::from(error),
+        })?;
     Ok(log)
 }
 
@@ -267,6 +290,7 @@ async fn start_streams(
         policies: Policies {
             decode: ErrorPolicy::DeadLetter,
             process: ErrorPolicy::DeadLetter,
+            produce: ErrorPolicy::DeadLetter,
             dead_letter_topic: Some(topics::DEAD_LETTERS.name()),
         },
         endpoint: Some(admin_address.to_string()),
@@ -291,7 +315,8 @@ fn policy(settings: &Settings) -> Outcome<ShopPolicy> {
 /// The zone whose days the reports count by.
 pub(crate) fn zone(settings: &Settings) -> Outcome<chrono_tz::Tz> {
     let name = &settings.shop.time_zone;
-    name.parse().map_err(|_| Failure::Usage(format!("no such time zone. shop.time_zone=`{name}`")))
+    name.parse()
+        .map_err(|_| Failure::Usage(format!("no such time zone. shop.time_zone=`{name}`")))
 }
 
 fn start_sink(
@@ -302,7 +327,9 @@ fn start_sink(
 ) -> Outcome<RunningSink> {
     let group = format!("{}-sink", settings.streams.application_id);
     let dead_letters = log.admin()?.topics()?;
-    let dead_letters = dead_letters.iter().find(|t| &*t.name == topics::DEAD_LETTERS.name());
+    let dead_letters = dead_letters
+        .iter()
+        .find(|t| &*t.name == topics::DEAD_LETTERS.name());
     let partitions = dead_letters.map_or(settings.shop.partitions, |topic| topic.partitions);
     let dead_letters =
         TopicDeadLetters::new(log.appender()?, topics::DEAD_LETTERS.name(), partitions);
@@ -312,7 +339,13 @@ fn start_sink(
         ..SinkConfig::new(open::SINK, group, member)
     };
     let database = tables.database().clone();
-    let sink = Sink::new(config, log.clone(), database, sql::projections(), Arc::new(dead_letters));
+    let sink = Sink::new(
+        config,
+        log.clone(),
+        database,
+        sql::projections(),
+        Arc::new(dead_letters),
+    );
     Ok(sink.start())
 }
 
@@ -325,7 +358,10 @@ fn start_gateway(
     let payment = &settings.payment;
     let config = WorkerConfig {
         calls_max: payment.concurrency,
-        calls: CallPolicy { timeout: payment.call_timeout.duration(), ..CallPolicy::default() },
+        calls: CallPolicy {
+            timeout: payment.call_timeout.duration(),
+            ..CallPolicy::default()
+        },
         session_timeout: settings.streams.session_timeout.duration(),
         ..WorkerConfig::new(&*settings.streams.application_id, instance_id)
     };
@@ -359,43 +395,71 @@ fn admin_pages(
     let Some(application) = application else {
         // Without streams there is no topology to look at, and nothing to wait for.
         let ok = || async { StatusCode::OK };
-        return Ok(Router::new().route("/live", get(ok)).route("/ready", get(ok)));
+        return Ok(Router::new()
+            .route("/live", get(ok))
+            .route("/ready", get(ok)));
     };
     let admin: Arc<dyn Admin> = log.admin()?;
     let mut state = AdminState::new(application, &*settings.streams.application_id, admin);
     if let Some(door) = door {
-        state = door.figures().into_iter().fold(state.with_check(door.check()), AdminState::with_figure);
+        state = door
+            .figures()
+            .into_iter()
+            .fold(state.with_check(door.check()), AdminState::with_figure);
     }
     if let Some(sink) = sink {
         let metrics = sink.metrics().clone();
         let run = move || metrics.last_error().map_or(Ok(()), Err);
-        let check = Check { name: "sink", run: Box::new(run) };
-        state = sink_figures(sink).into_iter().fold(state.with_check(check), AdminState::with_figure);
+        let check = Check {
+            name: "sink",
+            run: Box::new(run),
+        };
+        state = sink_figures(sink)
+            .into_iter()
+            .fold(state.with_check(check), AdminState::with_figure);
     }
-    Ok(admin_router(state))
+    Ok(front(admin_router(state), FrontLimits::default()))
 }
 
 fn sink_figures(sink: &RunningSink) -> Vec<Figure> {
     type Read = fn(&millstream_sinks::Metrics) -> f64;
     let figures: [(&str, &str, FigureKind, Read); 6] = [
-        ("records_total", "records whose rows are committed", FigureKind::Counter, |m| {
-            m.records.load(Ordering::Relaxed) as f64
-        }),
-        ("rows_total", "rows written and deleted", FigureKind::Counter, |m| {
-            m.rows.load(Ordering::Relaxed) as f64
-        }),
-        ("transactions_total", "transactions committed", FigureKind::Counter, |m| {
-            m.batches.load(Ordering::Relaxed) as f64
-        }),
-        ("retries_total", "transactions tried again", FigureKind::Counter, |m| {
-            m.retries.load(Ordering::Relaxed) as f64
-        }),
-        ("dead_letters_total", "records set aside", FigureKind::Counter, |m| {
-            m.dead_letters.load(Ordering::Relaxed) as f64
-        }),
-        ("lag_records", "records that are not yet in the tables", FigureKind::Gauge, |m| {
-            m.lag.load(Ordering::Relaxed) as f64
-        }),
+        (
+            "records_total",
+            "records whose rows are committed",
+            FigureKind::Counter,
+            |m| m.records.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            "rows_total",
+            "rows written and deleted",
+            FigureKind::Counter,
+            |m| m.rows.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            "transactions_total",
+            "transactions committed",
+            FigureKind::Counter,
+            |m| m.batches.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            "retries_total",
+            "transactions tried again",
+            FigureKind::Counter,
+            |m| m.retries.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            "dead_letters_total",
+            "records set aside",
+            FigureKind::Counter,
+            |m| m.dead_letters.load(Ordering::Relaxed) as f64,
+        ),
+        (
+            "lag_records",
+            "records that are not yet in the tables",
+            FigureKind::Gauge,
+            |m| m.lag.load(Ordering::Relaxed) as f64,
+        ),
     ];
     let figure = |(name, help, kind, read): (&str, &str, FigureKind, Read)| {
         let metrics = sink.metrics().clone();
@@ -414,12 +478,19 @@ fn sink_figures(sink: &RunningSink) -> Vec<Figure> {
 async fn bind(wanted: ListenAddress, flag: &str) -> Outcome<TcpListener> {
     let wanted = wanted.socket();
     refuse_non_loopback(wanted).map_err(|e| Failure::Usage(chain(&e)))?;
-    let taken = |e| Failure::at(format!("cannot listen. flag=`--{flag}`, address=`{wanted}`"), &e);
+    let taken = |e| {
+        Failure::at(
+            format!("cannot listen. flag=`--{flag}`, address=`{wanted}`"),
+            &e,
+        )
+    };
     TcpListener::bind(wanted).await.map_err(taken)
 }
 
 fn address(listener: &TcpListener) -> Outcome<SocketAddr> {
-    listener.local_addr().map_err(|e| Failure::at("a listener has no address", &e))
+    listener
+        .local_addr()
+        .map_err(|e| Failure::at("a listener has no address", &e))
 }
 
 /// A router that is being served.
@@ -433,15 +504,23 @@ impl Server {
     fn start(listener: TcpListener, router: Router) -> Outcome<Self> {
         let address = address(&listener)?;
         let (close, mut closed) = watch::channel(false);
-        let limits = ServeLimits { drain_time_max: DRAIN_MAX, ..ServeLimits::default() };
+        let limits = ServeLimits {
+            drain_time_max: DRAIN_MAX,
+            ..ServeLimits::default()
+        };
         let shutdown = async move {
             if closed.wait_for(|closed| *closed).await.is_err() {
-                // Whoever could close it is gone without a word: it serves as long as the program runs.
+                // Whoever could close it is gone without a word: it serves as long as the program
+                // runs.
                 pending::<()>().await;
             }
         };
         let serving = tokio::spawn(serve(listener, router, limits, shutdown));
-        Ok(Self { address, close, serving })
+        Ok(Self {
+            address,
+            close,
+            serving,
+        })
     }
 
     /// Takes no more connections and waits for the requests that are being answered.

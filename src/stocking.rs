@@ -41,10 +41,18 @@ pub(crate) fn stock_for<'a>(baskets: impl Iterator<Item = &'a Basket>) -> Vec<St
     }
     let supply = |(sku, pieces): (String, i64)| {
         let short = spread(&sku).is_multiple_of(ONE_SHORT_OF);
-        let quantity = if short { pieces * 3 / 4 } else { pieces + RESERVE };
+        let quantity = if short {
+            pieces * 3 / 4
+        } else {
+            pieces + RESERVE
+        };
         StockRow { sku, quantity }
     };
-    demand.into_iter().map(supply).filter(|row| row.quantity > 0).collect()
+    demand
+        .into_iter()
+        .map(supply)
+        .filter(|row| row.quantity > 0)
+        .collect()
 }
 
 /// Puts products into the catalogue; one that is there is replaced.
@@ -57,7 +65,8 @@ pub(crate) async fn put_products(
     work(server, clients, steps).await
 }
 
-/// Adds pieces to the stock; the same list under the same name counts once. Returns when the shop has counted all.
+/// Adds pieces to the stock; the same list under the same name counts once. Returns when the shop
+/// has counted all.
 pub(crate) async fn add_stock(
     server: &Server,
     clients: usize,
@@ -65,10 +74,17 @@ pub(crate) async fn add_stock(
     rows: Vec<StockRow>,
 ) -> Outcome<usize> {
     let list: Arc<str> = list.into();
-    let steps = rows.iter().map(|row| Step::Add(list.clone(), row.clone())).collect();
+    let steps = rows
+        .iter()
+        .map(|row| Step::Add(list.clone(), row.clone()))
+        .collect();
     work(server, clients, steps).await?;
-    // What was accepted is durable, but not yet counted; an order that came before would find nothing.
-    let steps = rows.into_iter().map(|row| Step::Count(list.clone(), row.sku)).collect();
+    // What was accepted is durable, but not yet counted; an order that came before would find
+    // nothing.
+    let steps = rows
+        .into_iter()
+        .map(|row| Step::Count(list.clone(), row.sku))
+        .collect();
     work(server, clients, steps).await
 }
 
@@ -90,10 +106,16 @@ impl Step {
                 let body =
                     json!({ "adjustment_id": list, "delta": row.quantity, "reason": "stock list" });
                 let path = format!("/v1/inventory/{}/adjustments", segment(&row.sku));
-                connection.send_until(&Call::post(path, &body), GIVE_UP, retries).await
+                connection
+                    .send_until(&Call::post(path, &body), GIVE_UP, retries)
+                    .await
             }
             Self::Count(list, sku) => {
-                let path = format!("/v1/inventory/{}/adjustments/{}", segment(sku), segment(list));
+                let path = format!(
+                    "/v1/inventory/{}/adjustments/{}",
+                    segment(sku),
+                    segment(list)
+                );
                 counted(connection, &Call::get(path), retries).await
             }
         }
@@ -112,7 +134,9 @@ async fn put(
         "price": product.price_cents,
         "currency": CURRENCY,
     });
-    let answer = connection.send_until(&Call::post("/v1/products", &body), GIVE_UP, retries).await?;
+    let answer = connection
+        .send_until(&Call::post("/v1/products", &body), GIVE_UP, retries)
+        .await?;
     if answer.status != 409 {
         return Ok(answer);
     }
@@ -129,18 +153,25 @@ async fn counted(
     let started = Instant::now();
     loop {
         let answer = connection.send_until(call, GIVE_UP, retries).await?;
-        let pending = answer.status == 404 || is_pending(&answer);
-        if !pending || started.elapsed() > SETTLE_MAX {
-            return Ok(answer);
+        match answer
+            .json::<Adjustment>()
+            .unwrap_or_default()
+            .status
+            .as_str()
+        {
+            "REFUSED" => return Err(io::Error::other(format!("refused: {}", answer.text()))),
+            // Another process may have accepted it, of which this one does not know.
+            "PENDING" | "" if started.elapsed() < SETTLE_MAX => {}
+            _ => return Ok(answer),
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
 }
 
-/// True for the answer about an adjustment that was accepted and is not yet counted.
-fn is_pending(answer: &Answer) -> bool {
-    let body = answer.json::<serde_json::Value>().unwrap_or_default();
-    body["status"].as_str().is_some_and(|status| status.eq_ignore_ascii_case("pending"))
+#[derive(Default, serde::Deserialize)]
+struct Adjustment {
+    #[serde(default)]
+    status: String,
 }
 
 /// Takes all steps over some connections, in no order; the first failure ends it.
@@ -155,7 +186,7 @@ async fn work(server: &Server, clients: usize, steps: Vec<Step>) -> Outcome<usiz
             let retries = AtomicU64::new(0);
             while let Some(step) = steps.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let answer = step.take(&mut connection, &retries).await;
-                let answer = answer.map_err(|e| Failure::at("the shop does not answer", &e))?;
+                let answer = answer.map_err(|e| Failure::at("the shop did not take it", &e))?;
                 if !answer.is_success() {
                     let reason = format!("the shop refused: {}", answer.text());
                     return Err(Failure::Failed(reason));
@@ -194,7 +225,10 @@ mod tests {
         let sample = Baskets::open(None).expect("built in");
         let stock = stock_for(sample.baskets.iter());
         let wanted = stock_for_all(&sample.baskets);
-        let short = stock.iter().filter(|row| row.quantity < wanted[&row.sku]).count();
+        let short = stock
+            .iter()
+            .filter(|row| row.quantity < wanted[&row.sku])
+            .count();
         assert!((100..500).contains(&short), "{short} of {}", wanted.len());
     }
 

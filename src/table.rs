@@ -18,11 +18,18 @@ impl Table {
     /// Prints it.
     pub(crate) fn print(&self) {
         let columns = self.0.first().map_or(0, Vec::len);
-        let width = |at: usize| self.0.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+        let width = |at: usize| {
+            self.0
+                .iter()
+                .map(|row| row[at].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
         let widths: Vec<usize> = (0..columns).map(width).collect();
         for row in &self.0 {
             let cells = row.iter().zip(&widths).map(|(cell, &width)| {
-                match cell.starts_with(|c: char| c.is_ascii_digit()) && cell.parse::<f64>().is_ok() {
+                match cell.starts_with(|c: char| c.is_ascii_digit()) && cell.parse::<f64>().is_ok()
+                {
                     true => format!("{cell:>width$}"),
                     false => format!("{cell:<width$}"),
                 }

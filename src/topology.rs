@@ -28,7 +28,10 @@ pub(crate) fn run(args: &Args) -> Outcome {
         Format::Mermaid => print!("{}", description.mermaid()),
         Format::Json => {
             let text = serde_json::to_string_pretty(&description);
-            println!("{}", text.map_err(|e| Failure::at("it has no JSON form", &e))?);
+            println!(
+                "{}",
+                text.map_err(|e| Failure::at("it has no JSON form", &e))?
+            );
         }
     }
     Ok(())

@@ -19,9 +19,14 @@ pub fn encode_cursor(bytes: &[u8]) -> String {
 
 /// The bytes of a cursor; `None` for text that is none.
 pub fn decode_cursor(text: &str) -> Option<Vec<u8>> {
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
     let digit = |c: u8| char::from(c).to_digit(16);
-    pairs.iter().map(|[a, b]| u8::try_from(digit(*a)? * 16 + digit(*b)?).ok()).collect()
+    pairs
+        .iter()
+        .map(|[a, b]| u8::try_from(digit(*a)? * 16 + digit(*b)?).ok())
+        .collect()
 }
 
 #[cfg(test)]

@@ -35,10 +35,14 @@ impl Default for FrontLimits {
     }
 }
 
-/// Puts limits and problem answers before a router: unknown routes and methods are problems, more than
-/// `requests_max` requests at a time get a 503 at once, and a panic becomes a 500 that tells nothing.
+/// Puts limits and problem answers before a router: unknown routes and methods are problems, more
+/// than `requests_max` requests at a time get a 503 at once, and a panic becomes a 500 that tells
+/// nothing.
 pub fn front(router: Router, limits: FrontLimits) -> Router {
-    let gate = Arc::new(Gate { open: Semaphore::new(limits.requests_max), limits });
+    let gate = Arc::new(Gate {
+        open: Semaphore::new(limits.requests_max),
+        limits,
+    });
     router
         .fallback(async || Problem::of(ProblemKind::NOT_FOUND))
         .method_not_allowed_fallback(async || Problem::of(ProblemKind::METHOD_NOT_ALLOWED))
@@ -69,12 +73,16 @@ async fn pass(State(gate): State<Arc<Gate>>, request: Request, next: Next) -> Re
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let text = text
+        .or(panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message");
     Problem::internal(format_args!("a handler panicked: {text}")).into_response()
 }
 
 async fn harden(mut response: Response) -> Response {
     let nosniff = HeaderValue::from_static("nosniff");
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
+        .headers_mut()
+        .insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
     response
 }

@@ -17,9 +17,9 @@ pub const BODY_BYTES_MAX: usize = 64 << 10;
 /// How long a client may take to send its body.
 const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// A request's body, read as JSON. What is wrong becomes a [`Problem`]: 415 when it is not declared to be
-/// JSON, 413 when it is larger than [`BODY_BYTES_MAX`], 408 when it comes too slowly, 400 when it is not
-/// well-formed, 422 with a JSON pointer when it is no `T`.
+/// A request's body, read as JSON. What is wrong becomes a [`Problem`]: 415 when it is not declared
+/// to be JSON, 413 when it is larger than [`BODY_BYTES_MAX`], 408 when it comes too slowly, 400
+/// when it is not well-formed, 422 with a JSON pointer when it is no `T`.
 #[derive(Clone, Copy, Debug)]
 pub struct JsonBody<T>(pub T);
 
@@ -55,17 +55,29 @@ async fn read<S: Send + Sync>(mut request: Request, state: &S) -> Result<Bytes, 
     DefaultBodyLimit::max(BODY_BYTES_MAX).apply(&mut request);
     let body = tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, state)).await;
     let body = body.map_err(|_| Problem::of(ProblemKind::TOO_SLOW))?;
-    body.map_err(|rejection| match rejection.status() == ProblemKind::TOO_LARGE.status() {
-        true => Problem::of(ProblemKind::TOO_LARGE)
-            .detail(format!("a body has at most {BODY_BYTES_MAX} bytes")),
-        false => Problem::of(ProblemKind::MALFORMED).at("", "the body did not arrive whole"),
-    })
+    body.map_err(
+        |rejection| match rejection.status() == ProblemKind::TOO_LARGE.status() {
+            true => Problem::of(ProblemKind::TOO_LARGE)
+                .detail(format!("a body has at most {BODY_BYTES_MAX} bytes")),
+            false => Problem::of(ProblemKind::MALFORMED).at("", "the body did not arrive whole"),
+        },
+    )
 }
 
 fn check_declared(headers: &HeaderMap) -> Result<(), Problem> {
-    let text = |name| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let text = |name| {
+        headers
+            .get(name)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default()
+    };
     let declared = text(header::CONTENT_TYPE);
-    let essence = declared.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = declared
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     let suffixed = essence.starts_with("application/") && essence.ends_with("+json");
     if essence != "application/json" && !suffixed {
         let detail = "send the header `Content-Type: application/json`";
@@ -96,7 +108,9 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     }
     let what = error.inner().to_string();
     // The position in the text says less than the pointer does.
-    let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what);
+    let what = what
+        .rsplit_once(" at line ")
+        .map_or(what.as_str(), |(what, _)| what);
     let pointer = pointer(error.path(), what);
     Err(Problem::of(ProblemKind::INVALID_BODY).at(pointer, what.to_owned()))
 }
@@ -105,7 +119,8 @@ fn malformed(error: &serde_json::Error) -> Problem {
     Problem::of(ProblemKind::MALFORMED).at("", error.to_string())
 }
 
-/// The place as a JSON pointer. A field that is missing or unknown is pointed at, not the object around it.
+/// The place as a JSON pointer. A field that is missing or unknown is pointed at, not the object
+/// around it.
 fn pointer(path: &Path, what: &str) -> String {
     let mut pointer = String::new();
     for segment in path {
@@ -116,12 +131,14 @@ fn pointer(path: &Path, what: &str) -> String {
             Segment::Unknown => {}
         }
     }
-    let named = ["missing field `", "unknown field `"].iter().find_map(|say| {
-        let (name, _) = what.strip_prefix(say)?.split_once('`')?;
-        Some(name)
-    });
+    let named = ["missing field `", "unknown field `"]
+        .iter()
+        .find_map(|say| {
+            let (name, _) = what.strip_prefix(say)?.split_once('`')?;
+            Some(name)
+        });
     match named {
-        Some(name) if path.iter().last().and_then(map_key) != Some(name) => {
+        Some(name) if path.iter().next_back().and_then(map_key) != Some(name) => {
             push_name(&mut pointer, name);
         }
         Some(_) | None => {}
@@ -174,8 +191,16 @@ mod tests {
     fn wrong_fields_are_pointed_at() {
         check(r#"{"name":1,"lines":[]}"#, 422, "/name");
         check(r#"{"lines":[]}"#, 422, "/name");
-        check(r#"{"name":"a","lines":[{"pieces":1},{"pieces":1.5}]}"#, 422, "/lines/1/pieces");
-        check(r#"{"name":"a","lines":[{"pieces":1,"a/b~":2}]}"#, 422, "/lines/0/a~1b~0");
+        check(
+            r#"{"name":"a","lines":[{"pieces":1},{"pieces":1.5}]}"#,
+            422,
+            "/lines/1/pieces",
+        );
+        check(
+            r#"{"name":"a","lines":[{"pieces":1,"a/b~":2}]}"#,
+            422,
+            "/lines/0/a~1b~0",
+        );
         check(r#"{"name":"a","lines":[{}]}"#, 422, "/lines/0/pieces");
         check(r#"{"name":"a","lines":[],"more":1}"#, 422, "/more");
         check(r#"{"name":"a","lines":[],"count":1e3}"#, 422, "/count");
@@ -186,7 +211,14 @@ mod tests {
 
     #[test]
     fn broken_text_is_malformed_even_behind_a_wrong_field() {
-        for body in ["", "{", "nonsense", r#"{"name":1,"lines":[}"#, "{} {}", "\u{0}"] {
+        for body in [
+            "",
+            "{",
+            "nonsense",
+            r#"{"name":1,"lines":[}"#,
+            "{} {}",
+            "\u{0}",
+        ] {
             check(body, 400, "");
         }
         let problem = parse::<Outer>(b"{\"name\":\"\xff\"}").expect_err("must be refused");

@@ -1,10 +1,11 @@
 //! HTTP for programs that run a topology: building blocks of a front door, and the operations page.
 //!
-//! - [`Problem`], [`JsonBody`], [`QueryParams`], [`UrlPath`]: requests that are wrong get an answer in
-//!   `application/problem+json` that says what and where, and nothing about the inside.
-//! - [`front`] and [`serve`]: bounded connections, requests, bodies and times; overload is answered at once.
-//! - [`admin_router`]: health, metrics, live topology, lag, and queries of every store, fetched from
-//!   the instance that holds the key.
+//! - [`Problem`], [`JsonBody`], [`QueryParams`], [`UrlPath`]: requests that are wrong get an answer
+//!   in `application/problem+json` that says what and where, and nothing about the inside.
+//! - [`front`] and [`serve`]: bounded connections, requests, bodies and times; overload is answered
+//!   at once.
+//! - [`admin_router`]: health, metrics, live topology, lag, and queries of every store, fetched
+//!   from the instance that holds the key.
 //!
 //! ```
 //! use axum::{Router, routing::post};
@@ -20,7 +21,8 @@
 //!     format!("hello {}", greeting.name)
 //! }
 //!
-//! let router: Router = front(Router::new().route("/greetings", post(greet)), FrontLimits::default());
+//! let routes = Router::new().route("/greetings", post(greet));
+//! let router: Router = front(routes, FrontLimits::default());
 //! ```
 //!
 //! What this crate is not: it knows no record, no operator and nothing of the shop.

@@ -9,7 +9,8 @@ use tracing::debug;
 
 use crate::{Problem, ProblemKind};
 
-/// The header that a forwarded request carries. Who gets it answers or refuses, and asks nobody else.
+/// The header that a forwarded request carries. Who gets it answers or refuses, and asks nobody
+/// else.
 pub const HOP: &str = "millstream-hop";
 /// The largest answer that is taken from another instance, in bytes.
 pub const PEER_BYTES_MAX: usize = 16 << 20;
@@ -49,7 +50,9 @@ impl Peer {
                 .connect_timeout(CONNECT_TIME_MAX)
                 .timeout(ANSWER_TIME_MAX)
                 .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX);
-            builder.build().expect("a client without TLS needs nothing of the system")
+            builder
+                .build()
+                .expect("a client without TLS needs nothing of the system")
         });
         Self(client.clone())
     }
@@ -74,7 +77,10 @@ impl Peer {
         })
     }
 
-    async fn fetch(&self, url: Url) -> Result<PeerAnswer, Box<dyn std::error::Error + Send + Sync>> {
+    async fn fetch(
+        &self,
+        url: Url,
+    ) -> Result<PeerAnswer, Box<dyn std::error::Error + Send + Sync>> {
         let mut response = self.0.get(url).header(HOP, "1").send().await?;
         let mut body = BytesMut::new();
         while let Some(chunk) = response.chunk().await? {
@@ -84,7 +90,11 @@ impl Peer {
             body.extend_from_slice(&chunk);
         }
         let headers = response.headers().clone();
-        Ok(PeerAnswer { status: response.status(), headers, body: body.freeze() })
+        Ok(PeerAnswer {
+            status: response.status(),
+            headers,
+            body: body.freeze(),
+        })
     }
 }
 
@@ -96,7 +106,10 @@ impl Default for Peer {
 
 fn url(endpoint: &str, segments: &[&str], params: &[(&str, &str)]) -> Option<Url> {
     let mut url = Url::parse(&format!("http://{endpoint}")).ok()?;
-    url.path_segments_mut().ok()?.pop_if_empty().extend(segments);
+    url.path_segments_mut()
+        .ok()?
+        .pop_if_empty()
+        .extend(segments);
     if !params.is_empty() {
         url.query_pairs_mut().extend_pairs(params);
     }
@@ -109,7 +122,11 @@ mod tests {
 
     #[test]
     fn what_stands_in_a_key_cannot_leave_its_segment() {
-        let url = url("127.0.0.1:8081", &["stores", "s", "keys", "a/b?c#d e"], &[("from", "x&y")]);
+        let url = url(
+            "127.0.0.1:8081",
+            &["stores", "s", "keys", "a/b?c#d e"],
+            &[("from", "x&y")],
+        );
         assert_eq!(
             url.expect("an endpoint").as_str(),
             "http://127.0.0.1:8081/stores/s/keys/a%2Fb%3Fc%23d%20e?from=x%26y"

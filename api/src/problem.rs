@@ -33,8 +33,11 @@ pub struct ProblemKind {
 
 impl ProblemKind {
     /// The body is not JSON at all.
-    pub const MALFORMED: Self =
-        Self::new("malformed-json", StatusCode::BAD_REQUEST, "The body is not well-formed JSON.");
+    pub const MALFORMED: Self = Self::new(
+        "malformed-json",
+        StatusCode::BAD_REQUEST,
+        "The body is not well-formed JSON.",
+    );
     /// The body is JSON and not what the route takes.
     pub const INVALID_BODY: Self = Self::new(
         "invalid-body",
@@ -42,23 +45,41 @@ impl ProblemKind {
         "The body is well-formed and wrong.",
     );
     /// A parameter of the URL is wrong.
-    pub const INVALID_PARAMETER: Self =
-        Self::new("invalid-parameter", StatusCode::BAD_REQUEST, "A parameter of the URL is wrong.");
+    pub const INVALID_PARAMETER: Self = Self::new(
+        "invalid-parameter",
+        StatusCode::BAD_REQUEST,
+        "A parameter of the URL is wrong.",
+    );
     /// A header is wrong.
-    pub const INVALID_HEADER: Self =
-        Self::new("invalid-header", StatusCode::BAD_REQUEST, "A header is missing or wrong.");
+    pub const INVALID_HEADER: Self = Self::new(
+        "invalid-header",
+        StatusCode::BAD_REQUEST,
+        "A header is missing or wrong.",
+    );
     /// The body is too large.
-    pub const TOO_LARGE: Self =
-        Self::new("too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large.");
+    pub const TOO_LARGE: Self = Self::new(
+        "too-large",
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "The body is too large.",
+    );
     /// The body is not declared to be JSON.
-    pub const NOT_JSON: Self =
-        Self::new("not-json", StatusCode::UNSUPPORTED_MEDIA_TYPE, "The body must be JSON.");
+    pub const NOT_JSON: Self = Self::new(
+        "not-json",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "The body must be JSON.",
+    );
     /// The client did not send the body in time.
-    pub const TOO_SLOW: Self =
-        Self::new("too-slow", StatusCode::REQUEST_TIMEOUT, "The body did not arrive in time.");
+    pub const TOO_SLOW: Self = Self::new(
+        "too-slow",
+        StatusCode::REQUEST_TIMEOUT,
+        "The body did not arrive in time.",
+    );
     /// There is no such thing.
-    pub const NOT_FOUND: Self =
-        Self::new("not-found", StatusCode::NOT_FOUND, "There is no such thing here.");
+    pub const NOT_FOUND: Self = Self::new(
+        "not-found",
+        StatusCode::NOT_FOUND,
+        "There is no such thing here.",
+    );
     /// The route exists and does not take that method.
     pub const METHOD_NOT_ALLOWED: Self = Self::new(
         "method-not-allowed",
@@ -78,12 +99,19 @@ impl ProblemKind {
         "This cannot be answered at the moment.",
     );
     /// A bug, or something that should not happen.
-    pub const INTERNAL: Self =
-        Self::new("internal", StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong here.");
+    pub const INTERNAL: Self = Self::new(
+        "internal",
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "Something went wrong here.",
+    );
 
     /// A kind of that name. The name becomes the stable `type`, `/problems/<name>`.
     pub const fn new(name: &'static str, status: StatusCode, title: &'static str) -> Self {
-        Self { name, status, title }
+        Self {
+            name,
+            status,
+            title,
+        }
     }
 
     /// The status.
@@ -113,7 +141,12 @@ pub struct Problem {
 impl Problem {
     /// A problem of that kind, without detail.
     pub const fn of(kind: ProblemKind) -> Self {
-        Self { kind, detail: None, errors: Vec::new(), retry_after: None }
+        Self {
+            kind,
+            detail: None,
+            errors: Vec::new(),
+            retry_after: None,
+        }
     }
 
     /// Something that should not happen did. The cause goes to the log, not to the client.
@@ -134,7 +167,10 @@ impl Problem {
     pub fn at(mut self, pointer: impl Into<String>, detail: impl Into<Cow<'static, str>>) -> Self {
         if self.errors.len() < ERRORS_MAX {
             let detail = shortened(detail.into()).into_owned();
-            self.errors.push(FieldError { pointer: pointer.into(), detail });
+            self.errors.push(FieldError {
+                pointer: pointer.into(),
+                detail,
+            });
         }
         self
     }
@@ -219,28 +255,43 @@ mod tests {
 
     #[test]
     fn the_body_names_the_first_place_and_lists_all() {
-        let problem = Problem::of(ProblemKind::INVALID_BODY).at("/a/0", "too small").at("/b", "odd");
+        let problem = Problem::of(ProblemKind::INVALID_BODY)
+            .at("/a/0", "too small")
+            .at("/b", "odd");
         let json = problem.to_json();
         assert_eq!(json["type"], "/problems/invalid-body");
-        assert_eq!((&json["status"], &json["pointer"]), (&422.into(), &"/a/0".into()));
+        assert_eq!(
+            (&json["status"], &json["pointer"]),
+            (&422.into(), &"/a/0".into())
+        );
         assert_eq!(json["detail"], "too small");
-        assert_eq!(json["errors"][1], json!({ "pointer": "/b", "detail": "odd" }));
+        assert_eq!(
+            json["errors"][1],
+            json!({ "pointer": "/b", "detail": "odd" })
+        );
     }
 
     #[test]
     fn retry_after_is_at_least_a_second_and_rounds_up() {
         for (wait, header) in [(1, "1"), (1_000, "1"), (1_001, "2"), (0, "1")] {
             let problem = Problem::of(ProblemKind::OVERLOADED);
-            let response =
-                problem.retry_after(Duration::from_millis(wait)).into_response();
+            let response = problem
+                .retry_after(Duration::from_millis(wait))
+                .into_response();
             assert_eq!(response.headers()["retry-after"], header, "{wait} ms");
-            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            assert_eq!(
+                response.headers()["content-type"],
+                "application/problem+json"
+            );
         }
     }
 
     #[test]
     fn what_a_client_sent_is_not_quoted_at_length() {
         let problem = Problem::of(ProblemKind::INVALID_BODY).at("", "ä".repeat(10_000));
-        assert_eq!(problem.errors()[0].detail.chars().count(), DETAIL_CHARS_MAX + 1);
+        assert_eq!(
+            problem.errors()[0].detail.chars().count(),
+            DETAIL_CHARS_MAX + 1
+        );
     }
 }

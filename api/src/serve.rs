@@ -41,7 +41,8 @@ impl Default for ServeLimits {
     }
 }
 
-/// Connections beyond the limit that are told so at the same time; still more are closed without a word.
+/// Connections beyond the limit that are told so at the same time; still more are closed without a
+/// word.
 const REFUSALS_MAX: usize = 256;
 /// How long a refused connection may take to read that it is refused.
 const REFUSAL_TIME_MAX: Duration = Duration::from_millis(500);
@@ -49,10 +50,10 @@ const REFUSAL_TIME_MAX: Duration = Duration::from_millis(500);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a refused connection reads, whatever it asked for.
 const REFUSAL: &str =
-    r#"{"type":"/problems/overloaded","title":"Too many connections at this moment.","status":503}"#;
+    r#"{"type":"/problems/overloaded","title":"Too many connections just now.","status":503}"#;
 
-/// Tells a handler that the server shuts down: streams without an end must end then. An extension of
-/// every request that [`serve`] passes on.
+/// Tells a handler that the server shuts down: streams without an end must end then. An extension
+/// of every request that [`serve`] passes on.
 ///
 /// ```
 /// use axum::Extension;
@@ -130,13 +131,16 @@ pub async fn serve(
     close.send_replace(true);
     let all = async { while connections.join_next().await.is_some() {} };
     if timeout(limits.drain_time_max, all).await.is_err() {
-        warn!(connections = connections.len(), "connections were cut off at shutdown");
+        warn!(
+            connections = connections.len(),
+            "connections were cut off at shutdown"
+        );
     }
     Ok(())
 }
 
-/// Writes the refusal and reads what the client has sent, so that closing does not reset the connection
-/// before the client has read it.
+/// Writes the refusal and reads what the client has sent, so that closing does not reset the
+/// connection before the client has read it.
 async fn refuse(mut stream: TcpStream) -> io::Result<()> {
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
@@ -174,12 +178,13 @@ async fn connection(stream: TcpStream, router: Router, limits: ServeLimits, mut 
 /// An address that others can reach, where nobody is asked who he is.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "refusing to listen where others can connect while authentication is off; listen on 127.0.0.1 or \
-     [::1]. address=`{0}`"
+    "refusing to listen where others can connect while authentication is off; listen on \
+     127.0.0.1 or [::1]. address=`{0}`"
 )]
 pub struct NotLoopback(SocketAddr);
 
-/// Refuses an address that is not loopback. A program without authentication calls this before it listens.
+/// Refuses an address that is not loopback. A program without authentication calls this before it
+/// listens.
 ///
 /// ```
 /// use millstream_api::refuse_non_loopback;

@@ -1,4 +1,5 @@
-//! The operations routes over a real application on the embedded log, alone and with a second instance.
+//! The operations routes over a real application on the embedded log, alone and with a second
+//! instance.
 
 use std::{
     sync::Arc,
@@ -37,15 +38,25 @@ fn topology() -> Topology {
     let b = StreamsBuilder::new();
     let words = b.stream(WORDS);
     words.clone().group_by_key().count(COUNTS);
-    words.group_by_key().windowed_by(Tumbling::of(mins(1)).grace(mins(10))).count(PER_MINUTE);
+    words
+        .group_by_key()
+        .windowed_by(Tumbling::of(mins(1)).grace(mins(10)))
+        .count(PER_MINUTE);
     b.build().expect("a topology")
 }
 
 fn open_log(dir: &std::path::Path) -> Arc<dyn Broker> {
     let log = EmbeddedBroker::open(dir, EmbeddedConfig::default()).expect("a log");
     let cleanup = Cleanup::Delete { retention_ms: None };
-    let words = NewTopic { name: WORDS.name().into(), partitions: PARTITIONS, cleanup };
-    log.admin().expect("admin").create_topics(&[words]).expect("created");
+    let words = NewTopic {
+        name: WORDS.name().into(),
+        partitions: PARTITIONS,
+        cleanup,
+    };
+    log.admin()
+        .expect("admin")
+        .create_topics(&[words])
+        .expect("created");
     log
 }
 
@@ -70,7 +81,10 @@ fn write_words(log: &dyn Broker) {
         }
     }
     for _ in 0..KEYS * 2 {
-        written.recv_timeout(DEADLINE).expect("told").expect("written");
+        written
+            .recv_timeout(DEADLINE)
+            .expect("told")
+            .expect("written");
     }
 }
 
@@ -100,10 +114,20 @@ impl Answer {
 
 async fn get(router: &Router, path: &str) -> Answer {
     let request = Request::get(path).body(Body::empty()).expect("a request");
-    let response = router.clone().oneshot(request).await.expect("routers do not fail");
+    let response = router
+        .clone()
+        .oneshot(request)
+        .await
+        .expect("routers do not fail");
     let (status, headers) = (response.status(), response.headers().clone());
-    let body = to_bytes(response.into_body(), 16 << 20).await.expect("a body");
-    Answer { status, headers, text: String::from_utf8(body.to_vec()).expect("text") }
+    let body = to_bytes(response.into_body(), 16 << 20)
+        .await
+        .expect("a body");
+    Answer {
+        status,
+        headers,
+        text: String::from_utf8(body.to_vec()).expect("text"),
+    }
 }
 
 /// Asks until the answer is as it should be.
@@ -114,7 +138,12 @@ async fn eventually(router: &Router, path: &str, good: impl Fn(&Answer) -> bool)
         if good(&answer) {
             return answer;
         }
-        assert!(begin.elapsed() < DEADLINE, "{path}: {} {}", answer.status, answer.text);
+        assert!(
+            begin.elapsed() < DEADLINE,
+            "{path}: {} {}",
+            answer.status,
+            answer.text
+        );
         tokio::task::yield_now().await;
     }
 }
@@ -147,7 +176,10 @@ async fn one_instance_answers_everything() {
             labels: vec![("sink".to_owned(), "a".to_owned())],
             read: Box::new(|| 7.0),
         })
-        .with_check(Check { name: "always", run: Box::new(|| Ok(())) });
+        .with_check(Check {
+            name: "always",
+            run: Box::new(|| Ok(())),
+        });
     let router = front(admin_router(state), FrontLimits::default());
     eventually(&router, "/ready", |a| a.status == StatusCode::OK).await;
     all_counted(&router).await;
@@ -157,7 +189,10 @@ async fn one_instance_answers_everything() {
     windows(&router).await;
     pages(&router).await;
 
-    let failing = Check { name: "sink", run: Box::new(|| Err("is behind".to_owned())) };
+    let failing = Check {
+        name: "sink",
+        run: Box::new(|| Err("is behind".to_owned())),
+    };
     let state = admin(&log, &application).with_check(failing);
     let unready = get(&admin_router(state), "/ready").await;
     is_problem(&unready, 503);
@@ -172,11 +207,19 @@ async fn points(router: &Router) {
     let answer = get(router, "/stores/counts/keys/key-07").await;
     assert_eq!(answer.status, StatusCode::OK);
     let json = answer.json();
-    assert_eq!((&json["key"], &json["value"]), (&"key-07".into(), &2.into()));
+    assert_eq!(
+        (&json["key"], &json["value"]),
+        (&"key-07".into(), &2.into())
+    );
     assert_eq!(json["timestamp"], "1970-01-01T00:01:01.000Z");
     assert_eq!(answer.headers["millstream-role"], "active");
     assert_eq!(answer.headers["millstream-stale-ms"], "0");
-    assert!(answer.headers["millstream-position"].to_str().expect("text").contains(':'));
+    assert!(
+        answer.headers["millstream-position"]
+            .to_str()
+            .expect("text")
+            .contains(':')
+    );
     let bounded = get(router, "/stores/counts/keys/key-07?max_stale_ms=100").await;
     assert_eq!(bounded.status, StatusCode::OK);
     for (path, status) in [
@@ -201,7 +244,9 @@ async fn ranges(router: &Router) {
     let keys = |answer: &Answer| -> Vec<String> {
         let json = answer.json();
         let items = json["items"].as_array().expect("items").iter();
-        items.map(|i| i["key"].as_str().expect("text").to_owned()).collect()
+        items
+            .map(|i| i["key"].as_str().expect("text").to_owned())
+            .collect()
     };
     let expect: Vec<String> = (0..KEYS).map(|i| format!("key-{i:02}")).collect();
     let some = get(router, "/stores/counts/range?from=key-03&to=key-05").await;
@@ -209,7 +254,11 @@ async fn ranges(router: &Router) {
     for limit in [1, 7, 40, 1000, 5000] {
         let (mut found, mut cursor) = (Vec::new(), String::new());
         loop {
-            let page = get(router, &format!("/stores/counts/range?limit={limit}{cursor}")).await;
+            let page = get(
+                router,
+                &format!("/stores/counts/range?limit={limit}{cursor}"),
+            )
+            .await;
             found.extend(keys(&page));
             match page.json()["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
@@ -218,20 +267,31 @@ async fn ranges(router: &Router) {
         }
         assert_eq!(found, expect, "limit {limit}");
     }
-    let windows = get(router, "/stores/per-minute/range?from=key-03&to=key-03").await.json();
+    let windows = get(router, "/stores/per-minute/range?from=key-03&to=key-03")
+        .await
+        .json();
     assert_eq!(windows["items"].as_array().map(Vec::len), Some(2));
-    assert_eq!(windows["items"][1]["window"]["start"], "1970-01-01T00:01:00.000Z");
+    assert_eq!(
+        windows["items"][1]["window"]["start"],
+        "1970-01-01T00:01:00.000Z"
+    );
 }
 
 async fn windows(router: &Router) {
     let all = get(router, "/stores/per-minute/windows/key-07").await;
     assert_eq!(all.json()["items"].as_array().map(Vec::len), Some(2));
-    for span in ["from=60000", "from=1970-01-01T00:01:00Z&to=1970-01-01T00:01:00Z"] {
+    for span in [
+        "from=60000",
+        "from=1970-01-01T00:01:00Z&to=1970-01-01T00:01:00Z",
+    ] {
         let answer = get(router, &format!("/stores/per-minute/windows/key-07?{span}")).await;
         let json = answer.json();
         assert_eq!(json["items"].as_array().map(Vec::len), Some(1), "{span}");
         assert_eq!(json["items"][0]["value"], 1);
-        assert_eq!(json["items"][0]["window"]["start"], "1970-01-01T00:01:00.000Z");
+        assert_eq!(
+            json["items"][0]["window"]["start"],
+            "1970-01-01T00:01:00.000Z"
+        );
     }
     let later = get(router, "/stores/per-minute/windows/key-07?from=600000").await;
     assert_eq!(later.json()["items"].as_array().map(Vec::len), Some(0));
@@ -247,34 +307,62 @@ async fn pages(router: &Router) {
         "millstream_members 1",
         "# TYPE millstream_commits_total counter",
     ] {
-        assert!(metrics.text.contains(line), "{line} is not in\n{}", metrics.text);
+        assert!(
+            metrics.text.contains(line),
+            "{line} is not in\n{}",
+            metrics.text
+        );
     }
     let topology = get(router, "/topology").await.json();
     let nodes = topology["nodes"].as_array().expect("nodes");
     let id = |id: &str| nodes.iter().find(|n| n["id"] == id);
     assert_eq!(id("topic:words").expect("the topic")["kind"], "topic");
     assert_eq!(id("store:counts").expect("the store")["name"], "counts");
-    let source = nodes.iter().find(|n| n["kind"] == "source").expect("a source");
+    let source = nodes
+        .iter()
+        .find(|n| n["kind"] == "source")
+        .expect("a source");
     assert_eq!(source["records"], KEYS * 2);
     for edge in topology["edges"].as_array().expect("edges") {
         for end in ["from", "to"] {
             assert!(id(edge[end].as_str().expect("text")).is_some(), "{edge}");
         }
     }
-    assert!(get(router, "/topology?format=mermaid").await.text.starts_with("flowchart"));
-    assert!(get(router, "/topology?format=text").await.text.starts_with("sub-topology 0"));
+    assert!(
+        get(router, "/topology?format=mermaid")
+            .await
+            .text
+            .starts_with("flowchart")
+    );
+    assert!(
+        get(router, "/topology?format=text")
+            .await
+            .text
+            .starts_with("sub-topology 0")
+    );
     is_problem(&get(router, "/topology?format=png").await, 400);
     let drained = |a: &Answer| a.json()["lag"] == 0;
     let lag = eventually(router, "/lag", drained).await.json();
-    assert_eq!(lag["items"].as_array().map(Vec::len), Some(PARTITIONS as usize));
+    assert_eq!(
+        lag["items"].as_array().map(Vec::len),
+        Some(PARTITIONS as usize)
+    );
     assert_eq!(get(router, "/tasks").await.json()["health"], "running");
-    assert_eq!(get(router, "/members").await.json()["items"][0]["instance_id"], "a");
+    assert_eq!(
+        get(router, "/members").await.json()["items"][0]["instance_id"],
+        "a"
+    );
     let stores = get(router, "/stores").await.json();
     assert_eq!(stores["items"][0]["name"], "counts");
     let page = get(router, "/").await;
     assert!(page.text.contains("dashboard.js"));
-    let policy = page.headers["content-security-policy"].to_str().expect("text");
-    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    let policy = page.headers["content-security-policy"]
+        .to_str()
+        .expect("text");
+    assert!(
+        policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
     for file in ["/dashboard.js", "/dashboard.css"] {
         assert_eq!(get(router, file).await.status, StatusCode::OK);
     }
@@ -287,18 +375,37 @@ async fn what_another_instance_holds_is_fetched_from_there_once() {
     write_words(&*log);
     let mut instances = Vec::new();
     for name in ["a", "b"] {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("a port");
         let endpoint = listener.local_addr().expect("an address").to_string();
         let application = start(&log, name, Some(endpoint));
         let router = admin_router(admin(&log, &application));
         let never = std::future::pending();
-        let server = tokio::spawn(serve(listener, router.clone(), ServeLimits::default(), never));
+        let server = tokio::spawn(serve(
+            listener,
+            router.clone(),
+            ServeLimits::default(),
+            never,
+        ));
         instances.push((application, router, server));
     }
     let begin = Instant::now();
-    let tasks = |a: &Application| a.status().threads.iter().map(|t| t.tasks.len()).sum::<usize>();
-    while !instances.iter().all(|(a, ..)| tasks(a) == 2 && a.health() == Health::Running) {
-        assert!(begin.elapsed() < DEADLINE, "the instances share the partitions");
+    let tasks = |a: &Application| {
+        a.status()
+            .threads
+            .iter()
+            .map(|t| t.tasks.len())
+            .sum::<usize>()
+    };
+    while !instances
+        .iter()
+        .all(|(a, ..)| tasks(a) == 2 && a.health() == Health::Running)
+    {
+        assert!(
+            begin.elapsed() < DEADLINE,
+            "the instances share the partitions"
+        );
         tokio::task::yield_now().await;
     }
     for (_, router, _) in &instances {

@@ -32,17 +32,24 @@ struct Greeting {
 
 fn router() -> Router {
     let greet = async |JsonBody(greeting): JsonBody<Greeting>| greeting.name;
-    Router::new()
-        .route("/greet", post(greet))
-        .route("/panic", get(async || -> String { panic!("secret detail") }))
+    Router::new().route("/greet", post(greet)).route(
+        "/panic",
+        get(async || -> String { panic!("secret detail") }),
+    )
 }
 
 async fn ask(router: &Router, request: Request<Body>) -> Response {
-    router.clone().oneshot(request).await.expect("routers do not fail")
+    router
+        .clone()
+        .oneshot(request)
+        .await
+        .expect("routers do not fail")
 }
 
 async fn json(response: Response) -> JsonValue {
-    let body = to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+    let body = to_bytes(response.into_body(), 1 << 20)
+        .await
+        .expect("a body");
     serde_json::from_slice(&body).expect("JSON")
 }
 
@@ -54,7 +61,10 @@ fn greet(kind: &str, body: impl Into<Body>) -> Request<Body> {
 #[track_caller]
 fn is_problem(response: &Response, status: u16) {
     assert_eq!(response.status().as_u16(), status);
-    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/problem+json"
+    );
 }
 
 #[tokio::test]
@@ -74,12 +84,18 @@ async fn wrong_bodies_get_their_status() {
     ] {
         is_problem(&ask(&router, greet(kind, body.to_owned())).await, status);
     }
-    for kind in ["application/json; charset=utf-8", "application/merge-patch+json"] {
+    for kind in [
+        "application/json; charset=utf-8",
+        "application/merge-patch+json",
+    ] {
         let response = ask(&router, greet(kind, exact.clone())).await;
         assert_eq!(response.status(), StatusCode::OK);
     }
     let packed = Request::post("/greet").header("content-type", json_type);
-    let packed = packed.header("content-encoding", "gzip").body(Body::from("{}")).expect("a request");
+    let packed = packed
+        .header("content-encoding", "gzip")
+        .body(Body::from("{}"))
+        .expect("a request");
     is_problem(&ask(&router, packed).await, 415);
 }
 
@@ -87,7 +103,11 @@ async fn wrong_bodies_get_their_status() {
 async fn unknown_routes_and_methods_are_problems() {
     let router = front(router(), FrontLimits::default());
     let request = |method: &str, path: &str| {
-        Request::builder().method(method).uri(path).body(Body::empty()).expect("a request")
+        Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::empty())
+            .expect("a request")
     };
     is_problem(&ask(&router, request("GET", "/nowhere")).await, 404);
     let response = ask(&router, request("DELETE", "/greet")).await;
@@ -98,7 +118,13 @@ async fn unknown_routes_and_methods_are_problems() {
 #[tokio::test]
 async fn a_panic_becomes_a_500_that_tells_nothing() {
     let router = front(router(), FrontLimits::default());
-    let response = ask(&router, Request::get("/panic").body(Body::empty()).expect("a request")).await;
+    let response = ask(
+        &router,
+        Request::get("/panic")
+            .body(Body::empty())
+            .expect("a request"),
+    )
+    .await;
     is_problem(&response, 500);
     assert!(!json(response).await.to_string().contains("secret"));
 }
@@ -111,11 +137,26 @@ async fn requests_beyond_the_limit_are_turned_away_at_once() {
         "/slow",
         get(async move || drop(waiting.acquire().await.expect("open"))),
     );
-    let router = front(slow, FrontLimits { requests_max: 1, ..FrontLimits::default() });
-    let request = || Request::get("/slow").body(Body::empty()).expect("a request");
+    let router = front(
+        slow,
+        FrontLimits {
+            requests_max: 1,
+            ..FrontLimits::default()
+        },
+    );
+    let request = || {
+        Request::get("/slow")
+            .body(Body::empty())
+            .expect("a request")
+    };
     let mut first = Box::pin(router.clone().oneshot(request()));
-    assert!(futures_poll(&mut first).await.is_none(), "the first one waits");
-    let second = timeout(DEADLINE, ask(&router, request())).await.expect("at once");
+    assert!(
+        futures_poll(&mut first).await.is_none(),
+        "the first one waits"
+    );
+    let second = timeout(DEADLINE, ask(&router, request()))
+        .await
+        .expect("at once");
     is_problem(&second, 503);
     assert_eq!(second.headers()["retry-after"], "1");
     gate.add_permits(1);
@@ -137,23 +178,32 @@ async fn start(router: Router, limits: ServeLimits) -> (SocketAddr, oneshot::Sen
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel::<()>();
-    tokio::spawn(serve(listener, router, limits, async move { drop(stopped.await) }));
+    tokio::spawn(serve(listener, router, limits, async move {
+        drop(stopped.await)
+    }));
     (address, stop)
 }
 
 async fn read_to_end(mut stream: TcpStream) -> String {
     let mut text = String::new();
-    timeout(DEADLINE, stream.read_to_string(&mut text)).await.expect("closed in time").expect("text");
+    timeout(DEADLINE, stream.read_to_string(&mut text))
+        .await
+        .expect("closed in time")
+        .expect("text");
     text
 }
 
 #[tokio::test]
 async fn a_client_that_is_slow_with_its_headers_is_closed() {
-    let limits =
-        ServeLimits { head_time_max: Duration::from_millis(200), ..ServeLimits::default() };
+    let limits = ServeLimits {
+        head_time_max: Duration::from_millis(200),
+        ..ServeLimits::default()
+    };
     let (address, _stop) = start(router(), limits).await;
     let mut slow = TcpStream::connect(address).await.expect("connects");
-    slow.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n").await.expect("sent");
+    slow.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n")
+        .await
+        .expect("sent");
     read_to_end(slow).await;
     let idle = TcpStream::connect(address).await.expect("connects");
     read_to_end(idle).await;
@@ -161,13 +211,19 @@ async fn a_client_that_is_slow_with_its_headers_is_closed() {
 
 #[tokio::test]
 async fn connections_beyond_the_limit_read_that_they_are_refused() {
-    let limits = ServeLimits { connections_max: 1, ..ServeLimits::default() };
+    let limits = ServeLimits {
+        connections_max: 1,
+        ..ServeLimits::default()
+    };
     let (address, _stop) = start(front(router(), FrontLimits::default()), limits).await;
     let request = b"GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n";
     let mut first = TcpStream::connect(address).await.expect("connects");
     first.write_all(request).await.expect("sent");
     let mut begin = [0; 12];
-    timeout(DEADLINE, first.read_exact(&mut begin)).await.expect("answered").expect("read");
+    timeout(DEADLINE, first.read_exact(&mut begin))
+        .await
+        .expect("answered")
+        .expect("read");
     assert_eq!(&begin, b"HTTP/1.1 404");
     let mut second = TcpStream::connect(address).await.expect("connects");
     second.write_all(request).await.expect("sent");
@@ -175,7 +231,10 @@ async fn connections_beyond_the_limit_read_that_they_are_refused() {
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
     assert!(answer.contains("retry-after: 1"), "{answer}");
     let body = answer.split("\r\n\r\n").nth(1).expect("a body");
-    assert_eq!(serde_json::from_str::<JsonValue>(body).expect("JSON")["status"], 503);
+    assert_eq!(
+        serde_json::from_str::<JsonValue>(body).expect("JSON")["status"],
+        503
+    );
 }
 
 #[tokio::test]
@@ -193,13 +252,19 @@ async fn a_shutdown_lets_requests_finish_and_ends_those_that_do_not() {
         inside.add_permits(1);
         pending::<()>().await;
     };
-    let router = Router::new().route("/slow", get(slow)).route("/stuck", get(stuck));
+    let router = Router::new()
+        .route("/slow", get(slow))
+        .route("/stuck", get(stuck));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     let (stop, stopped) = oneshot::channel::<()>();
-    let limits =
-        ServeLimits { drain_time_max: Duration::from_secs(2), ..ServeLimits::default() };
-    let server = tokio::spawn(serve(listener, router, limits, async move { drop(stopped.await) }));
+    let limits = ServeLimits {
+        drain_time_max: Duration::from_secs(2),
+        ..ServeLimits::default()
+    };
+    let server = tokio::spawn(serve(listener, router, limits, async move {
+        drop(stopped.await)
+    }));
     let mut streams = Vec::new();
     for path in ["/slow", "/stuck"] {
         let mut stream = TcpStream::connect(address).await.expect("connects");
@@ -208,20 +273,44 @@ async fn a_shutdown_lets_requests_finish_and_ends_those_that_do_not() {
         streams.push(stream);
     }
     let both = entered.acquire_many(2);
-    timeout(DEADLINE, both).await.expect("both are inside").expect("open").forget();
+    timeout(DEADLINE, both)
+        .await
+        .expect("both are inside")
+        .expect("open")
+        .forget();
     stop.send(()).expect("serving");
     gate.add_permits(1);
     let slow = streams.remove(0);
     assert!(read_to_end(slow).await.ends_with("done"));
-    timeout(DEADLINE, server).await.expect("ends in time").expect("no panic").expect("no error");
+    timeout(DEADLINE, server)
+        .await
+        .expect("ends in time")
+        .expect("no panic")
+        .expect("no error");
 }
 
 #[test]
 fn only_loopback_is_listened_on() {
-    for address in ["127.0.0.1:0", "127.8.9.1:80", "[::1]:80", "[::ffff:127.0.0.1]:80"] {
-        assert!(refuse_non_loopback(address.parse().expect("an address")).is_ok(), "{address}");
+    for address in [
+        "127.0.0.1:0",
+        "127.8.9.1:80",
+        "[::1]:80",
+        "[::ffff:127.0.0.1]:80",
+    ] {
+        assert!(
+            refuse_non_loopback(address.parse().expect("an address")).is_ok(),
+            "{address}"
+        );
     }
-    for address in ["0.0.0.0:0", "10.0.0.1:80", "[::]:80", "[::ffff:10.0.0.1]:80"] {
-        assert!(refuse_non_loopback(address.parse().expect("an address")).is_err(), "{address}");
+    for address in [
+        "0.0.0.0:0",
+        "10.0.0.1:80",
+        "[::]:80",
+        "[::ffff:10.0.0.1]:80",
+    ] {
+        assert!(
+            refuse_non_loopback(address.parse().expect("an address")).is_err(),
+            "{address}"
+        );
     }
 }

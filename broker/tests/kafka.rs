@@ -1,4 +1,5 @@
-//! The contract, kept by the log on Kafka. `MILLSTREAM_TEST_KAFKA` names a broker for it, as `host:port`.
+//! The contract, kept by the log on Kafka. `MILLSTREAM_TEST_KAFKA` names a broker for it, as
+//! `host:port`.
 
 #[macro_use]
 mod contract;

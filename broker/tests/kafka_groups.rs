@@ -1,4 +1,5 @@
-//! Groups on a real Kafka broker: rebalances that are answered late, pauses under load, places kept and left.
+//! Groups on a real Kafka broker: rebalances that are answered late, pauses under load, places kept
+//! and left.
 
 mod cluster;
 
@@ -339,4 +340,26 @@ fn a_reader_is_told_of_the_end_at_once_and_never_too_far() {
         }
     }
     println!("the end is reached in at most {slowest:?}");
+}
+
+#[test]
+fn a_member_starts_at_the_oldest_record_where_its_offset_was_never_reached() {
+    let Some(cluster) = cluster(|_| {}) else {
+        return;
+    };
+    let topic = cluster.topic("in", 1);
+    fill(&cluster, &topic, 1, 10);
+    let mut member = cluster.member("g", "a", &topic);
+    let partitions = assigned(&mut *member);
+    let of = partitions.first().expect("one partition").clone();
+    // As after a topic was deleted and made again under the same name.
+    member
+        .assign(&[(of, Start::Offset(1_000_000))])
+        .expect("assign");
+    let mut seen = Vec::new();
+    wait_for("all records are read", || {
+        member.poll(STEP, 100, &mut seen).expect("poll");
+        seen.len() == 10
+    });
+    assert_eq!(text(&seen[0]), "0");
 }

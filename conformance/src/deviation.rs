@@ -2,12 +2,15 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use crate::scenario::{Expected, Output, Scenario, StoreEntry};
+use crate::{
+    drive::Actual,
+    scenario::{Expected, Output, Scenario, StoreEntry},
+};
 
 /// One scenario in which Millstream deliberately differs.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deviation {
     /// The scenario.
@@ -17,12 +20,16 @@ pub struct Deviation {
     /// The page that decides it, under `docs/decisions/`.
     pub decision: String,
     /// The scenario's alternative that holds, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub alternative: Option<String>,
     /// The outputs that hold instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub outputs: Option<Vec<Vec<Output>>>,
     /// The stores that hold instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub stores: Option<BTreeMap<String, Vec<StoreEntry>>>,
     /// The dropped records that hold instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub dropped: Option<u64>,
 }
 
@@ -45,6 +52,34 @@ impl Deviations {
             serde_json::from_str(line).map_err(|e| format!("{}:{at}: {e}", path.display()))
         });
         Ok(Self(all.collect::<Result<_, String>>()?))
+    }
+
+    /// Writes the file.
+    ///
+    /// # Errors
+    /// A message when it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), String> {
+        let line = |deviation| serde_json::to_string(deviation).map(|line| line + "\n");
+        let text: Result<String, _> = self.0.iter().map(line).collect();
+        let text = text.map_err(|e| e.to_string())?;
+        fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Takes what a listed scenario does now for what is expected of it.
+    pub fn accept(&mut self, scenario: &Scenario, actual: &Actual) {
+        let Some(listed) = self.0.iter_mut().find(|d| d.name == scenario.name) else {
+            return;
+        };
+        let jvm = &scenario.expected;
+        let alternative = listed.alternative.as_ref();
+        let known = alternative.and_then(|name| scenario.alternatives.get(name));
+        let same = |outputs: &Vec<Vec<Output>>| *outputs == actual.outputs;
+        let as_known = known.map_or(same(&jvm.outputs), same);
+        listed.outputs = (!as_known).then(|| actual.outputs.clone());
+        let mut stores = actual.stores.clone();
+        stores.retain(|name, entries| jvm.stores.get(name) != Some(entries));
+        listed.stores = (!stores.is_empty()).then_some(stores);
+        listed.dropped = (jvm.dropped != actual.dropped).then_some(actual.dropped);
     }
 
     /// The deviation of a scenario.

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use millstream_operators::{GlobalKTable, KStream, KTable, StreamsBuilder, Topology};
 use millstream_runtime::TestDriver;
-use millstream_topology::{Error, KvStore, Topic, Windowed, nullable, text};
+use millstream_topology::{Error, KvStore, Topic, Windowed, nullable, text, u64_be};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value as Json;
 
@@ -137,6 +137,8 @@ pub struct Interpreter {
     /// The timestamps of all inputs.
     pub input_times: Vec<i64>,
     streams: HashMap<String, Stream>,
+    /// Streams that went through a topic already, where steps may share one.
+    repartitioned: HashMap<String, Stream>,
     tables: HashMap<String, Table>,
     globals: HashMap<String, GlobalKTable<Key, Text>>,
     dumps: Vec<(String, Dump)>,
@@ -153,6 +155,7 @@ impl Interpreter {
             config: scenario.config.clone(),
             input_times: scenario.input_times(),
             streams: HashMap::new(),
+            repartitioned: HashMap::new(),
             tables: HashMap::new(),
             globals: HashMap::new(),
             dumps: Vec::new(),
@@ -215,12 +218,37 @@ impl Interpreter {
         self.tables.insert(id.to_owned(), table);
     }
 
-    /// A stream whose equal keys meet in one task: through a topic of that name, if its keys may
-    /// have changed.
-    pub fn partitioned(&self, stream: Stream, name: &str) -> Stream {
-        match stream.is_rekeyed() {
-            true => stream.repartition(topic(name)),
-            false => stream,
+    /// The stream of that id, its equal keys in one task: through a topic of that name, if its keys
+    /// may have changed.
+    ///
+    /// What Kafka Streams' optimisation finds out for itself is said in a Millstream program: steps
+    /// that read one stream read it through one topic.
+    ///
+    /// # Errors
+    /// When no step before made the stream.
+    pub fn partitioned(&mut self, from: &str, name: &str) -> Applied<Stream> {
+        let stream = self.stream(from)?;
+        if !stream.is_rekeyed() {
+            return Ok(stream);
+        }
+        if let Some(known) = self.repartitioned.get(from) {
+            return Ok(known.clone());
+        }
+        let through = stream.repartition(topic(name));
+        if self.config.optimize {
+            self.repartitioned.insert(from.to_owned(), through.clone());
+        }
+        Ok(through)
+    }
+
+    /// The table, its changes passed on at the commit if the scenario asks for a cache.
+    pub fn cached<K: Clone + 'static, V: Clone + 'static>(
+        &self,
+        table: KTable<K, V>,
+    ) -> KTable<K, V> {
+        match self.config.caching {
+            true => table.emit_on_commit(),
+            false => table,
         }
     }
 
@@ -233,6 +261,27 @@ impl Interpreter {
         self.dumps.push((name.to_owned(), Box::new(read)));
     }
 
+    /// As [`table_store`](Self::table_store), of counts, which are read as text.
+    ///
+    /// # Errors
+    /// As [`table_store`](Self::table_store).
+    pub fn count_store(
+        &mut self,
+        id: &str,
+        field: &Option<StoreField>,
+    ) -> Applied<KvStore<Key, u64>> {
+        let name = plain_name(field)?.unwrap_or_else(|| unnamed(id));
+        let store = KvStore::new(name, KeyCodec, u64_be());
+        if field.is_some() {
+            self.dump(name, move |driver| {
+                let entries = driver.entries(store)?.into_iter();
+                let entry = |(key, count, ts): (Key, u64, i64)| (key, count.to_string(), ts);
+                Ok(entries.map(entry).map(entry_with_time).collect())
+            });
+        }
+        Ok(store)
+    }
+
     /// The key-value store of a table step, read at the end if the scenario names it; one that it
     /// does not name is called after the step.
     ///
@@ -243,19 +292,27 @@ impl Interpreter {
         id: &str,
         field: &Option<StoreField>,
     ) -> Applied<KvStore<T, Text>> {
-        let Some(field) = field else {
+        let Some(name) = plain_name(field)? else {
             return Ok(T::store(unnamed(id)));
         };
-        if field.versioned.is_some() || field.retention.is_some() {
-            let what = format!("a plain store was expected, `{}` is none", field.name);
-            return Err(Stop::Malformed(what));
-        }
-        let store = T::store(intern(&field.name));
-        self.dump(&field.name, move |driver| {
+        let store = T::store(name);
+        self.dump(name, move |driver| {
             let entries = driver.entries(store)?;
             Ok(entries.into_iter().map(entry_with_time).collect())
         });
         Ok(store)
+    }
+}
+
+/// The name of a store that is neither versioned nor kept for some time.
+fn plain_name(field: &Option<StoreField>) -> Applied<Option<&'static str>> {
+    match field {
+        None => Ok(None),
+        Some(field) if field.versioned.is_some() || field.retention.is_some() => {
+            let what = format!("a plain store was expected, `{}` is none", field.name);
+            Err(Stop::Malformed(what))
+        }
+        Some(field) => Ok(Some(intern(&field.name))),
     }
 }
 

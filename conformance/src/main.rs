@@ -1,4 +1,6 @@
 //! `conformance [FILES]`: compares with Kafka Streams, scenario by scenario.
+//! `conformance --accept [FILES]`: takes what the listed deviations do now for what is expected of
+//! them; look at the change before it is committed.
 //!
 //! Prints each mismatch, one line on differences of shape, one on each known deviation, and
 //! `N passed, N failed` at the end. Exit status: 0 nothing failed, 1 something did, 2 unusable files.
@@ -9,7 +11,7 @@ use std::{
     process::ExitCode,
 };
 
-use millstream_conformance::report::{Tally, check_files};
+use millstream_conformance::report::{Tally, accept_files, check_files};
 
 /// Where the scenarios lie in the repository.
 fn vectors() -> PathBuf {
@@ -19,9 +21,16 @@ fn vectors() -> PathBuf {
 fn main() -> ExitCode {
     // A panic is reported with its scenario; the hook's message would come in between.
     std::panic::set_hook(Box::new(|_| {}));
-    let named: Vec<String> = env::args().skip(1).collect();
-    let checked =
-        files(&named).and_then(|files| check_files(&files, &vectors().join("deviations.jsonl")));
+    let mut named: Vec<String> = env::args().skip(1).collect();
+    let accept = named.first().is_some_and(|argument| argument == "--accept");
+    named.drain(..usize::from(accept));
+    let deviations = vectors().join("deviations.jsonl");
+    let checked = files(&named).and_then(|files| {
+        if accept {
+            accept_files(&files, &deviations)?;
+        }
+        check_files(&files, &deviations)
+    });
     match checked {
         Ok(tally) => report(&tally),
         Err(why) => {

@@ -89,6 +89,7 @@ pub fn check(scenario: &Scenario, deviations: &Deviations) -> Outcome {
         }
     };
     outcome.deviation = deviation.map(|d| format!("{} ({})", d.reason, d.decision));
+    let oddities = [&scenario.quirks[..], &scenario.sensitive[..]].concat();
     for variant in Variant::ALL {
         let ran = catch_unwind(AssertUnwindSafe(|| run_one(scenario, deviation, variant)));
         let found = ran.unwrap_or_else(|panic| Found::failure(panic_text(&*panic)));
@@ -100,6 +101,13 @@ pub fn check(scenario: &Scenario, deviations: &Deviations) -> Outcome {
                 .into_iter()
                 .map(|why| format!("{name}: {why}"));
             outcome.failures.extend(told);
+            if deviation.is_none() && !oddities.is_empty() {
+                let hint = format!(
+                    "it shows an oddity of the JVM: {}. If the difference is deliberate, list it",
+                    oddities.join(", ")
+                );
+                outcome.failures.push(hint);
+            }
             // The other variants would mostly say the same again.
             break;
         }
@@ -157,6 +165,24 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     format!("panicked: {}", text.unwrap_or("without a message"))
+}
+
+/// Takes what the listed deviations among these scenarios do now for what is expected of them.
+///
+/// # Errors
+/// A message when a file cannot be read or written, or a scenario cannot be run.
+pub fn accept_files(files: &[PathBuf], deviations: &Path) -> Result<(), String> {
+    let mut listed = Deviations::read(deviations)?;
+    for file in files {
+        for scenario in read_file(file)? {
+            if listed.of(&scenario)?.is_some() {
+                let actual = run(&scenario, Variant::Memory)
+                    .map_err(|stop| format!("{}: {stop:?}", scenario.name))?;
+                listed.accept(&scenario, &actual);
+            }
+        }
+    }
+    listed.write(deviations)
 }
 
 /// Reads the files and checks all their scenarios, on all cores.

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 /// A topology, its inputs, and what Kafka Streams did with them.
@@ -129,7 +129,7 @@ pub struct Expected {
 }
 
 /// A record that was written.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
     /// Where.
@@ -137,28 +137,28 @@ pub struct Output {
     /// Its key, without the window.
     pub key: Option<String>,
     /// The window of its key.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<(i64, i64)>,
     /// Its value.
     pub value: Option<String>,
     /// Its timestamp.
     pub ts: i64,
     /// Names and texts.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub headers: Vec<(String, String)>,
 }
 
 /// An entry of a store, as a scenario tells it: fields that its kind of store has not are absent.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreEntry {
     /// The key, without the window.
     pub key: String,
     /// The window.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<(i64, i64)>,
     /// The timestamp.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ts: Option<i64>,
     /// The value.
     pub value: String,

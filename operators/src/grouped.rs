@@ -18,12 +18,32 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         Self(stream)
     }
 
-    /// How many records each key has had. The timestamp of a count is the greatest of its records.
+    /// How many records each key has had. The timestamp of a count is the greatest of its records, its
+    /// headers are those of the last one.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let counts = b.stream(IN).group_by_key().count(SEEN);
+    /// ```
     pub fn count(self, store: KvStore<K, u64>) -> KTable<K, u64> {
         self.aggregate(store, |_, _, count| count + 1)
     }
 
-    /// Combines the values of each key; the first value stands as it is.
+    /// Combines the values of each key; the first value stands as it is. The timestamp of a result is the
+    /// greatest of its records, its headers are those of the last one.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const LAST: KvStore<String, String> = KvStore::new("last", text(), text());
+    /// let greatest = b.stream(IN).group_by_key().reduce(LAST, |a, b| a.max(b));
+    /// ```
     pub fn reduce(
         self,
         store: KvStore<K, V>,
@@ -38,7 +58,19 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         ops::aggregate::aggregate(self.0, store, Arc::new(step))
     }
 
-    /// Folds the values of each key, from `A::default()` on.
+    /// Folds the values of each key, from `A::default()` on. The timestamp of a result is the greatest of
+    /// its records, its headers are those of the last one.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const BYTES: KvStore<String, u64> = KvStore::new("bytes", text(), u64_be());
+    /// let bytes = b.stream(IN).group_by_key().aggregate(BYTES, |_, line, sum: u64| {
+    ///     sum + line.len() as u64
+    /// });
+    /// ```
     pub fn aggregate<A: Clone + Default + 'static>(
         self,
         store: KvStore<K, A>,
@@ -48,7 +80,19 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         ops::aggregate::aggregate(self.0, store, Arc::new(step))
     }
 
-    /// As [`aggregate`](Self::aggregate), with a function that may fail.
+    /// As [`aggregate`](Self::aggregate), with a function that may fail; the application's policy for
+    /// processing errors decides what becomes of the record then, and the fold stays as it was.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SUMS: KvStore<String, u64> = KvStore::new("sums", text(), u64_be());
+    /// let sums = b.stream(IN).group_by_key().try_aggregate(SUMS, |_, line, sum: u64| {
+    ///     line.parse::<u64>().map(|number| sum + number)
+    /// });
+    /// ```
     pub fn try_aggregate<A: Clone + Default + 'static, E: Into<BoxError>>(
         self,
         store: KvStore<K, A>,

@@ -288,7 +288,9 @@ pub(crate) struct Side<K, V> {
 
 impl<K: Clone + 'static, V: Clone + 'static> Side<K, V> {
     pub(crate) fn of<NK: MaybeNull<K>, NV: MaybeNull<V>>(stream: KStream<NK, NV>) -> Self {
-        let KStream { draft, id, port, .. } = stream;
+        let KStream {
+            draft, id, port, ..
+        } = stream;
         let subscribe = move |make: Factory<Option<K>, Option<V>>| {
             port.subscribe(Arc::new(move |build| {
                 ops::stream_join::opened::<NK, NV, K, V>(make(build))

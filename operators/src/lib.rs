@@ -27,11 +27,11 @@ mod stream;
 mod table;
 mod table_store;
 mod grouped;
-mod grouped_table;
 mod foreign_key;
 mod windows;
 mod cogroup;
 mod suppress;
+mod grouped_table;
 mod join;
 mod global;
 mod maybe_null;
@@ -46,16 +46,16 @@ mod ops;
 pub use builder::{StreamOrigin, StreamsBuilder, TableOrigin};
 pub use cogroup::{Cogrouped, SessionCogrouped, WindowedCogrouped};
 pub use cx::{Counters, Cx, Globals, Outbox, RecordSite, Scratch, SinkIx};
-pub use grouped_table::GroupedTable;
-pub use join::{
-    JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
-};
-pub use maybe_null::MaybeNull;
 pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
 pub use foreign_key::ForeignKey;
 pub use global::{GlobalKTable, GlobalLookup, GlobalSource};
 pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
 pub use grouped::Grouped;
+pub use grouped_table::GroupedTable;
+pub use join::{
+    JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
+};
+pub use maybe_null::MaybeNull;
 pub use ops::process_to::{Output, OutputHandle, Outputs};
 pub use processor::{
     Clock, Context, KvHandle, KvRead, Processor, Punctuation, ReadHandle, Reads, Stores,

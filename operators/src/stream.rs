@@ -103,17 +103,45 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         self
     }
 
-    /// Keeps the records that `keep` accepts.
+    /// Keeps the records that `keep` accepts; the others are not counted as dropped.
+    ///
+    /// It is asked about nulls too, where keys or values are `Option`s. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let short = b.stream(IN).filter(|_, line| line.len() < 80);
+    /// ```
     pub fn filter(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         ops::filter::filter(self, Arc::new(keep))
     }
 
-    /// Keeps the records that `drop` does not accept.
+    /// Keeps the records that `drop` does not accept: [`filter`](Self::filter) the other way round.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let said = b.stream(IN).filter_not(|_, line| line.is_empty());
+    /// ```
     pub fn filter_not(self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         ops::filter::filter(self, Arc::new(move |k, v| !drop(k, v)))
     }
 
-    /// Changes the value.
+    /// Changes the value; the key stays, so that nothing needs to be repartitioned.
+    ///
+    /// Called for null values too, where values are `Option`s. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let lengths = b.stream(IN).map_values(|_, line| line.len() as u64);
+    /// ```
     pub fn map_values<V2: Clone + 'static>(
         self,
         map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
@@ -122,7 +150,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// Changes the value with a function that may fail; the application's policy for processing
-    /// errors decides what becomes of the record then.
+    /// errors decides what becomes of the record then: stop, skip, or set aside.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let numbers = b.stream(IN).try_map_values(|_, line| line.parse::<u64>());
+    /// ```
     pub fn try_map_values<V2: Clone + 'static, E: Into<BoxError>>(
         self,
         map: impl Fn(&K, V) -> Result<V2, E> + Send + Sync + 'static,
@@ -130,7 +166,18 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map_values::map_values(self, Arc::new(move |k, v| map(k, v).map_err(user_error)))
     }
 
-    /// Changes key and value.
+    /// Changes key and value. What needs equal keys in one task then needs a
+    /// [`repartition`](Self::repartition) first.
+    ///
+    /// Called for nulls too, where keys or values are `Option`s. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let swapped = b.stream(IN).map(|key, value| (value, key));
+    /// ```
     pub fn map<K2: Clone + 'static, V2: Clone + 'static>(
         self,
         map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
@@ -156,7 +203,16 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map::rekey(self, Arc::new(key)).marked_rekeyed()
     }
 
-    /// Changes key and value with a function that may fail.
+    /// As [`map`](Self::map), with a function that may fail; the application's policy for processing
+    /// errors decides what becomes of the record then.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let by_number = b.stream(IN).try_map(|key, value| value.parse::<u64>().map(|n| (n, key)));
+    /// ```
     pub fn try_map<K2: Clone + 'static, V2: Clone + 'static, E: Into<BoxError>>(
         self,
         map: impl Fn(K, V) -> Result<(K2, V2), E> + Send + Sync + 'static,
@@ -164,7 +220,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map::map(self, Arc::new(move |k, v| map(k, v).map_err(user_error))).marked_rekeyed()
     }
 
-    /// Makes none, one or several records of each, in order.
+    /// Makes none, one or several records of each, in order. What needs equal keys in one task then
+    /// needs a [`repartition`](Self::repartition) first.
+    ///
+    /// Called for nulls too, where keys or values are `Option`s. Each result has the timestamp and the
+    /// headers of the record that it was made of.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let words = b.stream(IN).flat_map(|key, line| {
+    ///     line.split(' ').map(|word| (word.to_owned(), key.clone())).collect::<Vec<_>>()
+    /// });
+    /// ```
     pub fn flat_map<K2, V2, I>(
         self,
         map: impl Fn(K, V) -> I + Send + Sync + 'static,
@@ -177,7 +247,18 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::flat_map::flat_map(self, Arc::new(move |k, v| Ok(map(k, v)))).marked_rekeyed()
     }
 
-    /// As [`flat_map`](Self::flat_map), with a function that may fail.
+    /// As [`flat_map`](Self::flat_map), with a function that may fail; the application's policy for
+    /// processing errors decides what becomes of the record then.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let both = b.stream(IN).try_flat_map(|key, value| {
+    ///     value.parse::<u64>().map(|n| [(key.clone(), n), (key, n + 1)])
+    /// });
+    /// ```
     pub fn try_flat_map<K2, V2, I, E>(
         self,
         map: impl Fn(K, V) -> Result<I, E> + Send + Sync + 'static,
@@ -192,7 +273,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
             .marked_rekeyed()
     }
 
-    /// Makes none, one or several values of each record, in order; the key stays.
+    /// Makes none, one or several values of each record, in order; the key stays, so that nothing needs
+    /// to be repartitioned.
+    ///
+    /// Called for null values too, where values are `Option`s. Each result has the timestamp and the
+    /// headers of the record that it was made of.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let words = b.stream(IN).flat_map_values(|_, line| {
+    ///     line.split(' ').map(str::to_owned).collect::<Vec<_>>()
+    /// });
+    /// ```
     pub fn flat_map_values<V2, I>(
         self,
         map: impl Fn(&K, V) -> I + Send + Sync + 'static,
@@ -204,12 +299,29 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::flat_map::flat_map_values(self, Arc::new(map))
     }
 
-    /// Looks at each record and passes it on.
+    /// Looks at each record, nulls too, and passes it on untouched.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let same = b.stream(IN).peek(|key, value| println!("{key} = {value}"));
+    /// ```
     pub fn peek(self, look: impl Fn(&K, &V) + Send + Sync + 'static) -> Self {
         ops::peek::peek(self, Arc::new(look))
     }
 
-    /// Prints each record on standard output, as `[label]: key, value`; nothing follows. A null is `None`.
+    /// Prints each record on standard output, as `[label]: key, value`; nothing follows. A null is
+    /// `None`.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(IN).print("in");
+    /// ```
     pub fn print(self, label: &'static str)
     where
         K: Debug,
@@ -219,6 +331,14 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// As [`print`](Self::print), to wherever `write` brings the lines.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(IN).print_to("in", |line| eprintln!("{line}"));
+    /// ```
     pub fn print_to(self, label: &'static str, write: impl Fn(&str) + Send + Sync + 'static)
     where
         K: Debug,
@@ -227,18 +347,39 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::print::print(self, label, Arc::new(write));
     }
 
-    /// Looks at each record; nothing follows.
+    /// Does something for each record, nulls too; nothing follows. It may be done again for a record
+    /// whose transaction was aborted.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(IN).for_each(|key, value| println!("{key} = {value}"));
+    /// ```
     pub fn for_each(self, act: impl Fn(K, V) + Send + Sync + 'static) {
         ops::peek::for_each(self, Arc::new(act));
     }
 
-    /// The records of both streams; between the two there is no order. A stream merged with itself
-    /// gives each record once.
+    /// The records of both streams, nulls too, untouched; between the two there is no order. A stream
+    /// merged with itself gives each record once.
+    ///
+    /// If the keys of one may have changed, those of the result may.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const OTHER: Topic<String, String> = Topic::new("other", text(), text());
+    /// let all = b.stream(IN).merge(b.stream(OTHER));
+    /// ```
     pub fn merge(self, other: Self) -> Self {
         ops::merge::merge(self, other)
     }
 
-    /// Sends each record to the first branch that takes it.
+    /// Sends each record to the first branch that takes it, untouched. One that no branch takes is gone,
+    /// uncounted.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -266,7 +407,19 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Gives each record a new key and sends it through a topic of the application
     /// (`<application>-<name>-repartition`), so that equal keys meet in one task.
     ///
-    /// The descriptor names the topic and says how the new key and the value are written.
+    /// The descriptor names the topic and says how the new key and the value are written. Timestamp and
+    /// headers stay. A null key, where the new key is an `Option`, vanishes in the topic, uncounted,
+    /// unless a join behind it has a use for it.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const BY_LENGTH: Topic<u64, String> = Topic::new("by-length", u64_be(), text());
+    /// const HOW_MANY: KvStore<u64, u64> = KvStore::new("how-many", u64_be(), u64_be());
+    /// b.stream(IN).rekey(BY_LENGTH, |_, line| line.len() as u64).group_by_key().count(HOW_MANY);
+    /// ```
     pub fn rekey<K2: Clone + 'static>(
         self,
         through: Topic<K2, V>,
@@ -276,23 +429,67 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// Sends the stream through a topic of the application, so that equal keys meet in one task.
+    ///
+    /// Value, timestamp and headers stay. A null key vanishes in the topic, as with
+    /// [`rekey`](Self::rekey).
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const BY_VALUE: Topic<String, String> = Topic::new("by-value", text(), text());
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let swapped = b.stream(IN).map(|key, value| (value, key));
+    /// swapped.repartition(BY_VALUE).group_by_key().count(SEEN);
+    /// ```
     pub fn repartition(self, through: Topic<K, V>) -> Self {
         ops::repartition::repartition(self, through, None)
     }
 
-    /// As [`repartition`](Self::repartition), with a number of partitions.
+    /// As [`repartition`](Self::repartition), with a number of partitions, so that more tasks, or fewer,
+    /// work on what follows. A join with a topic of another number is refused.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SPREAD: Topic<String, String> = Topic::new("spread", text(), text());
+    /// let spread = b.stream(IN).repartition_to(SPREAD, 12);
+    /// ```
     pub fn repartition_to(self, through: Topic<K, V>, partitions: u32) -> Self {
         ops::repartition::repartition(self, through, Some(partitions))
     }
 
     /// Says that the keys are still those by which the records are partitioned, although a `map` or
     /// `process` might have changed them. If they are not, equal keys end up in different tasks.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let same = b.stream(IN).map(|key, value| (key, value.len())).with_unchanged_key();
+    /// same.group_by_key().count(SEEN);
+    /// ```
     pub fn with_unchanged_key(mut self) -> Self {
         self.rekeyed = false;
         self
     }
 
-    /// Writes the stream to a topic; the partition is murmur2 of the key.
+    /// Writes the stream to a topic, nulls too, with timestamps and headers; the partition is murmur2 of
+    /// the key, as in Kafka's own clients. The topic must exist.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const OUT: Topic<String, String> = Topic::new("out", text(), text());
+    /// b.stream(IN).to(OUT);
+    /// ```
     pub fn to(self, topic: Topic<K, V>) {
         ops::sink::sink(self, topic, TopicRole::External);
     }
@@ -340,13 +537,34 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::table::to_table(self, store)
     }
 
-    /// Groups by the key.
+    /// Groups by the key. Keys that may be null go through [`drop_null_keys`](KStream::drop_null_keys)
+    /// first, values through [`drop_null_values`](KStream::drop_null_values) unless the aggregation is
+    /// to see them.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let counts = b.stream(IN).group_by_key().count(SEEN);
+    /// ```
     pub fn group_by_key(self) -> Grouped<K, V> {
         self.require_partitioned("group_by_key");
         Grouped::new(self)
     }
 
     /// Groups by a new key, through a topic of the application as [`rekey`](Self::rekey).
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const BY_VALUE: Topic<String, String> = Topic::new("by-value", text(), text());
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let counts = b.stream(IN).group_by(BY_VALUE, |_, value| value.clone()).count(SEEN);
+    /// ```
     pub fn group_by<K2: Clone + 'static>(
         self,
         through: Topic<K2, V>,

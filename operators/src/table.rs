@@ -281,9 +281,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
         other: &KTable<K, T>,
         joiner: impl Fn(Option<&V>, Option<&T>) -> VO + Send + Sync + 'static,
     ) -> KTable<K, VO> {
-        let any = move |l: Option<&V>, r: Option<&T>| {
-            (l.is_some() || r.is_some()).then(|| joiner(l, r))
-        };
+        let any =
+            move |l: Option<&V>, r: Option<&T>| (l.is_some() || r.is_some()).then(|| joiner(l, r));
         ops::table_table_join::table_table_join(self, other, Sides::Any, Arc::new(any))
     }
 

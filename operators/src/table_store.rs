@@ -8,6 +8,7 @@ use millstream_topology::{KvStore, Result, StoreId, VersionedStore};
 use crate::{
     Cx,
     build::TaskBuild,
+    ops::held::{EncodeKey, plain_key},
     table::{Getter, GetterFactory, History, Past},
 };
 
@@ -30,6 +31,10 @@ pub trait TableStore<K: 'static, V: 'static>: Copy + Send + Sync + 'static {
     #[doc(hidden)]
     fn definition(self) -> Arc<dyn StoreDefinition>;
 
+    /// Writes a key as the store does.
+    #[doc(hidden)]
+    fn encode_key(self) -> EncodeKey<K>;
+
     /// Applies a change; `None` when it is too old to be applied.
     #[doc(hidden)]
     fn keep(
@@ -51,6 +56,10 @@ pub trait TableStore<K: 'static, V: 'static>: Copy + Send + Sync + 'static {
 impl<K: 'static, V: Clone + 'static> TableStore<K, V> for KvStore<K, V> {
     fn definition(self) -> Arc<dyn StoreDefinition> {
         Arc::new(KvDefinition(self))
+    }
+
+    fn encode_key(self) -> EncodeKey<K> {
+        plain_key(self.key())
     }
 
     fn keep(
@@ -80,6 +89,10 @@ impl<K: 'static, V: Clone + 'static> TableStore<K, V> for KvStore<K, V> {
 impl<K: 'static, V: Clone + 'static> TableStore<K, V> for VersionedStore<K, V> {
     fn definition(self) -> Arc<dyn StoreDefinition> {
         Arc::new(VersionedDefinition(self))
+    }
+
+    fn encode_key(self) -> EncodeKey<K> {
+        plain_key(self.key())
     }
 
     fn keep(

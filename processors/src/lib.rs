@@ -1,7 +1,7 @@
 //! The shop: an order pipeline written with Millstream.
 //!
-//! Each stage is a module that can be read by itself. What decides (the life of an order, the rules of
-//! stock, the audit) are pure functions; processors around them read and write stores, and
+//! Each stage is a module that can be read by itself. What decides (the life of an order, the rules
+//! of stock, the audit) are pure functions; processors around them read and write stores, and
 //! [`topology`] joins the stages through topics.
 
 pub mod model;

@@ -54,6 +54,7 @@ impl Shop {
         let driver = TestDriver::new(&shop(&ShopPolicy::default())?)?.with_policies(Policies {
             decode: ErrorPolicy::DeadLetter,
             process: ErrorPolicy::DeadLetter,
+            produce: ErrorPolicy::DeadLetter,
             dead_letter_topic: Some(DEAD_LETTERS.name()),
         });
         Ok(Self {
@@ -404,6 +405,8 @@ fn an_order_that_cannot_be_held_as_a_whole_holds_nothing() -> Result<()> {
         Some(CancelReason::OutOfStock),
     );
     let unknown = shop.place("b", "tok_approve", &[("tea", 2), ("sugar", 1)])?;
+    shop.is(unknown, OrderStatus::Pending, None);
+    shop.pass(secs(2))?;
     shop.is(
         unknown,
         OrderStatus::Cancelled,
@@ -414,6 +417,18 @@ fn an_order_that_cannot_be_held_as_a_whole_holds_nothing() -> Result<()> {
     let shop = shop.close()?;
     assert_eq!(shop.statuses["CANCELLED|OUT_OF_STOCK"], 1);
     assert_eq!(shop.statuses["CANCELLED|UNKNOWN_PRODUCT"], 1);
+    Ok(())
+}
+
+#[test]
+fn a_product_that_arrives_with_its_first_order_is_sold() -> Result<()> {
+    let mut shop = Shop::open()?;
+    shop.adjust("tea", "first", 10)?;
+    let id = shop.place("a", "tok_approve", &[("tea", 2)])?;
+    shop.list("tea", 150)?;
+    shop.pass(secs(2))?;
+    shop.is(id, OrderStatus::Confirmed, None);
+    shop.close()?;
     Ok(())
 }
 

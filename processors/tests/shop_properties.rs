@@ -44,6 +44,8 @@ enum Step {
     Cancel { order: usize, restock: bool },
     /// Pieces come or go.
     Adjust { sku: usize, delta: i64 },
+    /// Product 3 arrives.
+    List,
     /// Inventory asks about something that it holds.
     Ask { which: usize },
 }
@@ -61,6 +63,7 @@ struct World {
     ledger: Vec<LedgerEntry>,
     placed: Vec<OrderId>,
     adjustments: u32,
+    late_one_is_listed: bool,
 }
 
 const TOKENS: [&str; 6] = [
@@ -76,10 +79,10 @@ fn sku(n: usize) -> Sku {
     format!("sku-{n}").parse().expect("legal")
 }
 
-/// Products 0 to 2 are listed, product 3 is not.
-fn listing(of: &Sku) -> Option<Listing> {
+/// Products 0 to 2 are listed, product 3 may be one day.
+fn listing(of: &Sku, late_one_is_listed: bool) -> Option<Listing> {
     let currency = Currency::USD;
-    (**of != *"sku-3").then(|| Listing {
+    (late_one_is_listed || **of != *"sku-3").then(|| Listing {
         name: "Something".into(),
         unit_price: 100,
         currency,
@@ -117,6 +120,7 @@ impl World {
             ledger: Vec::new(),
             placed: Vec::new(),
             adjustments: 0,
+            late_one_is_listed: false,
         }
     }
 
@@ -170,6 +174,7 @@ impl World {
                 let cancel = OrderInput::Cancel { restock: *restock };
                 self.bag.push(Message::Order(order_id, cancel));
             }
+            Step::List => self.late_one_is_listed = true,
             Step::Adjust { sku: n, delta } => self.adjust(&sku(n % 3), *delta),
             Step::Ask { which } => {
                 let held: Vec<_> = self.reservations.keys().cloned().collect();
@@ -249,7 +254,7 @@ impl World {
         };
         let stock = self.stock.entry(sku.clone()).or_default();
         let reservation = self.reservations.get(&key).copied();
-        let listing = listing(&sku);
+        let listing = listing(&sku, self.late_one_is_listed);
         let outcome = apply_stock(
             *stock,
             reservation,
@@ -260,6 +265,10 @@ impl World {
         );
         *stock = outcome.stock;
         if let Some(reservation) = outcome.reservation {
+            if reservation.state == ReservationState::Asked {
+                let decide = Message::Stock(sku.clone(), order_id, ForOrder::Decide);
+                self.bag.push(decide);
+            }
             self.reservations.insert(key, reservation);
         }
         if let Some((order_id, reply)) = outcome.event.and_then(|event| event.into_reply(sku)) {
@@ -381,6 +390,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (any::<usize>(), any::<bool>())
             .prop_map(|(order, restock)| Step::Cancel { order, restock }),
         1 => (any::<usize>(), -5i64..10).prop_map(|(sku, delta)| Step::Adjust { sku, delta }),
+        1 => Just(Step::List),
         1 => any::<usize>().prop_map(|which| Step::Ask { which }),
     ];
     vec(step, 0..250)

@@ -142,18 +142,59 @@ fn what_is_not_there_is_refused_and_stays_refused() {
         shelf.take(ForOrder::Reserve(3)),
         refused(3, Refusal::OutOfStock)
     );
+}
 
+#[test]
+fn a_product_may_arrive_a_moment_after_the_order_that_asks_for_it() {
     let mut shelf = Shelf::with(9);
     let listing = shelf.listing.take();
+    assert_eq!(shelf.take(ForOrder::Reserve(3)), None);
+    assert_eq!(shelf.take(ForOrder::Reserve(3)), None);
+    shelf.counts(9, 0, 0);
+    shelf.listing = listing.clone();
+    assert_eq!(shelf.take(ForOrder::Decide), reserved(3));
+    assert_eq!(shelf.take(ForOrder::Decide), None, "it is answered once");
+    shelf.counts(9, 3, 0);
+
+    let mut shelf = Shelf::with(9);
+    shelf.listing = None;
+    shelf.take(ForOrder::Reserve(3));
+    shelf.listing = listing.clone();
     assert_eq!(
         shelf.take(ForOrder::Reserve(3)),
-        refused(3, Refusal::UnknownProduct)
+        reserved(3),
+        "asked again, it need not wait"
     );
+
+    let mut shelf = Shelf::with(9);
+    shelf.listing = None;
+    shelf.take(ForOrder::Reserve(3));
+    for command in [ForOrder::Confirm, ForOrder::Restock(3)] {
+        assert_eq!(shelf.take(command), None);
+    }
+    assert_eq!(shelf.take(ForOrder::Release), None);
     shelf.listing = listing;
     assert_eq!(
-        shelf.take(ForOrder::Reserve(3)),
-        refused(3, Refusal::UnknownProduct)
+        shelf.take(ForOrder::Decide),
+        None,
+        "nobody waits for it any more"
     );
+    assert_eq!(
+        shelf.take(ForOrder::Reserve(3)),
+        refused(3, Refusal::Released)
+    );
+    shelf.counts(9, 0, 0);
+}
+
+#[test]
+fn a_product_that_does_not_arrive_is_unknown_and_stays_so() {
+    let mut shelf = Shelf::with(9);
+    let listing = shelf.listing.take();
+    shelf.take(ForOrder::Reserve(3));
+    let unknown = refused(3, Refusal::UnknownProduct);
+    assert_eq!(shelf.take(ForOrder::Decide), unknown);
+    shelf.listing = listing;
+    assert_eq!(shelf.take(ForOrder::Reserve(3)), unknown);
     shelf.counts(9, 0, 0);
 }
 

@@ -163,7 +163,7 @@ impl Producing {
                 "a record chose a topic that the log did not have when the application started. \
                  topic=`{name}`"
             );
-            return Err(Error::new(ErrorKind::User, what));
+            return Err(Error::new(ErrorKind::User, what).on_output());
         };
         let target = Target {
             topic: self.producer.topic(name),

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
 use millstream_state::{ByteStore, MemoryBytes, TaskState};
 use millstream_topology::{
-    Error, ErrorKind, Headers, KvStore, Plan, Record, Result, TaskId, Topic, TopicRole, VersionedStore,
-    WindowStore,
+    Error, ErrorKind, Headers, KvStore, Plan, Record, Result, SessionStore, TaskId, Topic,
+    TopicRole, VersionedStore, WindowStore, Windowed,
 };
 
 use crate::{
@@ -517,6 +517,21 @@ impl TestDriver {
             .state
             .window(index, &store)
             .fetch_all(0, i64::MAX)
+    }
+
+    /// All sessions of a store that are not expired, with start and end of each, in byte order of their
+    /// keys, then by start and end.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn session_entries<K, V: Clone>(
+        &mut self,
+        store: SessionStore<K, V>,
+    ) -> Result<Vec<(Windowed<K>, V)>> {
+        let (task, index) = self.place(store.name())?;
+        let found = self.tasks[task].state.session(index, &store).all()?;
+        let session = |(key, start, end, value)| (Windowed { key, start, end }, value);
+        Ok(found.into_iter().map(session).collect())
     }
 
     /// The value of a key that held at a time, and since when.

@@ -1,4 +1,5 @@
-//! What a session does beside its records: writing state to disk, purging, telling how it is, and ending.
+//! What a session does beside its records: writing state to disk, purging, telling how it is, and
+//! ending.
 
 use std::{
     collections::BTreeMap,

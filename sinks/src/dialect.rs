@@ -36,7 +36,7 @@ impl Dialect {
     /// | `{int}` | `INTEGER` | `BIGINT` |
     /// | `{id}` | `TEXT` | `VARCHAR(255)`, fit for keys and indexes |
     /// | `{text}` | `TEXT` | `MEDIUMTEXT` |
-    /// | `{options}` behind a table | `STRICT, WITHOUT ROWID` | InnoDB, utf8mb4, compared byte by byte |
+    /// | `{options}` behind a table | `STRICT, WITHOUT ROWID` | InnoDB, utf8mb4, by bytes |
     ///
     /// ```
     /// use millstream_sinks::Dialect;

@@ -113,7 +113,10 @@ impl TaskState {
         store: &VersionedStore<K, V>,
     ) -> Versioned<'_, K, V> {
         let slot = &mut self.stores[index];
-        let live = slot.live.as_any_mut().downcast_mut::<KvLive<Bytes, Bytes>>();
+        let live = slot
+            .live
+            .as_any_mut()
+            .downcast_mut::<KvLive<Bytes, Bytes>>();
         let live = live.unwrap_or_else(|| wrong_store::<VersionedStore<K, V>>(store.name()));
         Versioned::new(Kv::new(live, &self.committed), *store, &mut slot.times)
     }

@@ -78,7 +78,8 @@ store_descriptor!(
     ///
     /// ```
     /// use millstream_topology::{text, u64_be, WindowStore};
-    /// const PER_MINUTE: WindowStore<String, u64> = WindowStore::new("per-minute", text(), u64_be());
+    /// const PER_MINUTE: WindowStore<String, u64> =
+    ///     WindowStore::new("per-minute", text(), u64_be());
     /// assert_eq!(PER_MINUTE.name(), "per-minute");
     /// ```
     WindowStore

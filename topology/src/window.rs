@@ -368,7 +368,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_window_starts_here_iff_it_holds_the_record(size in 1i64..50, hop in 1i64..50, ts in 0i64..500) {
+        fn a_window_starts_here_iff_it_holds_the_record(
+            size in 1i64..50, hop in 1i64..50, ts in 0i64..500,
+        ) {
             prop_assume!(hop <= size);
             let windows = TimeWindows { size_ms: size, advance_ms: hop, grace_ms: 0 };
             let naive: Vec<i64> = (0..=ts).filter(|s| s % hop == 0 && s + size > ts).collect();

@@ -29,9 +29,15 @@ pub(super) async fn lag(State(state): State<Arc<AdminState>>) -> Result<Json<Jso
         return Ok(Json(answer.clone()));
     }
     let local: BTreeMap<_, _> = state.local_positions().into_iter().collect();
-    let (log, inputs, group) = (state.log.clone(), state.inputs.clone(), state.application_id.clone());
+    let (log, inputs, group) = (
+        state.log.clone(),
+        state.inputs.clone(),
+        state.application_id.clone(),
+    );
     let look = move || look(&*log, &inputs, &group, &local);
-    let answer = tokio::task::spawn_blocking(look).await.map_err(Problem::internal)?;
+    let answer = tokio::task::spawn_blocking(look)
+        .await
+        .map_err(Problem::internal)?;
     let answer = answer.map_err(|error| {
         tracing::debug!(%error, "the lag could not be read");
         Problem::of(ProblemKind::UNAVAILABLE)

@@ -12,9 +12,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use millstream_runtime::{Queries, Status};
-use prometheus::{
-    CounterVec, GaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder, core::Collector,
-};
+use prometheus::{CounterVec, GaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder, core::Collector};
 use tokio::sync::Mutex;
 
 use super::AdminState;
@@ -59,7 +57,13 @@ impl StoreEntries {
             return entries.clone();
         }
         let queries = queries.clone();
-        let count = move || queries.stores().into_iter().map(|s| (s.name, s.entries)).collect();
+        let count = move || {
+            queries
+                .stores()
+                .into_iter()
+                .map(|s| (s.name, s.entries))
+                .collect()
+        };
         let counted: Result<BTreeMap<String, u64>, _> = tokio::task::spawn_blocking(count).await;
         let counted = Arc::new(counted.unwrap_or_default());
         *kept = Some((Instant::now(), counted.clone()));
@@ -74,7 +78,9 @@ pub(super) async fn metrics(State(state): State<Arc<AdminState>>) -> Result<Resp
         .and_then(|()| write_instance(&page, &state, &entries))
         .and_then(|()| write_figures(&page, &state.figures));
     written.map_err(Problem::internal)?;
-    let text = TextEncoder::new().encode_to_string(&page.0.gather()).map_err(Problem::internal)?;
+    let text = TextEncoder::new()
+        .encode_to_string(&page.0.gather())
+        .map_err(Problem::internal)?;
     let mut response = text.into_response();
     let format = HeaderValue::from_static(TEXT_FORMAT);
     response.headers_mut().insert(header::CONTENT_TYPE, format);
@@ -88,11 +94,19 @@ struct Page(Registry);
 type Rows = Vec<(Vec<String>, f64)>;
 
 impl Page {
-    fn counter(&self, name: &str, help: &str, labels: &[&str], rows: Rows) -> prometheus::Result<()> {
+    fn counter(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        rows: Rows,
+    ) -> prometheus::Result<()> {
         let family = CounterVec::new(Opts::new(name, help), labels)?;
         for (values, value) in rows {
             // A value below zero would panic in there.
-            family.get_metric_with_label_values(&values)?.inc_by(value.max(0.0));
+            family
+                .get_metric_with_label_values(&values)?
+                .inc_by(value.max(0.0));
         }
         self.add(family)
     }
@@ -112,16 +126,27 @@ impl Page {
 
 fn write_status(page: &Page, status: &Status) -> prometheus::Result<()> {
     let threads = |value: fn(&millstream_runtime::CommitStats) -> f64| -> Rows {
-        let row = |t: &millstream_runtime::ThreadStatus| {
-            (vec![t.index.to_string()], value(&t.commits))
-        };
+        let row =
+            |t: &millstream_runtime::ThreadStatus| (vec![t.index.to_string()], value(&t.commits));
         status.threads.iter().map(row).collect()
     };
     let thread = &["thread"];
     let counter = |name, help, rows| page.counter(name, help, thread, rows);
-    counter("millstream_commits_total", "Transactions committed.", threads(|c| c.count as f64))?;
-    counter("millstream_aborts_total", "Transactions aborted.", threads(|c| c.aborts as f64))?;
-    counter("millstream_rejoins_total", "Times a thread joined anew.", threads(|c| c.rejoins as f64))?;
+    counter(
+        "millstream_commits_total",
+        "Transactions committed.",
+        threads(|c| c.count as f64),
+    )?;
+    counter(
+        "millstream_aborts_total",
+        "Transactions aborted.",
+        threads(|c| c.aborts as f64),
+    )?;
+    counter(
+        "millstream_rejoins_total",
+        "Times a thread joined anew.",
+        threads(|c| c.rejoins as f64),
+    )?;
     counter(
         "millstream_failed_records_total",
         "Records that were set aside or skipped by policy.",
@@ -134,7 +159,10 @@ fn write_status(page: &Page, status: &Status) -> prometheus::Result<()> {
     )?;
     let quantiles = status.threads.iter().flat_map(|t| {
         let row = |quantile: &str, us: u64| {
-            (vec![t.index.to_string(), quantile.to_owned()], us as f64 / 1e6)
+            (
+                vec![t.index.to_string(), quantile.to_owned()],
+                us as f64 / 1e6,
+            )
         };
         [row("0.5", t.commits.p50_us), row("0.99", t.commits.p99_us)]
     });
@@ -144,7 +172,11 @@ fn write_status(page: &Page, status: &Status) -> prometheus::Result<()> {
         &["thread", "quantile"],
         quantiles.collect(),
     )?;
-    let nodes = status.nodes.iter().map(|(node, n)| (vec![node.clone()], *n as f64)).collect();
+    let nodes = status
+        .nodes
+        .iter()
+        .map(|(node, n)| (vec![node.clone()], *n as f64))
+        .collect();
     let help = "Records that a node has taken since its tasks were opened here.";
     page.counter("millstream_node_records_total", help, &["node"], nodes)?;
     write_tasks(page, status)
@@ -157,17 +189,37 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
     };
     let task = &["task"];
     let help = "Records processed since the task was opened here.";
-    page.counter("millstream_task_records_total", help, task, tasks(|t| t.records as f64))?;
+    page.counter(
+        "millstream_task_records_total",
+        help,
+        task,
+        tasks(|t| t.records as f64),
+    )?;
     let help = "Records that operators had to drop, such as late ones.";
-    page.counter("millstream_task_dropped_total", help, task, tasks(|t| t.dropped as f64))?;
+    page.counter(
+        "millstream_task_dropped_total",
+        help,
+        task,
+        tasks(|t| t.dropped as f64),
+    )?;
     let help = "Records that wait in memory.";
-    page.gauge("millstream_task_buffered", help, task, tasks(|t| t.buffered as f64))?;
+    page.gauge(
+        "millstream_task_buffered",
+        help,
+        task,
+        tasks(|t| t.buffered as f64),
+    )?;
     let help = "Changelog records to read before the task can run.";
     let remaining = tasks(|t| t.restore_remaining as f64);
     page.gauge("millstream_task_restore_remaining", help, task, remaining)?;
     let help = "Greatest event time seen, in seconds since the Unix epoch.";
     let stream_time = tasks(|t| t.stream_time_ms as f64 / 1e3);
-    page.gauge("millstream_task_stream_time_seconds", help, task, stream_time)?;
+    page.gauge(
+        "millstream_task_stream_time_seconds",
+        help,
+        task,
+        stream_time,
+    )?;
     let stores = status.threads.iter().flat_map(|t| &t.tasks).flat_map(|t| {
         let row = |s: &millstream_runtime::StoreStatus| {
             (vec![t.id.clone(), s.name.clone()], s.replayed as f64)
@@ -175,7 +227,12 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
         t.stores.iter().map(row).collect::<Vec<_>>()
     });
     let help = "Changelog records replayed when the task was opened.";
-    page.counter("millstream_store_replayed_total", help, &["task", "store"], stores.collect())
+    page.counter(
+        "millstream_store_replayed_total",
+        help,
+        &["task", "store"],
+        stores.collect(),
+    )
 }
 
 fn write_instance(
@@ -183,26 +240,45 @@ fn write_instance(
     state: &AdminState,
     entries: &BTreeMap<String, u64>,
 ) -> prometheus::Result<()> {
-    let rows = entries.iter().map(|(store, n)| (vec![store.clone()], *n as f64)).collect();
+    let rows = entries
+        .iter()
+        .map(|(store, n)| (vec![store.clone()], *n as f64))
+        .collect();
     let help = "About how many entries this instance holds of a store.";
     page.gauge("millstream_store_entries", help, &["store"], rows)?;
     let now = state.health_name();
     let healths = ["starting", "running", "stopping", "failed"];
-    let rows = healths.iter().map(|h| (vec![(*h).to_owned()], f64::from(u8::from(*h == now))));
+    let rows = healths
+        .iter()
+        .map(|h| (vec![(*h).to_owned()], f64::from(u8::from(*h == now))));
     let help = "1 for the state that the application is in.";
     page.gauge("millstream_health", help, &["state"], rows.collect())?;
     let members = state.members.list().len() as f64;
-    page.gauge("millstream_members", "Instances heard of lately.", &[], vec![(vec![], members)])
+    page.gauge(
+        "millstream_members",
+        "Instances heard of lately.",
+        &[],
+        vec![(vec![], members)],
+    )
 }
 
 fn write_figures(page: &Page, figures: &[Figure]) -> prometheus::Result<()> {
     let names: BTreeSet<&str> = figures.iter().map(|f| f.name.as_str()).collect();
     for name in names {
         let of_name: Vec<&Figure> = figures.iter().filter(|f| f.name == name).collect();
-        let Some(first) = of_name.first() else { continue };
-        let labels: Vec<&str> = first.labels.iter().map(|(label, _)| label.as_str()).collect();
+        let Some(first) = of_name.first() else {
+            continue;
+        };
+        let labels: Vec<&str> = first
+            .labels
+            .iter()
+            .map(|(label, _)| label.as_str())
+            .collect();
         let row = |f: &&Figure| {
-            (f.labels.iter().map(|(_, value)| value.clone()).collect(), (f.read)())
+            (
+                f.labels.iter().map(|(_, value)| value.clone()).collect(),
+                (f.read)(),
+            )
         };
         let rows = of_name.iter().map(row).collect();
         match first.kind {

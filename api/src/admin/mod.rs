@@ -1,4 +1,5 @@
-//! `admin_router`: health, metrics, topology, tasks, lag, members, stores, and the page that shows them.
+//! `admin_router`: health, metrics, topology, tasks, lag, members, stores, and the page that shows
+//! them.
 
 mod state;
 mod health;
@@ -22,7 +23,7 @@ pub use state::{AdminState, Check};
 /// |---|---|
 /// | `/` | a page that shows the topology, tasks, stores and commits, live |
 /// | `/live` | 200 while the process answers |
-/// | `/ready` | 200 when every store of this instance is restored and every check passes, else 503 |
+/// | `/ready` | 200 when all stores here are restored and all checks pass, else 503 |
 /// | `/metrics` | Prometheus text |
 /// | `/topology` | nodes, edges, rates; `?format=mermaid` and `?format=text` for people |
 /// | `/tasks` | stream threads with their tasks, stores and commits |
@@ -30,8 +31,8 @@ pub use state::{AdminState, Check};
 /// | `/members` | the instances of the application |
 /// | `/stores` | the stores |
 /// | `/stores/{store}/keys/{key}` | the value of a key |
-/// | `/stores/{store}/range?from=&to=&limit=&cursor=` | entries in the order of the encoded keys, `to` included |
-/// | `/stores/{store}/windows/{key}?from=&to=&limit=` | the windows of a key, by their start, `to` included |
+/// | `/stores/{store}/range?from=&to=&limit=&cursor=` | entries by encoded key, `to` included |
+/// | `/stores/{store}/windows/{key}?from=&to=&limit=` | the windows of a key, `to` included |
 pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/live", get(health::live))

@@ -53,7 +53,9 @@ impl AdminState {
         let application_id = application_id.into();
         let topology = application.topology();
         let sources = topology.subtopologies().iter().flat_map(|sub| &sub.sources);
-        let inputs = sources.map(|(topic, role)| full_name(&application_id, topic, *role)).collect();
+        let inputs = sources
+            .map(|(topic, role)| full_name(&application_id, topic, *role))
+            .collect();
         Self {
             application: Arc::downgrade(application),
             description: topology.describe(),
@@ -87,7 +89,9 @@ impl AdminState {
 
     /// Whether the application serves.
     pub(crate) fn health(&self) -> Health {
-        self.application.upgrade().map_or(Health::Stopping, |a| a.health())
+        self.application
+            .upgrade()
+            .map_or(Health::Stopping, |a| a.health())
     }
 
     pub(crate) fn health_name(&self) -> &'static str {
@@ -101,7 +105,10 @@ impl AdminState {
 
     /// What it is doing at this moment.
     pub(crate) fn status(&self) -> Status {
-        self.application.upgrade().map(|a| a.status()).unwrap_or_default()
+        self.application
+            .upgrade()
+            .map(|a| a.status())
+            .unwrap_or_default()
     }
 
     /// The name of a topic on the log.
@@ -116,10 +123,17 @@ impl AdminState {
     /// The partitions that the application reads, and where this instance stands in those it runs.
     pub(crate) fn local_positions(&self) -> Vec<(TopicPartition, i64)> {
         let status = self.status();
-        let positions = status.threads.into_iter().flat_map(|t| t.tasks).flat_map(|t| t.positions);
+        let positions = status
+            .threads
+            .into_iter()
+            .flat_map(|t| t.tasks)
+            .flat_map(|t| t.positions);
         let parsed = positions.filter_map(|(name, position)| {
             let (topic, partition) = name.rsplit_once('-')?;
-            Some((TopicPartition::new(topic, partition.parse().ok()?), position))
+            Some((
+                TopicPartition::new(topic, partition.parse().ok()?),
+                position,
+            ))
         });
         parsed.collect()
     }

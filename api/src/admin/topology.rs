@@ -41,7 +41,11 @@ pub(crate) struct Rates {
 impl Default for Sampler {
     fn default() -> Self {
         let (records, rates) = (BTreeMap::new(), Rates::default());
-        Self(Mutex::new(Samples { at: Instant::now(), records, rates }))
+        Self(Mutex::new(Samples {
+            at: Instant::now(),
+            records,
+            rates,
+        }))
     }
 }
 
@@ -58,7 +62,11 @@ impl Sampler {
             };
             let per_second = records.iter().map(rate).collect();
             let rates = Rates { over, per_second };
-            *last = Samples { at: now, records: records.clone(), rates };
+            *last = Samples {
+                at: now,
+                records: records.clone(),
+                rates,
+            };
         }
         last.rates.clone()
     }
@@ -168,7 +176,7 @@ mod tests {
             rates.per_second.get("a").map(|r| r.round())
         };
         assert_eq!(rate(1, 10), None);
-        assert_eq!(rate(10_000, 100).is_some(), true);
+        assert!(rate(10_000, 100).is_some());
         assert_eq!(rate(12_000, 300), Some(100.0));
         assert_eq!(rate(12_100, 900), Some(100.0));
         assert_eq!(rate(14_000, 50), Some(25.0));

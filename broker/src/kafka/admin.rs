@@ -15,14 +15,16 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic as Wanted, TopicReplication},
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaError,
+    metadata::MetadataTopic,
     types::RDKafkaErrorCode as Code,
 };
 
 use super::{
     config::KafkaConfig,
-    consumer::committed,
     context::{Context, lock},
-    create, deadline, retire, triage,
+    create, deadline,
+    offsets::committed,
+    retire, triage,
 };
 use crate::{Admin, Cleanup, Error, NewTopic, Result, TopicInfo, TopicPartition, Watermarks};
 
@@ -76,27 +78,24 @@ impl KafkaAdmin {
             .operation_timeout(Some(wait))
     }
 
-    /// Partition counts of all topics that are ready for use.
-    fn partition_counts(&self) -> Result<HashMap<String, u32>> {
+    /// All topics.
+    fn look(&self) -> Result<HashMap<String, Look>> {
         let metadata = self
             .watcher()
-            .fetch_metadata(None, self.config.request_timeout);
-        let metadata = metadata.map_err(|e| Error::client("cannot list topics", e))?;
-        let led = |t: &&rdkafka::metadata::MetadataTopic| {
-            t.error().is_none() && t.partitions().iter().all(|p| p.leader() >= 0)
+            .fetch_metadata(None, self.config.request_timeout)
+            .map_err(|e| Error::client("cannot list topics", e))?;
+        let topics = metadata.topics().iter().filter(|t| t.error().is_none());
+        let look = |t: &MetadataTopic| Look {
+            partitions: u32::try_from(t.partitions().len()).unwrap_or(u32::MAX),
+            ready: t.partitions().iter().all(|p| p.leader() >= 0),
         };
-        let ready = metadata.topics().iter().filter(led);
-        let count = |t: &rdkafka::metadata::MetadataTopic| {
-            let partitions = u32::try_from(t.partitions().len()).unwrap_or(u32::MAX);
-            (t.name().to_owned(), partitions)
-        };
-        Ok(ready.map(count).collect())
+        Ok(topics.map(|t| (t.name().to_owned(), look(t))).collect())
     }
 
     /// Waits until a change is seen in the metadata.
-    fn wait_until(&self, what: &str, seen: impl Fn(&HashMap<String, u32>) -> bool) -> Result<()> {
+    fn wait_until(&self, what: &str, seen: impl Fn(&HashMap<String, Look>) -> bool) -> Result<()> {
         let until = deadline(self.config.request_timeout);
-        while !seen(&self.partition_counts()?) {
+        while !seen(&self.look()?) {
             if Instant::now() >= until {
                 let error = KafkaError::AdminOp(Code::OperationTimedOut);
                 return Err(Error::client(what, error));
@@ -105,6 +104,13 @@ impl KafkaAdmin {
         }
         Ok(())
     }
+}
+
+/// A topic in the metadata.
+struct Look {
+    partitions: u32,
+    /// Every partition has a leader, so it can be written and read.
+    ready: bool,
 }
 
 fn wanted(topic: &NewTopic) -> Wanted<'_> {
@@ -144,12 +150,12 @@ impl Admin for KafkaAdmin {
 
     fn topics(&self) -> Result<Vec<TopicInfo>> {
         let mut topics: Vec<_> = self
-            .partition_counts()?
+            .look()?
             .into_iter()
             .filter(|(name, _)| !name.starts_with("__"))
-            .map(|(name, partitions)| TopicInfo {
+            .map(|(name, look)| TopicInfo {
                 name: name.into(),
-                partitions,
+                partitions: look.partitions,
             })
             .collect();
         topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
@@ -186,12 +192,14 @@ impl Admin for KafkaAdmin {
                 }
             }
         }
-        self.wait_until("topics were created but do not appear", |counts| {
-            topics.iter().all(|topic| counts.contains_key(&*topic.name))
+        self.wait_until("topics were created but do not appear", |now| {
+            topics
+                .iter()
+                .all(|topic| now.get(&*topic.name).is_some_and(|look| look.ready))
         })?;
-        let counts = self.partition_counts()?;
+        let now = self.look()?;
         for topic in topics {
-            let has = counts.get(&*topic.name).copied().unwrap_or(0);
+            let has = now.get(&*topic.name).map_or(0, |look| look.partitions);
             if has != topic.partitions {
                 return Err(Error::PartitionCount {
                     topic: topic.name.to_string(),
@@ -222,8 +230,8 @@ impl Admin for KafkaAdmin {
                 }
             }
         }
-        self.wait_until("topics were deleted but do not disappear", |counts| {
-            !topics.iter().any(|topic| counts.contains_key(*topic))
+        self.wait_until("topics were deleted but do not disappear", |now| {
+            !topics.iter().any(|topic| now.contains_key(*topic))
         })
     }
 

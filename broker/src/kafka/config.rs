@@ -61,6 +61,7 @@ const DECIDED: &[&str] = &[
     "group.protocol",
     "group.remote.assignor",
     "isolation.level",
+    "log.connection.close",
     "log.queue",
     "log_level",
     "message.timeout.ms",

@@ -6,7 +6,7 @@ use std::{
 };
 
 use rdkafka::{
-    Offset, TopicPartitionList,
+    TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata},
     error::KafkaError,
     types::RDKafkaErrorCode,
@@ -18,6 +18,7 @@ use super::{
     context::{MemberContext, Rebalance, Signal},
     create, deadline,
     joint_queue::JointQueue,
+    offsets::committed,
     raw, retire, triage,
 };
 use crate::{
@@ -43,11 +44,16 @@ const CLOSE_WAIT: Duration = Duration::from_secs(10);
 /// `Invariant:` partitions are assigned and given back only by [`Consumer::assign`] and
 /// [`Consumer::unassign`], never inside librdkafka's callback.
 pub(super) struct KafkaConsumer {
+    config: KafkaConfig,
+    group: ConsumerConfig,
     /// Holds the client; taken only when this is dropped.
     queue: Option<JointQueue<MemberContext>>,
     signal: Arc<Signal>,
-    instance_id: String,
     awaited: Option<Answer>,
+    /// The caller holds partitions and was not told otherwise.
+    holds: bool,
+    /// The client was made anew: the answer awaited is for one that is gone.
+    detached: bool,
     fenced: bool,
 }
 
@@ -59,23 +65,46 @@ enum Answer {
 }
 
 impl KafkaConsumer {
-    pub(super) fn new(config: &KafkaConfig, group: &ConsumerConfig) -> Result<Self> {
-        let who = format!("{}/{}", group.group_id, group.instance_id);
-        let consumer: BaseConsumer<_> = create(&config.member(group), MemberContext::new(who))?;
-        let consumer = Arc::new(consumer);
+    pub(super) fn new(config: &KafkaConfig, group: ConsumerConfig) -> Result<Self> {
         let signal = Arc::new(Signal::default());
-        let queue = JointQueue::new(Arc::clone(&consumer), Arc::clone(&signal))?;
-        let topics: Vec<&str> = group.topics.iter().map(|topic| &**topic).collect();
-        consumer
-            .subscribe(&topics)
-            .map_err(|e| Error::client("cannot subscribe", e))?;
         Ok(Self {
-            queue: Some(queue),
+            queue: Some(join(config, &group, &signal)?),
+            config: config.clone(),
+            group,
             signal,
-            instance_id: group.instance_id.clone(),
             awaited: None,
+            holds: false,
+            detached: false,
             fenced: false,
         })
+    }
+
+    /// Starts over under the same name, which the brokers let a static member do at any time.
+    ///
+    /// A client whose session ran out forgets its member id and goes on with its heartbeats until
+    /// the revocation is answered; brokers that remember the member then call it fenced, though
+    /// nobody else is there. If there is somebody else after all, the new client is fenced again or
+    /// fences in turn, and one of the two is told so.
+    fn join_anew(&mut self) -> Result<Option<Event>> {
+        warn!(member = %self.group.instance_id, "session ran out: member joins anew");
+        let old = self
+            .queue
+            .replace(join(&self.config, &self.group, &self.signal)?);
+        if let Some(old) = old {
+            old.consumer().context().close();
+            retire("consumer", old, CLOSE_WAIT);
+        }
+        self.detached = self.holds || self.awaited.is_some();
+        if self.holds && self.awaited.is_none() {
+            self.awaited = Some(Answer::Unassign);
+            return Ok(Some(Event::Revoked { lost: true }));
+        }
+        Ok(None)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_detached(&self) -> bool {
+        self.detached
     }
 
     fn queue(&mut self) -> &mut JointQueue<MemberContext> {
@@ -102,9 +131,15 @@ impl KafkaConsumer {
             match message {
                 None => {}
                 Some(Ok(misled)) => return Err(misled),
-                Some(Err(error)) => self.check(error)?,
+                Some(Err(error)) => {
+                    if let Some(event) = self.check(error)? {
+                        return Ok(Some(event));
+                    }
+                }
             }
-            if let Some(event) = self.rebalance() {
+            // One rebalance after the other: the next one waits until this one is answered.
+            let free = !self.detached;
+            if let Some(event) = free.then(|| self.rebalance()).flatten() {
                 return Ok(Some(event));
             }
             if self.queue().events_waiting() == 0 {
@@ -117,12 +152,12 @@ impl KafkaConsumer {
         let event = match self.consumer().context().next_rebalance()? {
             Rebalance::Assign(partitions) => {
                 self.awaited = Some(Answer::Assign);
-                info!(member = %self.instance_id, partitions = partitions.len(), "partitions assigned");
+                info!(member = %self.group.instance_id, partitions = partitions.len(), "partitions assigned");
                 Event::Assigned(partitions)
             }
             Rebalance::Revoke { lost } => {
                 self.awaited = Some(Answer::Unassign);
-                info!(member = %self.instance_id, lost, "partitions revoked");
+                info!(member = %self.group.instance_id, lost, "partitions revoked");
                 Event::Revoked { lost }
             }
         };
@@ -130,22 +165,25 @@ impl KafkaConsumer {
     }
 
     /// Most errors told here pass by themselves; a fatal one does not.
-    fn check(&mut self, error: KafkaError) -> Result<()> {
+    fn check(&mut self, error: KafkaError) -> Result<Option<Event>> {
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         if fatal && triage::is_fencing(error.rdkafka_error_code()) {
+            if self.consumer().context().timed_out() {
+                return self.join_anew();
+            }
             self.fenced = true;
-            return Err(Error::Fenced(self.instance_id.clone()));
+            return Err(Error::Fenced(self.group.instance_id.clone()));
         }
         if fatal {
             return Err(Error::client("consumer cannot go on", error));
         }
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {
-                debug!(member = %self.instance_id, %error, "brokers are away");
+                debug!(member = %self.group.instance_id, %error, "brokers are away");
             }
-            _ => warn!(member = %self.instance_id, %error, "consumer reports an error"),
+            _ => warn!(member = %self.group.instance_id, %error, "consumer reports an error"),
         }
-        Ok(())
+        Ok(None)
     }
 
     /// True when the group still waits for this answer. It does not when the member was too slow
@@ -155,14 +193,16 @@ impl KafkaConsumer {
             return Err(Error::State("the group does not wait for this answer"));
         }
         self.awaited = None;
-        Ok(!self.consumer().context().rebalance_is_due())
+        let moved_on = self.detached || self.consumer().context().rebalance_is_due();
+        self.detached = false;
+        Ok(!moved_on)
     }
 }
 
 impl Consumer for KafkaConsumer {
     fn poll(&mut self, wait: Duration, limit: usize, into: &mut Vec<Fetched>) -> Result<Event> {
         if self.fenced {
-            return Err(Error::Fenced(self.instance_id.clone()));
+            return Err(Error::Fenced(self.group.instance_id.clone()));
         }
         let until = deadline(wait);
         loop {
@@ -182,6 +222,7 @@ impl Consumer for KafkaConsumer {
 
     fn assign(&mut self, partitions: &[(TopicPartition, Start)]) -> Result<()> {
         if self.answer(Answer::Assign)? {
+            self.holds = true;
             self.queue().assign(partitions)
         } else {
             Err(Error::State("the group has moved on: poll again"))
@@ -189,7 +230,9 @@ impl Consumer for KafkaConsumer {
     }
 
     fn unassign(&mut self) -> Result<()> {
-        if self.answer(Answer::Unassign)? {
+        let awaited = self.answer(Answer::Unassign)?;
+        self.holds = false;
+        if awaited {
             self.queue().unassign()
         } else {
             self.queue().forget();
@@ -262,14 +305,14 @@ impl KafkaConsumer {
         let until = Instant::now() + LEAVE_WAIT;
         while raw::is_member(consumer) {
             if Instant::now() >= until {
-                warn!(member = %self.instance_id, "group was not left in time");
+                warn!(member = %self.group.instance_id, "group was not left in time");
                 return;
             }
             self.signal.wait(RETRY_PAUSE);
             // Events only: the context gives partitions back, and records are led elsewhere.
             drop(consumer.poll(Duration::ZERO));
         }
-        info!(member = %self.instance_id, "group left");
+        info!(member = %self.group.instance_id, "group left");
     }
 
     /// From now on rebalances are answered by the context. One that was handed out and not answered
@@ -283,9 +326,23 @@ impl KafkaConsumer {
             Some(Answer::Unassign) => self.consumer().unassign(),
         };
         if let Err(error) = answered {
-            warn!(member = %self.instance_id, %error, "rebalance was not answered while closing");
+            warn!(member = %self.group.instance_id, %error, "rebalance was not answered while closing");
         }
     }
+}
+
+fn join(
+    config: &KafkaConfig,
+    group: &ConsumerConfig,
+    signal: &Arc<Signal>,
+) -> Result<JointQueue<MemberContext>> {
+    let who = format!("{}/{}", group.group_id, group.instance_id);
+    let consumer: BaseConsumer<_> = create(&config.member(group), MemberContext::new(who))?;
+    let queue = JointQueue::new(Arc::new(consumer), Arc::clone(signal))?;
+    let topics: Vec<&str> = group.topics.iter().map(|topic| &**topic).collect();
+    let subscribed = queue.consumer().subscribe(&topics);
+    subscribed.map_err(|e| Error::client("cannot subscribe", e))?;
+    Ok(queue)
 }
 
 impl Drop for KafkaConsumer {
@@ -294,54 +351,4 @@ impl Drop for KafkaConsumer {
         // Closing waits for the group, sometimes for ever: it gets a thread of its own.
         retire("consumer", self.queue.take(), CLOSE_WAIT);
     }
-}
-
-/// The committed offsets of a group, waiting for open transactions to end where `consumer` reads
-/// committed.
-pub(super) fn committed<C: rdkafka::consumer::ConsumerContext>(
-    consumer: &BaseConsumer<C>,
-    partitions: &[TopicPartition],
-    wait: Duration,
-) -> Result<Vec<Option<i64>>> {
-    if partitions.is_empty() {
-        return Ok(Vec::new());
-    }
-    let until = deadline(wait);
-    loop {
-        let mut list = TopicPartitionList::with_capacity(partitions.len());
-        for of in partitions {
-            list.add_partition(&of.topic, of.partition);
-        }
-        let left = until
-            .saturating_duration_since(Instant::now())
-            .max(RETRY_PAUSE);
-        let error = match consumer
-            .committed_offsets(list, left)
-            .and_then(|l| offsets(&l, partitions))
-        {
-            Ok(offsets) => return Ok(offsets),
-            Err(error) => error,
-        };
-        if Instant::now() >= until || !triage::may_pass(error.rdkafka_error_code()) {
-            return Err(Error::client("cannot read committed offsets", error));
-        }
-        std::thread::sleep(RETRY_PAUSE);
-    }
-}
-
-fn offsets(
-    list: &TopicPartitionList,
-    partitions: &[TopicPartition],
-) -> std::result::Result<Vec<Option<i64>>, KafkaError> {
-    let offset = |of: &TopicPartition| {
-        let Some(found) = list.find_partition(&of.topic, of.partition) else {
-            return Ok(None);
-        };
-        found.error()?;
-        Ok(match found.offset() {
-            Offset::Offset(offset) => Some(offset),
-            _ => None,
-        })
-    };
-    partitions.iter().map(offset).collect()
 }

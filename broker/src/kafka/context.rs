@@ -17,7 +17,7 @@ use rdkafka::{
     producer::{DeliveryResult, ProducerContext},
     types::RDKafkaRespErr,
 };
-use tracing::{debug, error, info, trace, warn};
+use tracing::{debug, info, trace, warn};
 
 use crate::TopicPartition;
 
@@ -54,7 +54,7 @@ impl ClientContext for Context {
         if fac == "REQTMOUT" || (fac == "FAIL" && line.contains("in state UP")) {
             self.trouble.fetch_add(1, Ordering::Relaxed);
         }
-        if matches!(fac, "FAIL" | "REQTMOUT" | "ERROR") {
+        if matches!(fac, "FAIL" | "REQTMOUT" | "ERROR" | "GETPID") {
             if let Some(unsaid) = connection_line_is_due(Instant::now()) {
                 warn!(client = who, unsaid, "kafka connection: {line}");
             } else {
@@ -63,11 +63,12 @@ impl ClientContext for Context {
             return;
         }
         match level {
+            // Errors of consequence are also returned by the calls they hit.
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical
-            | RDKafkaLogLevel::Error => error!(client = who, fac, "kafka client: {line}"),
-            RDKafkaLogLevel::Warning => warn!(client = who, fac, "kafka client: {line}"),
+            | RDKafkaLogLevel::Error
+            | RDKafkaLogLevel::Warning => warn!(client = who, fac, "kafka client: {line}"),
             RDKafkaLogLevel::Notice => info!(client = who, fac, "kafka client: {line}"),
             RDKafkaLogLevel::Info => debug!(client = who, fac, "kafka client: {line}"),
             RDKafkaLogLevel::Debug => trace!(client = who, fac, "kafka client: {line}"),
@@ -75,8 +76,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Connection errors were logged above; errors of consequence are returned by the calls they
-        // hit.
+        // Connection errors are log lines as well; the others are returned by the calls they hit.
         debug!(client = &*self.who, %error, "kafka client reports an error: {reason}");
     }
 
@@ -109,6 +109,7 @@ pub(super) enum Rebalance {
 pub(super) struct MemberContext {
     common: Context,
     rebalances: Mutex<VecDeque<Rebalance>>,
+    timed_out: AtomicBool,
     closing: AtomicBool,
 }
 
@@ -117,6 +118,7 @@ impl MemberContext {
         Self {
             common: Context::new(who),
             rebalances: Mutex::default(),
+            timed_out: AtomicBool::new(false),
             closing: AtomicBool::new(false),
         }
     }
@@ -129,6 +131,11 @@ impl MemberContext {
         !lock(&self.rebalances).is_empty()
     }
 
+    /// True when the session ran out, as the client believes, and nothing was assigned since.
+    pub(super) fn timed_out(&self) -> bool {
+        self.timed_out.load(Ordering::SeqCst)
+    }
+
     /// From now on nobody answers rebalances, so they are answered here: closing waits for that.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
@@ -137,6 +144,9 @@ impl MemberContext {
 
 impl ClientContext for MemberContext {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, line: &str) {
+        if fac == "SESSTMOUT" {
+            self.timed_out.store(true, Ordering::SeqCst);
+        }
         self.common.log(level, fac, line);
     }
 
@@ -163,6 +173,7 @@ impl ConsumerContext for MemberContext {
             return;
         }
         let rebalance = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.timed_out.store(false, Ordering::SeqCst);
             Rebalance::Assign(named(partitions))
         } else {
             Rebalance::Revoke {

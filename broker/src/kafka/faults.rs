@@ -1,8 +1,9 @@
-//! What the producer makes of a cluster that misbehaves, played by librdkafka's mock brokers.
+//! What producers and members make of a cluster that misbehaves, played by librdkafka's mock
+//! brokers.
 //!
 //! The mock knows neither fencing nor aborted records; those are tested on a real broker.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millstream_topology::Headers;
 use rdkafka::{
@@ -11,8 +12,8 @@ use rdkafka::{
     types::{RDKafkaApiKey as Api, RDKafkaRespErr as Told},
 };
 
-use super::{config::KafkaConfig, producer::KafkaProducer};
-use crate::{Outgoing, Producer, ProducerError};
+use super::{config::KafkaConfig, consumer::KafkaConsumer, producer::KafkaProducer};
+use crate::{Consumer, ConsumerConfig, Error, Event, Outgoing, Producer, ProducerError, Start};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -159,4 +160,88 @@ fn records_fail_in_time_when_no_broker_answers() {
     bed.send().expect("queued");
     let error = bed.producer.drain().expect_err("nobody took it");
     assert!(!matches!(error, ProducerError::Fenced(_)), "{error:?}");
+}
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn member(mock: &Mock) -> KafkaConsumer {
+    mock.create_topic("t", 1, 1).expect("topic");
+    let group = ConsumerConfig {
+        group_id: "g".into(),
+        instance_id: "m".into(),
+        topics: vec!["t".into()],
+        // The mock lets a group settle for three seconds.
+        session_timeout: Duration::from_secs(5),
+    };
+    KafkaConsumer::new(&KafkaConfig::new(mock.bootstrap_servers()), group).expect("member")
+}
+
+/// Polls until something happens other than records.
+fn event(member: &mut KafkaConsumer) -> Result<Event, Error> {
+    let until = Instant::now() + DEADLINE;
+    while Instant::now() < until {
+        match member.poll(Duration::from_millis(50), 10, &mut Vec::new()) {
+            Ok(Event::Records) => {}
+            other => return other,
+        }
+    }
+    panic!("nothing happened in time");
+}
+
+fn accept(member: &mut KafkaConsumer) {
+    let Event::Assigned(partitions) = event(member).expect("poll") else {
+        panic!("partitions are assigned");
+    };
+    let from: Vec<_> = partitions
+        .into_iter()
+        .map(|of| (of, Start::Earliest))
+        .collect();
+    member.assign(&from).expect("assign");
+}
+
+#[test]
+fn a_member_fenced_by_its_own_expired_session_joins_anew() {
+    let mock = MockCluster::new(1).expect("mock cluster");
+    let mut member = member(&mock);
+    accept(&mut member);
+    mock.broker_down(1).expect("down");
+    assert_eq!(
+        event(&mut member).expect("poll"),
+        Event::Revoked { lost: true }
+    );
+    // The answer takes until the brokers are back, and they do not know the heartbeats in between.
+    mock.request_errors(
+        Api::Heartbeat,
+        &[Told::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID; 3],
+    );
+    mock.broker_up(1).expect("up");
+    let until = Instant::now() + DEADLINE;
+    while !member.is_detached() {
+        assert!(Instant::now() < until, "the member does not join anew");
+        let polled = member.poll(Duration::from_millis(50), 10, &mut Vec::new());
+        assert_eq!(polled.expect("poll"), Event::Records);
+    }
+    mock.clear_request_errors(Api::Heartbeat);
+    assert!(
+        member.group_metadata().is_err(),
+        "nothing can be committed meanwhile"
+    );
+    member.unassign().expect("the revocation is answered");
+    accept(&mut member);
+    member.group_metadata().expect("a member again");
+}
+
+#[test]
+fn a_member_fenced_while_its_session_lives_is_told() {
+    let mock = MockCluster::new(1).expect("mock cluster");
+    let mut member = member(&mock);
+    accept(&mut member);
+    mock.request_errors(
+        Api::Heartbeat,
+        &[Told::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID],
+    );
+    for _ in 0..2 {
+        let error = event(&mut member).expect_err("fenced");
+        assert!(matches!(error, Error::Fenced(_)), "{error:?}");
+    }
 }

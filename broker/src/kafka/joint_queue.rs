@@ -31,9 +31,6 @@ const PAUSED_BATCHES_MAX: usize = 16;
 /// How long an assignment is held up by asking where its partitions are.
 const LEADERS_WAIT: Duration = Duration::from_secs(1);
 
-/// No offset is behind this one.
-const NEVER_BEYOND: i64 = i64::MAX - 1;
-
 /// How long the watermarks that go into an error message may take.
 const WATERMARKS_WAIT: Duration = Duration::from_secs(5);
 
@@ -47,6 +44,8 @@ pub(super) struct JointQueue<C: ConsumerContext + 'static> {
     last: Option<((usize, i32), u32)>,
     /// An error met behind records that had to be returned first.
     error: Option<Error>,
+    /// Something is or was assigned that may not have been stopped yet.
+    assigned: bool,
 }
 
 struct Slot {
@@ -57,6 +56,9 @@ struct Slot {
     position: Option<i64>,
     /// The offset of the last message that was no record, such as the end of the partition.
     told_at: i64,
+    /// False until the first message, where the partition may have been read before. librdkafka
+    /// stops that in its own time, and then takes the lead off and forgets its position.
+    settled: bool,
     paused: bool,
     /// Records that were already on their way when the partition was paused.
     held: VecDeque<Fetched>,
@@ -81,6 +83,7 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
             numbers: HashMap::new(),
             last: None,
             error: None,
+            assigned: false,
         })
     }
 
@@ -111,21 +114,16 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
                 of: of.clone(),
                 source,
                 position,
-                told_at: self.told_before(of),
+                told_at: -1,
+                settled: !self.assigned,
                 paused: false,
                 held: VecDeque::new(),
             });
         }
         self.find_leaders(partitions);
+        self.assigned = true;
         let assigned = self.consumer().assign(&list);
         assigned.map_err(|e| Error::client("cannot assign partitions", e))
-    }
-
-    /// librdkafka's position of a partition that was read before is believed to be stale: it is
-    /// forgotten some time after the partition is assigned again.
-    fn told_before(&self, of: &TopicPartition) -> i64 {
-        let stale = self.queue.position(&of.topic, of.partition).is_some();
-        if stale { NEVER_BEYOND } else { -1 }
     }
 
     /// Where the client does not know yet which broker has a partition, it would ask that broker
@@ -146,6 +144,9 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
     /// Reads nothing more; records that were on their way are dropped.
     pub(super) fn unassign(&mut self) -> Result<()> {
         self.forget();
+        // The group goes on only when everything has been stopped, so the next assignment finds it
+        // so.
+        self.assigned = false;
         let unassigned = self.consumer().unassign();
         unassigned.map_err(|e| Error::client("cannot give partitions back", e))
     }
@@ -211,11 +212,9 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         // Markers at the end move only librdkafka's own position. It is wrong by one directly
         // behind a message that was no record, and right again behind everything that follows.
         let of = &slot.of;
-        let beyond = self
-            .queue
-            .position(&of.topic, of.partition)
-            .filter(|at| *at > slot.told_at + 1);
-        if slot.held.is_empty() {
+        let beyond = self.queue.position(&of.topic, of.partition);
+        let beyond = beyond.filter(|at| *at > slot.told_at + 1);
+        if slot.settled && slot.held.is_empty() {
             slot.position = slot.position.max(beyond);
         }
         Ok((&slot.of, slot.position))
@@ -227,6 +226,13 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
             return Err(error);
         }
         let full = into.len() + limit;
+        for slot in self
+            .slots
+            .iter()
+            .filter(|slot| !slot.settled && !slot.paused)
+        {
+            self.queue.lead(&slot.source);
+        }
         for slot in self
             .slots
             .iter_mut()
@@ -328,15 +334,11 @@ impl Sorter<'_> {
             let Some(slot) = self.slots.get_mut(ix as usize) else {
                 continue;
             };
+            slot.settled = true;
             match message.error() {
                 None => {
                     let record = record(ix, &message, &mut arena);
-                    if slot
-                        .position
-                        .is_some_and(|position| record.offset < position)
-                    {
-                        continue;
-                    }
+                    // Also backwards: an offset that is gone starts at the oldest record.
                     slot.position = Some(record.offset + 1);
                     // What is held is older: a record may only pass when nothing is.
                     if slot.paused || !slot.held.is_empty() {

@@ -25,6 +25,7 @@ mod context;
 mod faults;
 mod joint_queue;
 mod ledger;
+mod offsets;
 mod producer;
 mod raw;
 mod reader;
@@ -67,7 +68,7 @@ impl Broker for KafkaBroker {
     fn consumer(&self, config: ConsumerConfig) -> Result<Box<dyn Consumer>> {
         Ok(Box::new(consumer::KafkaConsumer::new(
             &self.config,
-            &config,
+            config,
         )?))
     }
 

@@ -219,7 +219,8 @@ impl KafkaProducer {
         self.markers_at = self.ledger.wrote().then(Instant::now);
     }
 
-    /// The step cannot be done; the next `init` settles what became of the transaction.
+    /// The step was not done in time, and no other step may follow it; the next `init` settles what
+    /// became of the transaction.
     fn given_up(step: Step) -> ProducerError {
         match step {
             Step::Again(error) => ProducerError::Fatal(error.into()),
@@ -370,13 +371,11 @@ impl Producer for KafkaProducer {
                 .map_err(|e| ProducerError::Fatal(e.into()))?;
         }
         self.ledger.sent_offsets();
-        run(self.raw(), self.config.transaction_timeout, |p| {
-            p.send_offsets_to_transaction(&list, group, Timeout::Never)
+        let within = self.config.transaction_timeout;
+        run(self.raw(), within, |p| {
+            p.send_offsets_to_transaction(&list, group, Timeout::After(within))
         })
-        .map_err(|step| match step {
-            Step::Again(error) => ProducerError::Abort(error.into()),
-            Step::Failed(error) => error,
-        })
+        .map_err(Self::given_up)
     }
 
     fn commit(&mut self) -> Result<(), ProducerError> {
@@ -386,9 +385,11 @@ impl Producer for KafkaProducer {
             ));
         }
         self.drain()?;
-        // Never is not for ever: librdkafka ends it with the transaction's own timeout.
-        run(self.raw(), self.config.transaction_timeout, |p| {
-            p.commit_transaction(Timeout::Never)
+        // Without an answer for so long the client is given up: the next `init` settles what became
+        // of it.
+        let within = self.config.transaction_timeout;
+        run(self.raw(), within, |p| {
+            p.commit_transaction(Timeout::After(within))
         })
         .map_err(Self::given_up)?;
         self.ledger.commit();
@@ -404,7 +405,9 @@ impl Producer for KafkaProducer {
         let (client, ledger) = self.parts();
         let refused = ledger.failed().is_some();
         let abort = |producer: &BaseProducer<Context>| {
-            run(producer, within, |p| p.abort_transaction(Timeout::Never))
+            run(producer, within, |p| {
+                p.abort_transaction(Timeout::After(within))
+            })
         };
         let aborted = if ledger.in_flight() == 0 {
             abort(&client.producer)

@@ -1,5 +1,9 @@
 //! A real Kafka cluster for a test, named by `MILLSTREAM_TEST_KAFKA` as `host:port`.
-#![allow(unreachable_pub, dead_code, reason = "each test file uses a part of it")]
+#![allow(
+    unreachable_pub,
+    dead_code,
+    reason = "each test file uses a part of it"
+)]
 
 use std::{
     sync::{

@@ -1,7 +1,6 @@
 //! `aggregate`: `count`, `reduce` and `aggregate` of a stream, also in windows.
 
 use millstream_operators::{Grouped, KTable};
-use millstream_topology::KvStore;
 use serde::Deserialize;
 
 use super::{Group, windows::WindowField};
@@ -113,67 +112,59 @@ impl AggField {
 
 fn aggregate(at: &mut Interpreter, fields: Fields) -> Applied {
     let step: AggregateStep = fields.read()?;
-    let stream = at.stream(&step.from)?;
     let through = repartition_name(&step.id, &step.repartition);
-    let stream = grouped(at, stream, step.group_by.as_deref(), &through)?;
+    let stream = grouped(at, &step.from, step.group_by.as_deref(), &through)?;
     let table = match &step.window {
         None => {
-            let store = at.table_store(&step.id, &step.store)?;
             let stream = stream.drop_null_keys().drop_null_values();
-            Table::Plain(unwindowed(stream.group_by_key(), store, step.agg.fold()?))
+            Table::Plain(unwindowed(at, &step, stream.group_by_key())?)
         }
         Some(window) => window.aggregate(at, &step, stream)?,
     };
-    let table = match at.config.caching {
-        true => each_table!(table, table => TableKey::table(table.emit_on_commit())),
-        false => table,
-    };
+    let table = each_table!(table, table => TableKey::table(at.cached(table)));
     at.add_table(&step.id, table);
     Ok(())
 }
 
 fn unwindowed(
+    at: &mut Interpreter,
+    step: &AggregateStep,
     grouped: Grouped<Key, Text>,
-    store: KvStore<Key, Text>,
-    fold: Fold,
-) -> KTable<Key, Text> {
-    match fold {
-        Fold::Count => grouped.aggregate(store, |_, _, count| counted(&count)),
+) -> Applied<KTable<Key, Text>> {
+    let fold = step.agg.fold()?;
+    if let Fold::Count = fold {
+        let counts = grouped.count(at.count_store(&step.id, &step.store)?);
+        return Ok(at.cached(counts).map_values(|_, count| count.to_string()));
+    }
+    let store = at.table_store(&step.id, &step.store)?;
+    Ok(match fold {
         Fold::Reduce(reduce) => grouped.reduce_or_delete(store, move |so_far, value| {
             reduce(None, Some(&value), Some(&so_far))
         }),
-        Fold::Aggregate { init, step, .. } => {
-            grouped.aggregate_or_delete(store, move |key, value, so_far| {
-                let so_far = so_far.or_else(|| init.clone());
-                step(Some(key), Some(&value), so_far.as_deref())
-            })
-        }
-    }
-}
-
-/// One more, as text; nothing is 0.
-pub fn counted(count: &str) -> Text {
-    (functions::number(Some(count)) + 1).to_string()
+        fold => grouped.aggregate_or_delete(store, move |key, value, so_far| {
+            fold.step(key, Some(value), so_far)
+        }),
+    })
 }
 
 /// The stream with the keys to group by, equal keys in one task. Keys and values may still be null.
 ///
 /// # Errors
-/// When there is no key mapper of that name.
+/// When there is no such stream, or no key mapper of that name.
 pub fn grouped(
-    at: &Interpreter,
-    stream: Stream,
+    at: &mut Interpreter,
+    from: &str,
     group_by: Option<&str>,
     through: &str,
 ) -> Applied<Stream> {
     match group_by {
-        None => Ok(at.partitioned(stream, through)),
+        None => at.partitioned(from, through),
         Some(function) => {
             let key = functions::key_mapper(function)?;
             let mapped = move |k: &Option<Key>, v: &Option<Text>| {
                 key(k.as_ref(), v.as_deref()).map(Key::plain)
             };
-            Ok(stream.rekey(topic(through), mapped))
+            Ok(at.stream(from)?.rekey(topic(through), mapped))
         }
     }
 }

@@ -40,7 +40,7 @@ fn stream_stream_join(at: &mut Interpreter, fields: Fields) -> Applied {
     let window = step.window()?;
     let name = repartition_name(&step.id, &step.repartition);
     let with_itself = step.left == step.right;
-    let stream = at.partitioned(at.stream(&step.left)?, &format!("{name}-left"));
+    let stream = at.partitioned(&step.left, &format!("{name}-left"))?;
     if with_itself && at.config.optimize && step.kind == JoinType::Inner {
         let joined = stream.join_self(window, step.buffer("one"), inner(joiner));
         at.add_stream(&step.id, keyed(joined));
@@ -48,7 +48,7 @@ fn stream_stream_join(at: &mut Interpreter, fields: Fields) -> Applied {
     }
     let other = match with_itself {
         true => stream.clone(),
-        false => at.partitioned(at.stream(&step.right)?, &format!("{name}-right")),
+        false => at.partitioned(&step.right, &format!("{name}-right"))?,
     };
     let other = other.within(window, step.buffer("left"), step.buffer("right"));
     let waiting = KvStore::new(intern(&format!("{}-alone", step.id)), bytes(), bytes());

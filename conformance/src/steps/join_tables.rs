@@ -52,8 +52,8 @@ fn stream_table_join(at: &mut Interpreter, fields: Fields) -> Applied {
         let what = "a stream without windows has no keys in common with a table that has them";
         return Err(Stop::Refused(what.to_owned()));
     };
-    let stream = at.stream(&step.left)?;
-    let stream = at.partitioned(stream, &repartition_name(&step.id, &step.repartition));
+    let through = repartition_name(&step.id, &step.repartition);
+    let stream = at.partitioned(&step.left, &through)?;
     let joined = match (step.kind, step.grace) {
         (JoinType::Inner, None) => {
             let inner = inner(joiner);
@@ -140,7 +140,9 @@ fn join<T: TableKey>(
 ) -> KTable<T, Text> {
     match kind {
         JoinType::Inner => left.join(right, move |l, r| joiner(None, Some(l), Some(r))),
-        JoinType::Left => left.left_join(right, move |l, r| joiner(None, Some(l), r.map(String::as_str))),
+        JoinType::Left => left.left_join(right, move |l, r| {
+            joiner(None, Some(l), r.map(String::as_str))
+        }),
         JoinType::Outer => left.outer_join(right, move |l, r| {
             joiner(None, l.map(String::as_str), r.map(String::as_str))
         }),

@@ -14,7 +14,7 @@ pub mod table_aggregate;
 pub mod tables;
 pub mod windows;
 
-use crate::interpreter::{Applied, Fields, Interpreter, Stop};
+use crate::interpreter::{Applied, Fields, Interpreter};
 
 /// Applies a step: reads its fields, calls the DSL, and makes its result known.
 pub type Apply = fn(&mut Interpreter, Fields) -> Applied;
@@ -41,9 +41,4 @@ const GROUPS: &[Group] = &[
 pub(crate) fn step(op: &str) -> Option<Apply> {
     let mut steps = GROUPS.iter().copied().flatten();
     steps.find(|(name, _)| *name == op).map(|(_, apply)| *apply)
-}
-
-/// Stops at something that the interpreter cannot do yet.
-pub(crate) fn missing<T>(what: &str) -> Applied<T> {
-    Err(Stop::Missing(format!("{what} is not implemented yet")))
 }

@@ -151,11 +151,11 @@ fn process(at: &mut Interpreter, fields: Fields) -> Applied {
     let out = match step.processor.as_str() {
         "dedup" => {
             let store = step.store(at)?;
-            stream.process(store, |seen| Stored::dedup(seen))
+            stream.process(store, Stored::dedup)
         }
         "running_count" => {
             let store = step.store(at)?;
-            stream.process(store, |counts| Stored::running_count(counts))
+            stream.process(store, Stored::running_count)
         }
         "summary" | "summary_reset" => {
             let (store, timer) = (step.store(at)?, step.timer()?);

@@ -7,9 +7,7 @@ use serde::Deserialize;
 use super::Group;
 use crate::{
     each_table, functions,
-    interpreter::{
-        Applied, Fields, Interpreter, StoreField, Table, TableKey, repartition_name,
-    },
+    interpreter::{Applied, Fields, Interpreter, StoreField, Table, TableKey, repartition_name},
     text::{Key, KeyCodec, Text, intern},
 };
 
@@ -59,10 +57,7 @@ fn table_aggregate(at: &mut Interpreter, fields: Fields) -> Applied {
     });
     let store = at.table_store(&step.id, &step.store)?;
     let table = fold(grouped, store, &step.agg)?;
-    let table = match at.config.caching {
-        true => table.emit_on_commit(),
-        false => table,
-    };
+    let table = at.cached(table);
     at.add_table(&step.id, Table::Plain(table));
     Ok(())
 }

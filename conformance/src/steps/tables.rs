@@ -46,7 +46,11 @@ fn table(at: &mut Interpreter, fields: Fields) -> Applied {
         Some(store) => at.builder.table_by_time(topic, store, time),
         None => {
             let store = at.table_store(&step.id, &step.store)?;
-            at.builder.table_by_time(topic, store, time)
+            let table = at.builder.table_by_time(topic, store, time);
+            match step.store {
+                Some(_) => at.cached(table),
+                None => table,
+            }
         }
     };
     at.add_table(&step.id, Table::Plain(table));
@@ -78,7 +82,10 @@ fn visible_versions(
     let mut entries = Vec::new();
     for (key, value, from, to) in driver.versions(store)? {
         let mut visible = to.is_none();
-        for time in times.iter().filter(|time| (from..to.unwrap_or(i64::MAX)).contains(*time)) {
+        for time in times
+            .iter()
+            .filter(|time| (from..to.unwrap_or(i64::MAX)).contains(*time))
+        {
             let found = driver.get_as_of(store, &key, *time)?;
             visible |= found.is_some_and(|(_, found_from)| found_from == from);
         }
@@ -106,10 +113,10 @@ struct ToTableStep {
 
 fn to_table(at: &mut Interpreter, fields: Fields) -> Applied {
     let step: ToTableStep = fields.read()?;
-    let stream = at.stream(&step.from)?;
-    let stream = at.partitioned(stream, &repartition_name(&step.id, &step.repartition));
+    let through = repartition_name(&step.id, &step.repartition);
+    let stream = at.partitioned(&step.from, &through)?;
     let store = at.table_store::<Key>(&step.id, &step.store)?;
-    let table = stream.drop_null_keys().to_table(store);
+    let table = at.cached(stream.drop_null_keys().to_table(store));
     at.add_table(&step.id, Table::Plain(table));
     Ok(())
 }
@@ -214,7 +221,7 @@ pub fn materialized<T: TableKey>(
         None => table,
         Some(_) => {
             let store = at.table_store::<T>(id, field)?;
-            table.materialize(store)
+            at.cached(table.materialize(store))
         }
     }))
 }

@@ -6,7 +6,11 @@ use millstream_state::KvDefinition;
 use millstream_topology::{Change, KvStore, NodeId, NodeKind, Record, Result, StoreId};
 
 use crate::{
-    Cx, KStream, KTable, edge::edge, ops::held::hold_back, table::Wishes, table_store::store_getter,
+    Cx, KStream, KTable,
+    edge::edge,
+    ops::held::{Passing, plain_key},
+    table::Wishes,
+    table_store::store_getter,
 };
 
 /// Gets key, value and the fold so far, `None` before the first record of the key; returns the fold
@@ -25,10 +29,8 @@ pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'stat
     let node = NodeId(draft.lock().plan.nodes().len());
     let out: KStream<K, Change<A>> = stream.unary(NodeKind::Aggregate, move |build, next| {
         let index = build.store(build.stores_of(node)[0]);
-        let held = asked
-            .on_commit()
-            .then(|| hold_back(build, index, store, next.clone()));
-        let (step, with_old, quiet) = (step.clone(), asked.old_values(), next.is_empty());
+        let passing = Passing::new(build, &asked, || plain_key(store.key()), next);
+        let (step, with_old, quiet) = (step.clone(), passing.wants_old(), passing.is_quiet());
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
             let Record {
                 key,
@@ -36,9 +38,7 @@ pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'stat
                 timestamp,
                 headers,
             } = record;
-            let caused_at = timestamp;
-            let (change, was_there, timestamp) = cx.state.kv(index, &store).update(&key, |slot| {
-                let was_there = slot.is_some();
+            let (value, timestamp) = cx.state.kv(index, &store).update(&key, |slot| {
                 let (old, newest) = match slot.clone() {
                     Some((old, at)) => (Some(old), timestamp.max(at)),
                     None => (None, timestamp),
@@ -47,24 +47,17 @@ pub(crate) fn aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'stat
                 let new = step(&key, value, old)?;
                 let passed_on = if quiet { None } else { new.clone() };
                 *slot = new.map(|new| (new, newest));
-                Ok((Change::new(passed_on, before), was_there, newest))
+                Ok((Change::new(passed_on, before), newest))
             })?;
-            match &held {
-                None if quiet => Ok(()),
-                None => next.push(
-                    cx,
-                    Record {
-                        key,
-                        value: change,
-                        timestamp,
-                        headers,
-                    },
-                ),
-                Some(held) => {
-                    let before = was_there.then_some(change.old);
-                    held.borrow_mut().add(key, before, caused_at, headers)
-                }
-            }
+            passing.pass(
+                cx,
+                Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                },
+            )
         })
     });
     assert_eq!(out.id, node, "one node was added");

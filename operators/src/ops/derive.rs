@@ -76,11 +76,7 @@ pub(crate) fn derive<K: Clone + 'static, V: Clone + 'static, V2: Clone + 'static
 /// Timestamp of a value that was made of an absent row.
 const NO_TIMESTAMP: i64 = -1;
 
-fn mapped<K, V, V2>(
-    map: &Derive<K, V, V2>,
-    key: &K,
-    found: Option<(V, i64)>,
-) -> Option<(V2, i64)> {
+fn mapped<K, V, V2>(map: &Derive<K, V, V2>, key: &K, found: Option<(V, i64)>) -> Option<(V2, i64)> {
     let at = found.as_ref().map_or(NO_TIMESTAMP, |(_, at)| *at);
     let value = map(key, found.map(|(value, _)| value))?;
     Some((value, at))

@@ -1,24 +1,24 @@
 //! What all aggregations over several inputs or windows have in common: inputs without their value
 //! types, a store, and a table.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
+use std::sync::Arc;
 
-use foldhash::fast::FixedState;
 use millstream_state::StoreDefinition;
-use millstream_topology::{
-    BoxError, Change, Error, ErrorKind, Headers, NodeId, NodeKind, Record, Result,
-};
+use millstream_topology::{Change, Error, ErrorKind, Headers, NodeId, NodeKind, Record, Result};
 
 use crate::{
     Cx, KStream, KTable,
     build::TaskBuild,
     builder::SharedDraft,
-    edge::{Next, Port, edge},
+    edge::{Port, edge},
     ops::{
-        aggregate::Step, cogroup::KeyFold, session_aggregate::SessionFold,
-        sliding_aggregate::SlidingFold, window_aggregate::WindowFold,
+        aggregate::Step,
+        cogroup::KeyFold,
+        held::{EncodeKey, Passing},
+        session_aggregate::SessionFold,
+        sliding_aggregate::SlidingFold,
+        window_aggregate::WindowFold,
     },
-    processor::Shared,
     table::{Getter, GetterFactory, Wishes},
 };
 
@@ -99,9 +99,7 @@ pub(crate) struct Place<KO: 'static, A: 'static> {
     pub(crate) store: usize,
     /// The number of the input among those that share the store.
     input: usize,
-    next: Next<KO, Change<A>>,
-    held: Option<Shared<Held<KO, A>>>,
-    with_old: bool,
+    passing: Passing<KO, A>,
 }
 
 impl<KO: Clone + 'static, A: Clone + 'static> Place<KO, A> {
@@ -115,32 +113,24 @@ impl<KO: Clone + 'static, A: Clone + 'static> Place<KO, A> {
 
     /// True when nobody listens, so that a change need not be made.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.next.is_empty()
+        self.passing.is_quiet()
     }
 
     /// True when changes wait for the commit.
     pub(crate) fn is_held(&self) -> bool {
-        self.held.is_some()
+        self.passing.is_held()
     }
 
     /// True when a change needs the value before it.
     pub(crate) fn wants_old(&self) -> bool {
-        self.with_old || self.held.is_some()
+        self.passing.wants_old()
     }
 
     /// Passes a change on, now or at the commit.
     pub(crate) fn pass(&self, cx: &mut Cx<'_>, change: Record<KO, Change<A>>) -> Result<()> {
-        match &self.held {
-            _ if self.is_quiet() => Ok(()),
-            Some(held) => held.borrow_mut().add(change),
-            None => self.next.push(cx, change),
-        }
+        self.passing.pass(cx, change)
     }
 }
-
-/// Appends the bytes of a key of a table.
-pub(crate) type EncodeKey<KO> =
-    Arc<dyn Fn(&KO, &mut Vec<u8>) -> Result<bool, BoxError> + Send + Sync>;
 
 /// Makes what reads a table out of the store with that index.
 pub(crate) type GetterAt<KO, A> = Arc<dyn Fn(usize) -> Getter<KO, A> + Send + Sync>;
@@ -187,19 +177,14 @@ where
         let (port, wishes) = (port.clone(), wishes.clone());
         let (encode, folder) = (parts.encode.clone(), parts.folder.clone());
         let make: MakeFolder<K, A> = Arc::new(move |build| {
-            let (next, held) = build.once(node, |build| {
+            let passing = build.once(node, |build| {
                 let next = port.connect(build);
-                let held = wishes
-                    .on_commit()
-                    .then(|| hold_back(build, encode.clone(), next.clone(), wishes.old_values()));
-                (next, held)
+                Passing::new(build, &wishes, || encode.clone(), next)
             });
             folder(Place {
                 store: build.store(store),
                 input: number,
-                next,
-                held,
-                with_old: wishes.old_values(),
+                passing,
             })
         });
         (input.attach)(node, make);
@@ -217,66 +202,6 @@ where
         stores,
         wishes,
     }
-}
-
-/// Changes that wait for the commit, by the time of the last update of their key: for each key the
-/// value before the first of them, and the last one.
-pub(crate) struct Held<KO: 'static, A: 'static> {
-    encode: EncodeKey<KO>,
-    index_of: HashMap<Vec<u8>, usize, FixedState>,
-    changes: Vec<Option<Record<KO, Change<A>>>>,
-    scratch: Vec<u8>,
-}
-
-impl<KO, A> Held<KO, A> {
-    fn add(&mut self, mut change: Record<KO, Change<A>>) -> Result<()> {
-        self.scratch.clear();
-        let encoded = (self.encode)(&change.key, &mut self.scratch);
-        encoded.map_err(crate::ops::source::bad("key"))?;
-        let at = self.changes.len();
-        match self.index_of.get_mut(self.scratch.as_slice()) {
-            Some(place) => {
-                let earlier = self.changes[std::mem::replace(place, at)].take();
-                change.value.old = earlier.and_then(|earlier| earlier.value.old);
-            }
-            None => drop(self.index_of.insert(self.scratch.clone(), at)),
-        }
-        self.changes.push(Some(change));
-        Ok(())
-    }
-}
-
-/// Passes at the commit what has changed since the last one; a key that came and went has not.
-fn hold_back<KO: Clone + 'static, A: Clone + 'static>(
-    build: &mut TaskBuild<'_>,
-    encode: EncodeKey<KO>,
-    next: Next<KO, Change<A>>,
-    with_old: bool,
-) -> Shared<Held<KO, A>> {
-    let held = Rc::new(RefCell::new(Held {
-        encode,
-        index_of: HashMap::default(),
-        changes: Vec::new(),
-        scratch: Vec::new(),
-    }));
-    let waiting = held.clone();
-    let flush = move |cx: &mut Cx<'_>| {
-        let changes = {
-            let mut held = waiting.borrow_mut();
-            held.index_of.clear();
-            std::mem::take(&mut held.changes)
-        };
-        for mut change in changes.into_iter().flatten() {
-            if change.value.new.is_none() && change.value.old.is_none() {
-                continue;
-            }
-            change.value.old = change.value.old.filter(|_| with_old);
-            next.push(cx, change)?;
-        }
-        Ok(())
-    };
-    build.flushes.push(Rc::new(RefCell::new(flush)));
-    held
 }
 
 /// A change to pass on.

@@ -102,7 +102,9 @@ where
         let mut draft = draft.lock();
         draft.own_store(node, Arc::new(BufferDefinition(entries)));
         let refused = match &table.history {
-            None => Some("a join with grace asks for the past; keep the table in a `VersionedStore`"),
+            None => {
+                Some("a join with grace asks for the past; keep the table in a `VersionedStore`")
+            }
             Some(history) if history.ms < grace_ms => {
                 Some("a table remembers at least as far as the grace of a join with it")
             }

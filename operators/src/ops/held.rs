@@ -1,72 +1,57 @@
 //! Changes of a table that wait for the commit.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc};
 
 use foldhash::fast::FixedState;
-use millstream_topology::{Change, Headers, KvStore, Record, Result};
+use millstream_topology::{BoxError, Change, Record, Result, Serde};
 
-use crate::{Cx, build::TaskBuild, edge::Next, ops::source::bad, processor::Shared};
+use crate::{Cx, build::TaskBuild, edge::Next, ops::source::bad, processor::Shared, table::Wishes};
 
-/// Changes that wait for the commit, one for each key.
-pub(crate) struct Held<K: 'static, A: 'static> {
-    store: KvStore<K, A>,
+/// Appends the bytes of a key of a table.
+pub(crate) type EncodeKey<KO> =
+    Arc<dyn Fn(&KO, &mut Vec<u8>) -> Result<bool, BoxError> + Send + Sync>;
+
+/// Writes a key as its serde does.
+pub(crate) fn plain_key<K: 'static>(serde: Serde<K>) -> EncodeKey<K> {
+    Arc::new(move |key, out| serde.encode(key, out))
+}
+
+/// Changes that wait for the commit, by the time of the last update of their key: for each key the
+/// value before the first of them, and the last one.
+struct Held<KO: 'static, A: 'static> {
+    encode: EncodeKey<KO>,
     index_of: HashMap<Vec<u8>, usize, FixedState>,
-    changes: Vec<Waiting<K, A>>,
+    changes: Vec<Option<Record<KO, Change<A>>>>,
     scratch: Vec<u8>,
 }
 
-struct Waiting<K, A> {
-    key: K,
-    /// What there was before the first of the changes, the value itself only where it is asked for;
-    /// `None` when there was nothing.
-    before: Option<Option<A>>,
-    /// Timestamp and headers of the last record that changed the key.
-    timestamp: i64,
-    headers: Headers,
-}
-
-impl<K, A> Held<K, A> {
-    /// The headers of a result are those of the last record that changed it.
-    pub(crate) fn add(
-        &mut self,
-        key: K,
-        before: Option<Option<A>>,
-        timestamp: i64,
-        headers: Headers,
-    ) -> Result<()> {
+impl<KO, A> Held<KO, A> {
+    fn add(&mut self, mut change: Record<KO, Change<A>>) -> Result<()> {
         self.scratch.clear();
-        let encoded = self.store.key().encode(&key, &mut self.scratch);
+        let encoded = (self.encode)(&change.key, &mut self.scratch);
         encoded.map_err(bad("key"))?;
-        match self.index_of.get(self.scratch.as_slice()) {
-            Some(at) => {
-                self.changes[*at].timestamp = timestamp;
-                self.changes[*at].headers = headers;
+        let at = self.changes.len();
+        match self.index_of.get_mut(self.scratch.as_slice()) {
+            Some(place) => {
+                let earlier = self.changes[std::mem::replace(place, at)].take();
+                change.value.old = earlier.and_then(|earlier| earlier.value.old);
             }
-            None => {
-                let at = self.changes.len();
-                self.index_of.insert(self.scratch.clone(), at);
-                self.changes.push(Waiting {
-                    key,
-                    before,
-                    timestamp,
-                    headers,
-                });
-            }
+            None => drop(self.index_of.insert(self.scratch.clone(), at)),
         }
+        self.changes.push(Some(change));
         Ok(())
     }
 }
 
-/// Has the changes of a store passed on at the commit. A key that is absent and was absent at the
-/// commit before is not spoken of.
-pub(crate) fn hold_back<K: Clone + 'static, A: Clone + 'static>(
+/// Passes at the commit what has changed since the last one; a key that came and went has not.
+fn hold_back<KO: Clone + 'static, A: Clone + 'static>(
     build: &mut TaskBuild<'_>,
-    index: usize,
-    store: KvStore<K, A>,
-    next: Next<K, Change<A>>,
-) -> Shared<Held<K, A>> {
+    encode: EncodeKey<KO>,
+    next: Next<KO, Change<A>>,
+    with_old: bool,
+) -> Shared<Held<KO, A>> {
     let held = Rc::new(RefCell::new(Held {
-        store,
+        encode,
         index_of: HashMap::default(),
         changes: Vec::new(),
         scratch: Vec::new(),
@@ -78,34 +63,76 @@ pub(crate) fn hold_back<K: Clone + 'static, A: Clone + 'static>(
             held.index_of.clear();
             std::mem::take(&mut held.changes)
         };
-        for Waiting {
-            key,
-            before,
-            timestamp,
-            headers,
-        } in changes
-        {
-            let now = cx.state.kv(index, &store).get_with_timestamp(&key)?;
-            if now.is_none() && before.is_none() {
+        for mut change in changes.into_iter().flatten() {
+            if change.value.new.is_none() && change.value.old.is_none() {
                 continue;
             }
-            let (new, timestamp) = match now {
-                Some((new, at)) => (Some(new), at),
-                None => (None, timestamp),
-            };
-            let value = Change::new(new, before.flatten());
-            next.push(
-                cx,
-                Record {
-                    key,
-                    value,
-                    timestamp,
-                    headers,
-                },
-            )?;
+            change.value.old = change.value.old.filter(|_| with_old);
+            next.push(cx, change)?;
         }
         Ok(())
     };
     build.flushes.push(Rc::new(RefCell::new(flush)));
     held
+}
+
+/// Where a table's changes go: on at once, or at the commit.
+pub(crate) struct Passing<K: 'static, A: 'static> {
+    next: Next<K, Change<A>>,
+    held: Option<Shared<Held<K, A>>>,
+    with_old: bool,
+}
+
+impl<K, A> Clone for Passing<K, A> {
+    fn clone(&self) -> Self {
+        Self {
+            next: self.next.clone(),
+            held: self.held.clone(),
+            with_old: self.with_old,
+        }
+    }
+}
+
+impl<K: Clone + 'static, A: Clone + 'static> Passing<K, A> {
+    /// As those behind the table wish.
+    pub(crate) fn new(
+        build: &mut TaskBuild<'_>,
+        wishes: &Wishes,
+        encode: impl FnOnce() -> EncodeKey<K>,
+        next: Next<K, Change<A>>,
+    ) -> Self {
+        let with_old = wishes.old_values();
+        let held = wishes
+            .on_commit()
+            .then(|| hold_back(build, encode(), next.clone(), with_old));
+        Self {
+            next,
+            held,
+            with_old,
+        }
+    }
+
+    /// True when nobody listens, so that a change need not be made.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.next.is_empty()
+    }
+
+    /// True when changes wait for the commit.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held.is_some()
+    }
+
+    /// True when a change needs the value before it.
+    pub(crate) fn wants_old(&self) -> bool {
+        self.with_old || self.held.is_some()
+    }
+
+    /// Passes a change on, now or at the commit.
+    pub(crate) fn pass(&self, cx: &mut Cx<'_>, change: Record<K, Change<A>>) -> Result<()> {
+        match &self.held {
+            _ if self.is_quiet() => Ok(()),
+            Some(held) => held.borrow_mut().add(change),
+            None => self.next.push(cx, change),
+        }
+    }
 }

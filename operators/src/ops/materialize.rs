@@ -7,6 +7,7 @@ use millstream_topology::{Change, NodeId, NodeKind, Record};
 use crate::{
     Cx, KTable, TableStore,
     edge::{Next, edge},
+    ops::held::Passing,
     table::Wishes,
     table_store::{history_of, store_getter},
 };
@@ -21,7 +22,8 @@ pub(crate) fn materialize<K: Clone + 'static, V: Clone + 'static>(
     let node = NodeId(table.draft.lock().plan.nodes().len());
     let (id, port) = table.behind(NodeKind::Materialize, move |build, next: Next<_, _>| {
         let index = build.store(build.stores_of(node)[0]);
-        let with_old = asked.old_values();
+        let passing = Passing::new(build, &asked, || store.encode_key(), next);
+        let with_old = passing.wants_old();
         edge(move |cx: &mut Cx<'_>, record: Record<K, Change<V>>| {
             let Record {
                 key,
@@ -38,7 +40,7 @@ pub(crate) fn materialize<K: Clone + 'static, V: Clone + 'static>(
                 old: kept.old.filter(|_| with_old),
                 latest: kept.latest,
             };
-            next.push(
+            passing.pass(
                 cx,
                 Record {
                     key,

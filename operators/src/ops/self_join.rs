@@ -50,7 +50,9 @@ where
             for (other, other_at) in meet(cx, index, &store, &key, at, reach)? {
                 send(cx, &value, &other, other_at)?;
             }
-            cx.state.window(index, &store).add(&key, at, value.clone())?;
+            cx.state
+                .window(index, &store)
+                .add(&key, at, value.clone())?;
             let (before, after) = reach;
             for (other, other_at) in meet(cx, index, &store, &key, at, (after, before))? {
                 send(cx, &other, &value, other_at)?;

@@ -85,7 +85,8 @@ fn encode<'a, K, V>(
 ) -> Result<Encoded<'a>> {
     scratch.key.clear();
     scratch.value.clear();
-    let refuse = |source| Error::caused(ErrorKind::User, "a record does not encode", source);
+    let refuse =
+        |source| Error::caused(ErrorKind::User, "a record does not encode", source).on_output();
     let has_key = key.encode(&record.key, &mut scratch.key).map_err(refuse)?;
     let has_value = value
         .encode(&record.value, &mut scratch.value)

@@ -123,10 +123,8 @@ where
         right_buffer,
     } = within;
     let inputs = [(&left.draft, left.id), (&right.draft, right.id)];
-    let definitions: [Arc<dyn StoreDefinition>; 2] = [
-        buffer(left_buffer, window),
-        buffer(right_buffer, window),
-    ];
+    let definitions: [Arc<dyn StoreDefinition>; 2] =
+        [buffer(left_buffer, window), buffer(right_buffer, window)];
     let (node, ids, unmatched) = add_node(&draft, inputs, window, definitions, keeps);
     let out: KStream<OK, VO> = KStream::new(&draft, node, false);
     let unmatched = unmatched.map(|(id, store)| Unmatched {
@@ -151,9 +149,11 @@ where
         };
         let (apart, pair) = (shared.clone(), shared.clone());
         let pair = move |k: &OK, l: Option<&L>, r: Option<&R>| pair(k, l, r);
-        let body = edge(move |cx: &mut Cx<'_>, record: Record<Option<K>, Option<L>>| {
-            half.take(cx, record, &next, &pair, &|k, l, r| apart(k, l, r))
-        });
+        let body = edge(
+            move |cx: &mut Cx<'_>, record: Record<Option<K>, Option<L>>| {
+                half.take(cx, record, &next, &pair, &|k, l, r| apart(k, l, r))
+            },
+        );
         build.node(node, body)
     });
     let (port, shared) = (out.port.clone(), pair);
@@ -170,9 +170,11 @@ where
         };
         let (apart, pair) = (shared.clone(), shared.clone());
         let pair = move |k: &OK, r: Option<&R>, l: Option<&L>| pair(k, l, r);
-        let body = edge(move |cx: &mut Cx<'_>, record: Record<Option<K>, Option<R>>| {
-            half.take(cx, record, &next, &pair, &|k, l, r| apart(k, l, r))
-        });
+        let body = edge(
+            move |cx: &mut Cx<'_>, record: Record<Option<K>, Option<R>>| {
+                half.take(cx, record, &next, &pair, &|k, l, r| apart(k, l, r))
+            },
+        );
         build.node(node, body)
     });
     (left.subscribe)(on_left);
@@ -331,7 +333,11 @@ where
             let result = pair(&key, Some(&value), Some(other));
             send(cx, key.clone(), result, timestamp.max(*at))?;
         }
-        if let Some(unmatched) = self.unmatched.as_ref().filter(|_| met.is_empty() && self.alone) {
+        if let Some(unmatched) = self
+            .unmatched
+            .as_ref()
+            .filter(|_| met.is_empty() && self.alone)
+        {
             if unmatched.is_open(self.whose, now, timestamp) {
                 let serde = self.mine.1.value();
                 unmatched.add(cx, self.whose, &plain, &serde, &value, timestamp)?;
@@ -341,9 +347,7 @@ where
             }
         }
         let (index, store) = &self.mine;
-        cx.state
-            .window(*index, store)
-            .add(&plain, timestamp, value)
+        cx.state.window(*index, store).add(&plain, timestamp, value)
     }
 
     /// The values of the other side that a record meets, with their times.

@@ -3,7 +3,9 @@
 use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
 use millstream_state::BufferDefinition;
-use millstream_topology::{Buffered, Error, ErrorKind, Change, KvStore, NodeKind, Record, Result, SuppressStore};
+use millstream_topology::{
+    Buffered, Change, Error, ErrorKind, KvStore, NodeKind, Record, Result, SuppressStore,
+};
 
 use crate::{
     Cx, KTable,

@@ -12,7 +12,7 @@ use crate::{
     builder::SharedDraft,
     edge::{Edge, Port, edge},
     graph::only_entry,
-    ops::source::bad,
+    ops::{held::Passing, source::bad},
     table::Wishes,
     table_store::{history_of, store_getter},
 };
@@ -61,8 +61,7 @@ type Row<K, V> = (Option<K>, Option<V>);
 
 /// Gets key and value, `None` where they are null, the log's timestamp and the partition's time so
 /// far; returns the event time.
-pub(crate) type RowTime<K, V> =
-    Arc<dyn Fn(Option<&K>, Option<&V>, i64, i64) -> i64 + Send + Sync>;
+pub(crate) type RowTime<K, V> = Arc<dyn Fn(Option<&K>, Option<&V>, i64, i64) -> i64 + Send + Sync>;
 
 pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
     draft: &SharedDraft,
@@ -166,7 +165,8 @@ impl<K: Clone + 'static, V: Clone + 'static, S: TableStore<K, V>> Rows<K, V, S> 
     fn node(&self, build: &mut TaskBuild<'_>) -> Edge<K, Option<V>> {
         let next = self.table.port.connect(build);
         let (store, index) = (self.store, build.store(self.id));
-        let with_old = self.table.wishes.old_values();
+        let passing = Passing::new(build, &self.table.wishes, || store.encode_key(), next);
+        let with_old = passing.wants_old();
         let keep = edge(move |cx: &mut Cx<'_>, record: Record<K, Option<V>>| {
             let Record {
                 key,
@@ -183,7 +183,7 @@ impl<K: Clone + 'static, V: Clone + 'static, S: TableStore<K, V>> Rows<K, V, S> 
                 old: kept.old.filter(|_| with_old),
                 latest: kept.latest,
             };
-            next.push(
+            passing.pass(
                 cx,
                 Record {
                     key,

@@ -6,7 +6,11 @@ use millstream_state::KvDefinition;
 use millstream_topology::{Change, KvStore, NodeId, NodeKind, Record, StoreId};
 
 use crate::{
-    Cx, KStream, KTable, edge::edge, ops::held::hold_back, table::Wishes, table_store::store_getter,
+    Cx, KStream, KTable,
+    edge::edge,
+    ops::held::{Passing, plain_key},
+    table::Wishes,
+    table_store::store_getter,
 };
 
 type Add<K, V, A> = Arc<dyn Fn(&K, V, Option<A>) -> Option<A> + Send + Sync>;
@@ -54,10 +58,8 @@ pub(crate) fn table_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone +
     let node = NodeId(draft.lock().plan.nodes().len());
     let out: KStream<K, Change<A>> = changes.unary(NodeKind::TableAggregate, move |build, next| {
         let index = build.store(build.stores_of(node)[0]);
-        let held = asked
-            .on_commit()
-            .then(|| hold_back(build, index, store, next.clone()));
-        let (steps, with_old) = (steps.clone(), asked.old_values());
+        let passing = Passing::new(build, &asked, || plain_key(store.key()), next);
+        let (steps, with_old) = (steps.clone(), passing.wants_old());
         edge(move |cx: &mut Cx<'_>, record: Record<K, Change<V>>| {
             let Record {
                 key,
@@ -65,8 +67,7 @@ pub(crate) fn table_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone +
                 timestamp,
                 headers,
             } = record;
-            let (change, was_there, newest) = cx.state.kv(index, &store).update(&key, |slot| {
-                let was_there = slot.is_some();
+            let (value, timestamp) = cx.state.kv(index, &store).update(&key, |slot| {
                 let (fold, newest) = match slot.clone() {
                     Some((fold, at)) => (Some(fold), timestamp.max(at)),
                     None => (None, timestamp),
@@ -74,23 +75,17 @@ pub(crate) fn table_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone +
                 let old = with_old.then(|| fold.clone()).flatten();
                 let new = steps.apply(&key, value, fold);
                 *slot = new.clone().map(|new| (new, newest));
-                Ok((Change::new(new, old), was_there, newest))
+                Ok((Change::new(new, old), newest))
             })?;
-            match &held {
-                Some(held) => {
-                    let before = was_there.then_some(change.old);
-                    held.borrow_mut().add(key, before, timestamp, headers)
-                }
-                None => next.push(
-                    cx,
-                    Record {
-                        key,
-                        value: change,
-                        timestamp: newest,
-                        headers,
-                    },
-                ),
-            }
+            passing.pass(
+                cx,
+                Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                },
+            )
         })
     });
     assert_eq!(out.id, node, "one node was added");

@@ -14,10 +14,5 @@ pub(crate) fn table_flatten<K: Clone + 'static, V: Clone + 'static>(
     table: &KTable<K, Option<V>>,
 ) -> KTable<K, V> {
     let flat = |_: &K, value: Option<Option<V>>| value.flatten();
-    derive(
-        table,
-        NodeKind::TableFlatten,
-        PassOn::Every,
-        Arc::new(flat),
-    )
+    derive(table, NodeKind::TableFlatten, PassOn::Every, Arc::new(flat))
 }

@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{
-    Change, Error, ErrorKind, NodeKind, Record, Result, Topic, TopicRole,
-};
+use millstream_topology::{Change, Error, ErrorKind, NodeKind, Record, Result, Topic, TopicRole};
 
 use crate::{
     Cx, GroupedTable, KStream, KTable, RawRecord, RawSource,

@@ -7,8 +7,7 @@ use millstream_topology::{Error, ErrorKind, NodeKind, Record, Result};
 use crate::{Cx, KStream, KTable, MaybeNull, build::TaskBuild, edge::edge};
 
 /// Gets key and value of the record and the table's value, if there is one; `None` drops the record.
-pub(crate) type Lookup<K, V, T, VO> =
-    Arc<dyn Fn(&K, &V, Option<&T>) -> Option<VO> + Send + Sync>;
+pub(crate) type Lookup<K, V, T, VO> = Arc<dyn Fn(&K, &V, Option<&T>) -> Option<VO> + Send + Sync>;
 
 /// What becomes of a record without a partner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

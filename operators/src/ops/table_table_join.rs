@@ -118,7 +118,9 @@ fn side<K: Clone, M, O, VO: Clone>(
     if found.is_none() && (needs_other || (new.is_none() && old.is_none())) {
         return Ok(());
     }
-    let timestamp = found.as_ref().map_or(timestamp, |(_, at)| timestamp.max(*at));
+    let timestamp = found
+        .as_ref()
+        .map_or(timestamp, |(_, at)| timestamp.max(*at));
     let theirs = found.as_ref().map(|(value, _)| value);
     let before = with_old.then(|| pair(old.as_ref(), theirs)).flatten();
     let value = Change::new(pair(new.as_ref(), theirs), before);

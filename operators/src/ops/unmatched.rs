@@ -237,7 +237,10 @@ impl Queue {
         if self.ended || !self.entries.is_empty() {
             return Ok(());
         }
-        let (from, to) = (head(self.whose, 0).into(), head(self.whose, self.until).into());
+        let (from, to) = (
+            head(self.whose, 0).into(),
+            head(self.whose, self.until).into(),
+        );
         let mut store = cx.state.kv(of.id, &of.store);
         self.entries = store.range(Some(&from), Some(&to), RELEASE_BATCH)?.into();
         self.ended = self.entries.len() < RELEASE_BATCH;

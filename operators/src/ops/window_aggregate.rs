@@ -13,7 +13,8 @@ use crate::{
     Cx, KTable,
     ops::{
         closing::Closing,
-        fold::{EncodeKey, Folder, GetterAt, Input, Parts, Place, change, table},
+        fold::{Folder, GetterAt, Input, Parts, Place, change, table},
+        held::EncodeKey,
     },
 };
 

@@ -3,6 +3,10 @@
 //! An [`Audit`] is told every fact once, in any order, and then [finished](Audit::finish). It does
 //! no I/O: `millstream verify` reads the facts from the database, tests make them up.
 //!
+//! Where the shop is still at work, read stock first, then orders, then the gateway's books: the
+//! shop writes in the other direction, so that whatever is read has its cause in what is read
+//! later.
+//!
 //! ```
 //! use millstream_processors::audit::{Audit, Expect};
 //! use millstream_processors::model::Stock;
@@ -329,7 +333,7 @@ impl Audit {
                 (least..=most).contains(&sold),
                 || format!("sku=`{sku}`, sold={sold}, confirmed={}", facts.confirmed),
             );
-            if self.reservations_known {
+            if self.reservations_known && self.expect.settled {
                 self.check(Promise::ReservedIsHeld, reserved == facts.held, || {
                     format!("sku=`{sku}`, reserved={reserved}, held={}", facts.held)
                 });
@@ -364,7 +368,7 @@ impl Audit {
                 format!("order={id}, captures={}", books.captures)
             });
             let known = self.orders.contains_key(id);
-            self.check(Promise::LedgerAgrees, known, || {
+            self.check(Promise::LedgerAgrees, known || !self.expect.settled, || {
                 format!("the gateway was called for an order that is not known. order={id}")
             });
         }

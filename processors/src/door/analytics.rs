@@ -14,7 +14,8 @@ use serde_json::{Value as JsonValue, json};
 use super::{DoorState, bad_parameter, page_size, unavailable};
 use crate::model::Day;
 
-/// Best sellers that are shown, and the most that can be: each partition of the report publishes as many.
+/// Best sellers that are shown, and the most that can be: each partition of the report publishes as
+/// many.
 const TOP_DEFAULT: usize = 10;
 const TOP_MAX: usize = 100;
 
@@ -66,7 +67,11 @@ pub(super) async fn revenue_per_hour(
     QueryParams(span): QueryParams<Span>,
 ) -> Result<Response, Problem> {
     let (from, to) = span.bounds(parse_time, "a time is RFC 3339 text")?;
-    let hours = door.tables.revenue_per_hour(from, to).await.map_err(unread)?;
+    let hours = door
+        .tables
+        .revenue_per_hour(from, to)
+        .await
+        .map_err(unread)?;
     let item = |h: crate::model::RevenuePerHour| {
         json!({
             "hour": rfc3339(h.hour),
@@ -93,14 +98,17 @@ pub(super) async fn top_products(
         Some(text) => {
             let wrong = || bad_parameter("a time is RFC 3339 text");
             // A window that ends at the end of time cannot be computed with.
-            parse_time(text).filter(|at| at.unsigned_abs() < 1 << 53).ok_or_else(wrong)?
+            parse_time(text)
+                .filter(|at| at.unsigned_abs() < 1 << 53)
+                .ok_or_else(wrong)?
         }
         None => door.clock.now_ms(),
     };
     let limit = page_size(top.limit, TOP_DEFAULT, TOP_MAX)?;
     let (window, products) = door.tables.top_products(at, limit).await.map_err(unread)?;
     let item = |p: crate::model::TopProduct| {
-        json!({ "sku": p.sku, "name": p.name, "quantity": p.quantity, "revenue": p.revenue })
+        let (sku, name) = (p.sku, p.name);
+        json!({ "sku": sku, "name": name, "quantity": p.quantity, "revenue": p.revenue })
     };
     let body = json!({
         "window_start": rfc3339(window.start),
@@ -111,9 +119,7 @@ pub(super) async fn top_products(
 }
 
 /// Orders by status and reason, and the sums of each.
-pub(super) async fn order_status(
-    State(door): State<Arc<DoorState>>,
-) -> Result<Response, Problem> {
+pub(super) async fn order_status(State(door): State<Arc<DoorState>>) -> Result<Response, Problem> {
     let counts = door.tables.order_status().await.map_err(unread)?;
     let mut statuses: BTreeMap<&str, i64> = BTreeMap::new();
     let mut reasons: BTreeMap<&str, i64> = BTreeMap::new();

@@ -6,10 +6,7 @@ use axum::{
     Extension,
     extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::{
-        IntoResponse, Response, Sse,
-        sse::Event,
-    },
+    response::{IntoResponse, Response, Sse, sse::Event},
 };
 use futures_util::{Stream, stream::unfold};
 use millstream_api::{Closing, Problem, ProblemKind, UrlPath};
@@ -28,9 +25,9 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// One event for each change behind `Last-Event-ID`, as far back as the events are kept; where they are not, the
-/// order as it is. Ends behind the first final state; a client that has seen it gets 204, which tells a browser not
-/// to come again.
+/// One event for each change behind `Last-Event-ID`, as far back as the events are kept; where they
+/// are not, the order as it is. Ends behind the first final state; a client that has seen it gets
+/// 204, which tells a browser not to come again.
 pub(super) async fn follow(
     State(door): State<Arc<DoorState>>,
     UrlPath(id): UrlPath<String>,
@@ -38,7 +35,9 @@ pub(super) async fn follow(
     closing: Option<Extension<Closing>>,
 ) -> Result<Response, Problem> {
     let id = parse_id(&id)?;
-    let seen = headers.get(LAST_EVENT_ID).and_then(|v| v.to_str().ok()?.trim().parse().ok());
+    let seen = headers
+        .get(LAST_EVENT_ID)
+        .and_then(|v| v.to_str().ok()?.trim().parse().ok());
     let Some(following) = door.feed.follow(id) else {
         let problem = Problem::of(ProblemKind::OVERLOADED).detail("too many follow orders");
         return Err(problem.retry_after(RETRY_AFTER));
@@ -64,7 +63,9 @@ pub(super) async fn follow(
     stream.begin(order);
     let mut response = Sse::new(stream.into_events()).into_response();
     let no_store = HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, no_store);
     Ok(response)
 }
 
@@ -84,7 +85,8 @@ struct Followed {
 }
 
 impl Followed {
-    /// The changes so far: those that are kept, and the order as it is if they do not reach up to it.
+    /// The changes so far: those that are kept, and the order as it is if they do not reach up to
+    /// it.
     fn begin(&mut self, order: Order) {
         while let Some(event) = self.following.next_past() {
             self.tell(event.kind, &event.order);
@@ -114,7 +116,8 @@ impl Followed {
         let mut data = order.to_http_json();
         data["type"] = name.as_str().into();
         let id = order.version.to_string();
-        self.ready.push_back(Event::default().id(id).event(name).data(data.to_string()));
+        self.ready
+            .push_back(Event::default().id(id).event(name).data(data.to_string()));
         self.seen = order.version;
         self.ended = order.status.is_final();
     }
@@ -135,7 +138,8 @@ impl Followed {
                 return None;
             }
             tokio::select! {
-                // A client that was too slow, or whose server closes, comes again with the last id it saw.
+                // A client that was too slow, or whose server closes, comes again with the last id
+                // it saw.
                 event = self.following.next() => {
                     let event = event?;
                     self.tell(event.kind, &event.order);

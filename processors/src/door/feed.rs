@@ -61,7 +61,10 @@ impl Feed {
             && let Some(id) = inner.oldest.pop_front()
         {
             let forgotten = inner.kept.remove(&id).unwrap_or_default();
-            inner.kept_bytes -= forgotten.iter().map(|e| e.len() + EVENT_OVERHEAD).sum::<usize>();
+            inner.kept_bytes -= forgotten
+                .iter()
+                .map(|e| e.len() + EVENT_OVERHEAD)
+                .sum::<usize>();
         }
     }
 
@@ -75,9 +78,19 @@ impl Feed {
         inner.followers_count += 1;
         inner.next_follower += 1;
         let number = inner.next_follower;
-        inner.followers.entry(id).or_default().push((number, sender));
+        inner
+            .followers
+            .entry(id)
+            .or_default()
+            .push((number, sender));
         let past = inner.kept.get(&id).cloned().unwrap_or_default();
-        Some(Following { feed: self.clone(), id, number, past: past.into(), events })
+        Some(Following {
+            feed: self.clone(),
+            id,
+            number,
+            past: past.into(),
+            events,
+        })
     }
 
     /// The newest event of an order, if it is kept.
@@ -93,7 +106,9 @@ impl Feed {
 
     fn leave(&self, id: OrderId, number: u64) {
         let inner = &mut *self.lock();
-        let Some(followers) = inner.followers.get_mut(&id) else { return };
+        let Some(followers) = inner.followers.get_mut(&id) else {
+            return;
+        };
         let before = followers.len();
         followers.retain(|(n, _)| *n != number);
         inner.followers_count -= before - followers.len();
@@ -175,7 +190,10 @@ mod tests {
             waiting += 1;
         }
         assert_eq!(waiting, WAITING_EVENTS_MAX);
-        assert_eq!(slow.events.try_recv(), Err(mpsc::error::TryRecvError::Disconnected));
+        assert_eq!(
+            slow.events.try_recv(),
+            Err(mpsc::error::TryRecvError::Disconnected)
+        );
         drop(slow);
         assert_eq!(feed.followers(), 0);
     }

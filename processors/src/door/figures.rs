@@ -58,11 +58,14 @@ pub(super) fn figures(state: &Arc<DoorState>) -> Vec<Figure> {
             gauge,
             |s| s.in_flight.waiting() as f64,
         ),
-        figure("shop_order_followers", "Clients that follow an order.", gauge, |s| {
-            s.feed.followers() as f64
-        }),
+        figure(
+            "shop_order_followers",
+            "Clients that follow an order.",
+            gauge,
+            |s| s.feed.followers() as f64,
+        ),
         figure("shop_products", "Products in the catalogue.", gauge, |s| {
-            s.catalogue.read().len() as f64
+            s.catalogue.len() as f64
         }),
     ]
 }

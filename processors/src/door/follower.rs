@@ -1,4 +1,4 @@
-//! `Follower`: the thread that reads order events and the catalogue for the door.
+//! `Follower`: the thread that reads order events for the door.
 
 use std::{
     sync::{
@@ -13,10 +13,10 @@ use millstream_broker::{Admin, Broker, Fetched, PartitionIx, Reader, Start, Topi
 use millstream_topology::{BoxError, Error, ErrorKind, Result};
 use tracing::warn;
 
-use super::{catalogue::Catalogue, feed::Feed, in_flight::InFlight};
+use super::{feed::Feed, in_flight::InFlight};
 use crate::{
     model::{OrderCommand, OrderId},
-    topics::{ORDER_EVENTS, ORDERS, PRODUCTS},
+    topics::{ORDER_EVENTS, ORDERS},
 };
 
 /// How long a poll waits, and so a stop.
@@ -27,41 +27,46 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// How long the unprocessed tail of the commands may take to read.
 const TAIL_TIME_MAX: Duration = Duration::from_secs(30);
 
-/// The thread that reads order events and the catalogue for the door. Dropping it ends the thread.
+/// The thread that reads order events for the door. Dropping it ends the thread.
 pub(super) struct Follower {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Follower {
-    /// Reads the commands that wait to be processed, then follows the topics in a thread.
+    /// Reads the commands that wait to be processed, then follows the events in a thread.
     pub(super) fn start(
         broker: Arc<dyn Broker>,
         application_id: &str,
+        partitions: u32,
         in_flight: Arc<InFlight>,
         feed: Arc<Feed>,
-        catalogue: Arc<Catalogue>,
     ) -> Result<Self> {
         let admin = broker.admin()?;
         // Events from here on: what is processed while the tail is read is noticed.
-        let mut places = Places::at_present(&*admin, catalogue.partitions())?;
-        read_tail(&*broker, &*admin, application_id, catalogue.partitions(), &in_flight)?;
+        let mut places = Places::at_present(&*admin, partitions)?;
+        read_tail(&*broker, &*admin, application_id, partitions, &in_flight)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopping = stop.clone();
         let run = move || {
-            let sinks = Sinks { in_flight, feed, catalogue };
+            let take = |record: &Fetched| take_event(record, &in_flight, &feed);
             while !stopping.load(Ordering::Acquire) {
-                if let Err(error) = follow(&*broker, &mut places, &sinks, &stopping) {
-                    warn!(%error, "the door cannot follow the topics");
+                if let Err(error) = follow(&*broker, &mut places, &take, &stopping) {
+                    warn!(%error, "the door cannot follow the events");
                     places.recover(&error);
                     std::thread::park_timeout(AGAIN);
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("shop-door".into()).spawn(run);
+        let thread = std::thread::Builder::new()
+            .name("shop-door".into())
+            .spawn(run);
         let thread = thread
             .map_err(|e| Error::caused(ErrorKind::Config, "a thread could not be started", e))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -76,47 +81,26 @@ impl Drop for Follower {
     }
 }
 
-struct Sinks {
-    in_flight: Arc<InFlight>,
-    feed: Arc<Feed>,
-    catalogue: Arc<Catalogue>,
-}
-
-/// Where each partition is read next: first the events, then the products.
-struct Places {
-    next: Vec<(TopicPartition, Start)>,
-    /// The ends of the products' partitions at the start: behind them the catalogue is complete.
-    products_end: Vec<i64>,
-}
+/// Where each partition of the events is read next.
+struct Places(Vec<(TopicPartition, Start)>);
 
 impl Places {
     fn at_present(admin: &dyn Admin, partitions: u32) -> Result<Self> {
         let mut next = Vec::new();
-        let mut products_end = Vec::new();
         for partition in 0..partitions as i32 {
             let events = TopicPartition::new(ORDER_EVENTS.name(), partition);
             let end = admin.watermarks(&events)?.high;
             next.push((events, Start::Offset(end)));
         }
-        for partition in 0..partitions as i32 {
-            let products = TopicPartition::new(PRODUCTS.name(), partition);
-            products_end.push(admin.watermarks(&products)?.high);
-            next.push((products, Start::Earliest));
-        }
-        Ok(Self { next, products_end })
+        Ok(Self(next))
     }
 
-    fn partitions(&self) -> usize {
-        self.products_end.len()
-    }
-
-    /// An offset that was deleted before it was read: events are over, of products the rest is there.
+    /// Events that were deleted before they were read are over.
     fn recover(&mut self, error: &millstream_broker::Error) {
-        if let millstream_broker::Error::OffsetOutOfRange { partition, low, .. } = error {
-            let place = self.next.iter_mut().find(|(p, _)| p == partition);
-            if let Some((_, start)) = place {
-                *start = Start::Offset(*low);
-            }
+        if let millstream_broker::Error::OffsetOutOfRange { partition, low, .. } = error
+            && let Some((_, start)) = self.0.iter_mut().find(|(p, _)| p == partition)
+        {
+            *start = Start::Offset(*low);
         }
     }
 }
@@ -124,40 +108,32 @@ impl Places {
 fn follow(
     broker: &dyn Broker,
     places: &mut Places,
-    sinks: &Sinks,
+    take: &dyn Fn(&Fetched),
     stopping: &AtomicBool,
 ) -> millstream_broker::Result<()> {
     let mut reader = broker.reader()?;
-    reader.assign(&places.next)?;
-    let partitions = places.partitions();
+    reader.assign(&places.0)?;
     let mut fetched = Vec::new();
     while !stopping.load(Ordering::Acquire) {
         fetched.clear();
         reader.poll(POLL_WAIT, POLL_RECORDS_MAX, &mut fetched)?;
-        for record in &fetched {
-            let index = record.partition.0 as usize;
-            match index.checked_sub(partitions) {
-                None => take_event(record, sinks),
-                Some(partition) => sinks.catalogue.take(partition as i32, record),
-            }
-        }
-        for index in 0..places.next.len() {
-            let position = reader.position(PartitionIx(index as u32))?;
-            places.next[index].1 = Start::Offset(position);
-            if let Some(partition) = index.checked_sub(partitions) {
-                let end = places.products_end[partition];
-                sinks.catalogue.read_up_to(partition, position, position >= end);
-            }
+        fetched.iter().for_each(take);
+        for index in 0..places.0.len() {
+            places.0[index].1 = Start::Offset(reader.position(PartitionIx(index as u32))?);
         }
     }
     Ok(())
 }
 
-fn take_event(record: &Fetched, sinks: &Sinks) {
-    let (Some(key), Some(value)) = (&record.key, &record.value) else { return };
-    let Ok(id) = ORDER_EVENTS.key().decode(Some(key)) else { return };
-    sinks.in_flight.settled(id);
-    sinks.feed.publish(id, value);
+fn take_event(record: &Fetched, in_flight: &InFlight, feed: &Feed) {
+    let (Some(key), Some(value)) = (&record.key, &record.value) else {
+        return;
+    };
+    let Ok(id) = ORDER_EVENTS.key().decode(Some(key)) else {
+        return;
+    };
+    in_flight.settled(id);
+    feed.publish(id, value);
 }
 
 /// Reads the commands behind those that the application's group has committed.

@@ -1,7 +1,7 @@
 //! `InFlight`: the orders that are accepted and not yet processed.
 //!
-//! They are shown as pending, and a retry with another body is noticed at once. The bound is what keeps a
-//! shop that cannot keep up from promising more and more.
+//! They are shown as pending, and a retry with another body is noticed at once. The bound is what
+//! keeps a shop that cannot keep up from promising more and more.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -13,8 +13,8 @@ use crate::model::{OrderId, PlaceOrder};
 
 /// How long a processed order is remembered: until the store surely shows it.
 const SETTLED_KEPT: Duration = Duration::from_secs(10);
-/// How long an order may wait before it makes room for others: much longer than any order takes. A repeated
-/// command for an order that was processed long ago is never heard of again.
+/// How long an order may wait before it makes room for others: much longer than any order takes. A
+/// repeated command for an order that was processed long ago is never heard of again.
 const WAITING_KEPT: Duration = Duration::from_secs(15 * 60);
 /// How often a full map is searched for such orders.
 const SEARCH_PAUSE: Duration = Duration::from_secs(1);
@@ -57,7 +57,10 @@ struct Entry {
 
 impl InFlight {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, inner: Mutex::default() }
+        Self {
+            limit,
+            inner: Mutex::default(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -82,14 +85,22 @@ impl InFlight {
         if inner.waiting() >= self.limit && !inner.make_room(now, self.limit) {
             return Begin::Full;
         }
-        inner.orders.insert(id, Entry { appending: 1, ..Entry::new(place.clone(), now) });
+        inner.orders.insert(
+            id,
+            Entry {
+                appending: 1,
+                ..Entry::new(place.clone(), now)
+            },
+        );
         Begin::Append
     }
 
     /// Says how an append ended that [`begin`](Self::begin) asked for.
     pub(super) fn told(&self, id: OrderId, durable: bool) {
         let mut inner = self.lock();
-        let Some(entry) = inner.orders.get_mut(&id) else { return };
+        let Some(entry) = inner.orders.get_mut(&id) else {
+            return;
+        };
         entry.appending = entry.appending.saturating_sub(1);
         entry.durable |= durable;
         if !entry.durable && !entry.settled && entry.appending == 0 {
@@ -101,7 +112,10 @@ impl InFlight {
     pub(super) fn found(&self, id: OrderId, place: PlaceOrder) {
         let mut inner = self.lock();
         if inner.waiting() < self.limit {
-            let entry = Entry { durable: true, ..Entry::new(Arc::new(place), Instant::now()) };
+            let entry = Entry {
+                durable: true,
+                ..Entry::new(Arc::new(place), Instant::now())
+            };
             // The first command for an order counts.
             inner.orders.entry(id).or_insert(entry);
         }
@@ -122,7 +136,11 @@ impl InFlight {
     /// The request of an order that was accepted lately.
     pub(super) fn get(&self, id: OrderId) -> Option<Arc<PlaceOrder>> {
         let inner = self.lock();
-        inner.orders.get(&id).filter(|e| e.durable || e.settled).map(|e| e.place.clone())
+        inner
+            .orders
+            .get(&id)
+            .filter(|e| e.durable || e.settled)
+            .map(|e| e.place.clone())
     }
 
     /// How many orders wait to be processed.
@@ -133,7 +151,13 @@ impl InFlight {
 
 impl Entry {
     fn new(place: Arc<PlaceOrder>, since: Instant) -> Self {
-        Self { since, place, durable: false, settled: false, appending: 0 }
+        Self {
+            since,
+            place,
+            durable: false,
+            settled: false,
+            appending: 0,
+        }
     }
 }
 
@@ -143,7 +167,8 @@ impl Inner {
         let age = |since: Instant| now.saturating_duration_since(since);
         if self.searched.is_none_or(|at| age(at) >= SEARCH_PAUSE) {
             self.searched = Some(now);
-            self.orders.retain(|_, e| e.settled || e.appending > 0 || age(e.since) < WAITING_KEPT);
+            self.orders
+                .retain(|_, e| e.settled || e.appending > 0 || age(e.since) < WAITING_KEPT);
         }
         self.waiting() < limit
     }
@@ -173,7 +198,10 @@ mod tests {
         Arc::new(PlaceOrder {
             customer_id: "ada".parse().expect("legal"),
             currency: Currency::USD,
-            lines: vec![RequestedLine { sku: "tea".parse().expect("legal"), quantity: 1 }],
+            lines: vec![RequestedLine {
+                sku: "tea".parse().expect("legal"),
+                quantity: 1,
+            }],
             token: "tok".into(),
             expected_total: None,
             placed_at: 0,
@@ -190,7 +218,11 @@ mod tests {
         let orders = InFlight::new(10);
         assert_eq!(orders.begin(id(1), &place(1)), Begin::Append);
         assert_eq!(orders.begin(id(1), &place(2)), Begin::OtherBody);
-        assert_eq!(orders.begin(id(1), &place(1)), Begin::Append, "the first is not durable yet");
+        assert_eq!(
+            orders.begin(id(1), &place(1)),
+            Begin::Append,
+            "the first is not durable yet"
+        );
         assert!(orders.get(id(1)).is_none(), "nothing is promised yet");
         orders.told(id(1), true);
         assert_eq!(orders.begin(id(1), &place(1)), Begin::Durable);
@@ -203,13 +235,20 @@ mod tests {
         let orders = InFlight::new(1);
         assert_eq!(orders.begin(id(1), &place(1)), Begin::Append);
         orders.told(id(1), false);
-        assert_eq!(orders.begin(id(1), &place(2)), Begin::Append, "the key is free again");
+        assert_eq!(
+            orders.begin(id(1), &place(2)),
+            Begin::Append,
+            "the key is free again"
+        );
         orders.told(id(1), true);
         assert_eq!(orders.begin(id(2), &place(1)), Begin::Full);
         orders.settled(id(1));
         orders.settled(id(1));
         assert_eq!(orders.waiting(), 0);
         assert_eq!(orders.begin(id(2), &place(1)), Begin::Append);
-        assert!(orders.get(id(1)).is_some(), "shown until the store surely has it");
+        assert!(
+            orders.get(id(1)).is_some(),
+            "shown until the store surely has it"
+        );
     }
 }

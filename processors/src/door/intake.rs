@@ -84,7 +84,8 @@ impl OrderRequest {
         }
         let (lines, mut problem) = merge(&self.lines, problem);
         if !is_token(&self.payment.token) {
-            let detail = format!("a token has 1 to {TOKEN_BYTES_MAX} bytes, none of them a control");
+            let detail =
+                format!("a token has 1 to {TOKEN_BYTES_MAX} bytes, none of them a control");
             problem = problem.at("/payment/token", detail);
         }
         if self.expected_total.is_some_and(|total| total < 0) {
@@ -129,7 +130,10 @@ fn merge(lines: &[LineRequest], mut problem: Problem) -> (Vec<RequestedLine>, Pr
         };
         let place = *places.entry(&line.sku).or_insert(merged.len());
         match merged.get_mut(place) {
-            None => merged.push(RequestedLine { sku: line.sku.clone(), quantity }),
+            None => merged.push(RequestedLine {
+                sku: line.sku.clone(),
+                quantity,
+            }),
             Some(first) => match quantity.checked_add(first.quantity) {
                 Some(sum) if sum <= QUANTITY_MAX => first.quantity = sum,
                 Some(_) | None => {
@@ -143,7 +147,9 @@ fn merge(lines: &[LineRequest], mut problem: Problem) -> (Vec<RequestedLine>, Pr
 }
 
 fn quantity(asked: i64) -> Option<u32> {
-    u32::try_from(asked).ok().filter(|n| (1..=QUANTITY_MAX).contains(n))
+    u32::try_from(asked)
+        .ok()
+        .filter(|n| (1..=QUANTITY_MAX).contains(n))
 }
 
 fn is_token(token: &str) -> bool {
@@ -152,14 +158,14 @@ fn is_token(token: &str) -> bool {
 
 fn placed_at(text: &str, rules: Rules) -> Result<i64, &'static str> {
     if !rules.allow_event_time {
-        return Err("unknown field `placed_at`: this shop takes the time at which an order arrives");
+        return Err(
+            "unknown field `placed_at`: this shop takes the time at which an order arrives",
+        );
     }
     match parse_rfc3339(text) {
         None => Err("a time is RFC 3339 text, as 2017-01-31T12:00:00Z"),
         Some(ms) if ms < 0 => Err("a time before 1970"),
-        Some(ms) if ms > rules.now_ms.saturating_add(FUTURE_MS_MAX) => {
-            Err("a time in the future")
-        }
+        Some(ms) if ms > rules.now_ms.saturating_add(FUTURE_MS_MAX) => Err("a time in the future"),
         Some(ms) => Ok(ms),
     }
 }
@@ -201,12 +207,16 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
     let text = std::str::from_utf8(value.as_bytes())
         .map_err(|_| bad("a key is text".to_owned()))?
         .trim();
-    let key = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+    let key = text
+        .strip_prefix('"')
+        .and_then(|t| t.strip_suffix('"'))
+        .unwrap_or(text);
     if key.is_empty() {
         return Err(Problem::of(NO_KEY));
     }
     if key.chars().count() > KEY_CHARS_MAX || key.chars().any(char::is_control) {
-        let detail = format!("a key has at most {KEY_CHARS_MAX} characters, none of them a control");
+        let detail =
+            format!("a key has at most {KEY_CHARS_MAX} characters, none of them a control");
         return Err(bad(detail));
     }
     Ok(key.to_owned())
@@ -214,7 +224,10 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<String, Problem> {
 
 /// How long `Prefer: wait=S` asks to wait for a final order.
 pub(super) fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
-    let values = headers.get_all(PREFER).iter().filter_map(|v| v.to_str().ok());
+    let values = headers
+        .get_all(PREFER)
+        .iter()
+        .filter_map(|v| v.to_str().ok());
     let mut preferences = values.flat_map(|v| v.split([',', ';'])).map(str::trim);
     preferences.find_map(|preference| {
         let (name, seconds) = preference.split_once('=')?;
@@ -233,8 +246,11 @@ mod tests {
 
     use super::*;
 
-    const RULES: Rules =
-        Rules { currency: Currency::USD, allow_event_time: true, now_ms: 1_700_000_000_000 };
+    const RULES: Rules = Rules {
+        currency: Currency::USD,
+        allow_event_time: true,
+        now_ms: 1_700_000_000_000,
+    };
 
     fn request(json: serde_json::Value) -> OrderRequest {
         serde_json::from_value(json).expect("a request")
@@ -254,7 +270,11 @@ mod tests {
     fn refused(request: OrderRequest, pointers: &[&str]) {
         let problem = request.check(RULES).expect_err("must be refused");
         assert_eq!(problem.kind().status(), 422);
-        let found: Vec<&str> = problem.errors().iter().map(|e| e.pointer.as_str()).collect();
+        let found: Vec<&str> = problem
+            .errors()
+            .iter()
+            .map(|e| e.pointer.as_str())
+            .collect();
         assert_eq!(found, pointers);
     }
 
@@ -273,10 +293,22 @@ mod tests {
         let many: Vec<_> = (0..=LINES_MAX).map(|i| line(&format!("s{i}"), 1)).collect();
         refused(with_lines(json!(many)), &["/lines"]);
         refused(
-            with_lines(json!([line("a", 0), line("b", 1), line("c", -1), line("d", 10_001)])),
-            &["/lines/0/quantity", "/lines/2/quantity", "/lines/3/quantity"],
+            with_lines(json!([
+                line("a", 0),
+                line("b", 1),
+                line("c", -1),
+                line("d", 10_001)
+            ])),
+            &[
+                "/lines/0/quantity",
+                "/lines/2/quantity",
+                "/lines/3/quantity",
+            ],
         );
-        refused(with_lines(json!([line("a", 6_000), line("a", 6_000)])), &["/lines/1/quantity"]);
+        refused(
+            with_lines(json!([line("a", 6_000), line("a", 6_000)])),
+            &["/lines/1/quantity"],
+        );
         assert!(with_lines(json!([line("a", 10_000)])).check(RULES).is_ok());
     }
 
@@ -289,25 +321,42 @@ mod tests {
             order[field] = value;
             request(order)
         };
-        refused(order("payment", serde_json::json!({"token": ""})), &["/payment/token"]);
+        refused(
+            order("payment", serde_json::json!({"token": ""})),
+            &["/payment/token"],
+        );
         refused(order("expected_total", (-1).into()), &["/expected_total"]);
         for time in ["yesterday", "1960-01-01T00:00:00Z", "2100-01-01T00:00:00Z"] {
             refused(order("placed_at", time.into()), &["/placed_at"]);
         }
-        let place = order("placed_at", "2017-01-01T00:00:00Z".into()).check(RULES).expect("fine");
+        let place = order("placed_at", "2017-01-01T00:00:00Z".into())
+            .check(RULES)
+            .expect("fine");
         assert_eq!(place.placed_at, 1_483_228_800_000);
-        let rules = Rules { allow_event_time: false, ..RULES };
+        let rules = Rules {
+            allow_event_time: false,
+            ..RULES
+        };
         let refused = order("placed_at", "2017-01-01T00:00:00Z".into()).check(rules);
-        assert_eq!(refused.expect_err("unknown here").errors()[0].pointer, "/placed_at");
+        assert_eq!(
+            refused.expect_err("unknown here").errors()[0].pointer,
+            "/placed_at"
+        );
     }
 
     #[test]
     fn a_fingerprint_is_of_what_the_client_said() {
         let print = |lines: serde_json::Value, now_ms: i64| {
-            with_lines(lines).check(Rules { now_ms, ..RULES }).expect("fine").fingerprint
+            with_lines(lines)
+                .check(Rules { now_ms, ..RULES })
+                .expect("fine")
+                .fingerprint
         };
         let one = print(serde_json::json!([line("a", 2)]), 1);
-        assert_eq!(one, print(serde_json::json!([line("a", 1), line("a", 1)]), 2));
+        assert_eq!(
+            one,
+            print(serde_json::json!([line("a", 1), line("a", 1)]), 2)
+        );
         assert_ne!(one, print(serde_json::json!([line("a", 3)]), 1));
     }
 

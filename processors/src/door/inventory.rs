@@ -26,10 +26,16 @@ const REASON_BYTES_MAX: usize = 500;
 /// Adjustments that are remembered until inventory has seen them.
 const REMEMBERED_MAX: usize = 10_000;
 
-const NO_STOCK: ProblemKind =
-    ProblemKind::new("no-such-stock", StatusCode::NOT_FOUND, "Nothing is known of such a product.");
-const NO_SUCH_ADJUSTMENT: ProblemKind =
-    ProblemKind::new("no-such-adjustment", StatusCode::NOT_FOUND, "There is no such adjustment.");
+const NO_STOCK: ProblemKind = ProblemKind::new(
+    "no-such-stock",
+    StatusCode::NOT_FOUND,
+    "Nothing is known of such a product.",
+);
+const NO_SUCH_ADJUSTMENT: ProblemKind = ProblemKind::new(
+    "no-such-adjustment",
+    StatusCode::NOT_FOUND,
+    "There is no such adjustment.",
+);
 const INVALID_ADJUSTMENT: ProblemKind = ProblemKind::new(
     "invalid-adjustment",
     StatusCode::UNPROCESSABLE_ENTITY,
@@ -54,7 +60,12 @@ impl Adjustments {
     }
 
     fn delta(&self, key: &AdjustmentKey) -> Option<i64> {
-        self.0.lock().expect("nothing panics with this lock").0.get(key).copied()
+        self.0
+            .lock()
+            .expect("nothing panics with this lock")
+            .0
+            .get(key)
+            .copied()
     }
 }
 
@@ -95,15 +106,24 @@ pub(super) async fn adjust(
 ) -> Result<Response, Problem> {
     let sku: Sku = sku.parse().map_err(|_| Problem::of(NO_STOCK))?;
     request.check()?;
-    let AdjustmentRequest { adjustment_id, delta, reason } = request;
-    let key = AdjustmentKey { sku: sku.clone(), adjustment_id: adjustment_id.into() };
+    let AdjustmentRequest {
+        adjustment_id,
+        delta,
+        reason,
+    } = request;
+    let key = AdjustmentKey {
+        sku: sku.clone(),
+        adjustment_id: adjustment_id.into(),
+    };
     let adjustment_id = key.adjustment_id.clone();
     let command = InventoryCommand::Adjust {
         adjustment_id: adjustment_id.clone(),
         delta,
         reason: reason.into(),
     };
-    door.log.append(&INVENTORY_COMMANDS, &sku, &command, Box::new(|_| ())).await?;
+    door.log
+        .append(&INVENTORY_COMMANDS, &sku, &command, Box::new(|_| ()))
+        .await?;
     door.adjustments.remember(key, delta);
     let location = format!(
         "/v1/inventory/{}/adjustments/{}",
@@ -112,7 +132,12 @@ pub(super) async fn adjust(
     );
     let location = HeaderValue::from_str(&location).map_err(Problem::internal)?;
     let body = json!({ "adjustment_id": adjustment_id, "sku": sku, "status": "PENDING" });
-    Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], Json(body)).into_response())
+    Ok((
+        StatusCode::ACCEPTED,
+        [(header::LOCATION, location)],
+        Json(body),
+    )
+        .into_response())
 }
 
 impl AdjustmentRequest {
@@ -120,17 +145,26 @@ impl AdjustmentRequest {
         let mut problem = Problem::of(INVALID_ADJUSTMENT);
         let id = &self.adjustment_id;
         if id.is_empty() || id.len() > ID_BYTES_MAX || id.chars().any(char::is_control) {
-            let detail =
-                format!("an id has 1 to {ID_BYTES_MAX} bytes and no control characters");
+            let detail = format!("an id has 1 to {ID_BYTES_MAX} bytes and no control characters");
             problem = problem.at("/adjustment_id", detail);
         }
         if self.delta.unsigned_abs() > ON_HAND_MAX.unsigned_abs() {
-            problem = problem.at("/delta", format!("a delta is at most {ON_HAND_MAX} either way"));
+            problem = problem.at(
+                "/delta",
+                format!("a delta is at most {ON_HAND_MAX} either way"),
+            );
         }
         if self.reason.len() > REASON_BYTES_MAX {
-            problem = problem.at("/reason", format!("a reason has at most {REASON_BYTES_MAX} bytes"));
+            problem = problem.at(
+                "/reason",
+                format!("a reason has at most {REASON_BYTES_MAX} bytes"),
+            );
         }
-        if problem.errors().is_empty() { Ok(()) } else { Err(problem) }
+        if problem.errors().is_empty() {
+            Ok(())
+        } else {
+            Err(problem)
+        }
     }
 }
 
@@ -140,7 +174,10 @@ pub(super) async fn adjustment(
 ) -> Result<Response, Problem> {
     let none = || Problem::of(NO_SUCH_ADJUSTMENT);
     let sku: Sku = sku.parse().map_err(|_| none())?;
-    let key = AdjustmentKey { sku, adjustment_id: id.into() };
+    let key = AdjustmentKey {
+        sku,
+        adjustment_id: id.into(),
+    };
     let stored = door.adjustment(&key).await?;
     let body = match (stored, door.adjustments.delta(&key)) {
         (Stored::Found(adjustment), _) => json!({
@@ -161,7 +198,10 @@ pub(super) async fn adjustment(
         }),
         (Stored::Absent, None) => return Err(none()),
         (Stored::Unknown, None) => {
-            return Err(unavailable("the adjustment's store is on its way", "nobody serves it"));
+            return Err(unavailable(
+                "the adjustment's store is on its way",
+                "nobody serves it",
+            ));
         }
     };
     Ok(Json(body).into_response())

@@ -33,7 +33,12 @@ impl Log {
         clock: Arc<dyn WallClock>,
     ) -> Result<Self> {
         let existing = broker.admin()?.topics()?;
-        let find = |name: &str| existing.iter().find(|t| &*t.name == name).map(|t| t.partitions);
+        let find = |name: &str| {
+            existing
+                .iter()
+                .find(|t| &*t.name == name)
+                .map(|t| t.partitions)
+        };
         let mut partitions = None;
         for name in [
             topics::ORDERS.name(),
@@ -41,7 +46,8 @@ impl Log {
             topics::PRODUCTS.name(),
             topics::INVENTORY_COMMANDS.name(),
         ] {
-            let missing = || Error::new(ErrorKind::Config, format!("no such topic. topic=`{name}`"));
+            let missing =
+                || Error::new(ErrorKind::Config, format!("no such topic. topic=`{name}`"));
             let found = find(name).ok_or_else(missing)?;
             if *partitions.get_or_insert(found) != found {
                 let what = format!("the shop's topics need equal partitions. topic=`{name}`");
@@ -49,7 +55,12 @@ impl Log {
             }
         }
         let partitions = partitions.expect("the shop has topics");
-        Ok(Self { appender: broker.appender()?, clock, partitions, append_time_max })
+        Ok(Self {
+            appender: broker.appender()?,
+            clock,
+            partitions,
+            append_time_max,
+        })
     }
 
     /// How many partitions each of the shop's topics has.
@@ -73,7 +84,8 @@ impl Log {
             }
         };
         let (done, durable) = oneshot::channel();
-        // The appender drops the callback where it refuses the record: `told` must hear of that too.
+        // The appender drops the callback where it refuses the record: `told` must hear of that
+        // too.
         let mut told = TellOnce(Some(told));
         let callback = Box::new(move |result: millstream_broker::Result<i64>| {
             told.tell(result.is_ok());
@@ -136,4 +148,85 @@ fn not_durable(error: &dyn std::fmt::Display) -> Problem {
     Problem::of(ProblemKind::UNAVAILABLE)
         .detail("it is not known to be accepted; send it again, with the same key")
         .retry_after(RETRY_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use millstream_broker::Appended;
+    use millstream_runtime::SystemClock;
+
+    use super::*;
+    use crate::{model::OrderCommand, topics::ORDERS};
+
+    /// Does with an append what the test says.
+    struct Appends(
+        fn(Appended) -> millstream_broker::Result<()>,
+        Mutex<Vec<OwnedRecord>>,
+    );
+
+    impl Appender for Appends {
+        fn append(&self, record: OwnedRecord, done: Appended) -> millstream_broker::Result<()> {
+            self.1.lock().expect("no panic").push(record);
+            (self.0)(done)
+        }
+    }
+
+    /// The problem of an append, and how often failure was told.
+    async fn append(how: fn(Appended) -> millstream_broker::Result<()>) -> (Option<u16>, u32) {
+        let appender = Arc::new(Appends(how, Mutex::default()));
+        let log = Log {
+            appender,
+            clock: Arc::new(SystemClock),
+            partitions: 4,
+            append_time_max: Duration::from_millis(50),
+        };
+        let failures = Arc::new(AtomicU32::new(0));
+        let counted = failures.clone();
+        let told = Box::new(move |durable: bool| {
+            counted.fetch_add(u32::from(!durable), Ordering::Relaxed);
+        });
+        let id = "6d1c0f5e-7a3b-5b0e-9c2f-4f1e8a7731d2"
+            .parse()
+            .expect("an id");
+        let command = OrderCommand::Cancel { restock: true };
+        let result = log.append(&ORDERS, &id, &command, told).await;
+        let status = result.err().map(|problem| problem.kind().status().as_u16());
+        (status, failures.load(Ordering::Relaxed))
+    }
+
+    #[tokio::test]
+    async fn only_what_is_durable_is_acknowledged() {
+        let durable = append(|done| {
+            done(Ok(7));
+            Ok(())
+        });
+        assert_eq!(durable.await, (None, 0));
+        let full = append(|_| Err(millstream_broker::Error::Full));
+        assert_eq!(full.await, (Some(503), 1));
+        let failed = append(|done| {
+            done(Err(millstream_broker::Error::State("broken")));
+            Ok(())
+        });
+        assert_eq!(failed.await, (Some(503), 1));
+        let forgotten = append(|done| {
+            drop(done);
+            Ok(())
+        });
+        assert_eq!(forgotten.await, (Some(503), 1));
+    }
+
+    #[tokio::test]
+    async fn an_append_that_takes_too_long_is_not_acknowledged() {
+        let slow = append(|done| {
+            // Kept for ever, as by a log that hangs.
+            std::mem::forget(done);
+            Ok(())
+        });
+        assert_eq!(slow.await, (Some(503), 0));
+    }
 }

@@ -1,11 +1,12 @@
 //! The shop's door: orders, products, stock and reports over HTTP.
 //!
-//! The door decides nothing about orders. It checks what a request says, appends a command to the log, and answers
-//! once the command is durable. What became of it is read from the stores that the topology keeps, from
-//! another instance's where the key lives there, and from the tables.
+//! The door decides nothing about orders. It checks what a request says, appends a command to the
+//! log, and answers once the command is durable. What became of it is read from the stores that the
+//! topology keeps, from another instance's where the key lives there, and from the tables.
 //!
-//! What it keeps in memory can be lost at any time: the commands that are accepted and not yet processed, so that
-//! they can be shown as pending; the newest events, for those who follow an order; and the catalogue.
+//! What it keeps in memory can be lost at any time: the commands that are accepted and not yet
+//! processed, so that they can be shown as pending; the newest events, for those who follow an
+//! order; and the [catalogue].
 
 mod orders;
 mod intake;
@@ -14,16 +15,11 @@ mod reads;
 mod events;
 mod feed;
 mod products;
-mod catalogue;
-mod search;
 mod inventory;
 mod analytics;
 mod log;
 mod follower;
 mod figures;
-
-#[cfg(test)]
-mod tests;
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,14 +30,14 @@ use axum::{
 use millstream_api::{Check, Figure, FrontLimits, Peer, Problem, ProblemKind, front};
 use millstream_broker::Broker;
 use millstream_runtime::{Queries, SystemClock, WallClock};
-use millstream_topology::Result;
+use millstream_topology::{Error, ErrorKind, Result};
 use tokio::sync::Mutex;
 
 use crate::{
-    model::{Currency, Sku},
+    catalogue::{self, Catalogue},
+    model::{Currency, PlaceOrder, Sku},
     sql::Tables,
 };
-use catalogue::Catalogue;
 use feed::Feed;
 use figures::Counters;
 use follower::Follower;
@@ -61,7 +57,8 @@ pub struct DoorConfig {
     pub allow_event_time: bool,
     /// The currency of orders and products that name none.
     pub currency: Currency,
-    /// Orders that are accepted and not yet processed; while there are more, new ones are turned away.
+    /// Orders that are accepted and not yet processed; while there are more, new ones are turned
+    /// away.
     pub orders_in_flight_max: usize,
     /// How long an append may take.
     pub append_time_max: Duration,
@@ -78,7 +75,10 @@ impl DoorConfig {
             currency: Currency::USD,
             orders_in_flight_max: 50_000,
             append_time_max: Duration::from_secs(10),
-            front: FrontLimits { requests_max: 2048, ..FrontLimits::default() },
+            front: FrontLimits {
+                requests_max: 2048,
+                ..FrontLimits::default()
+            },
         }
     }
 }
@@ -100,6 +100,7 @@ pub(crate) struct DoorState {
     in_flight: Arc<InFlight>,
     feed: Arc<Feed>,
     catalogue: Arc<Catalogue>,
+    catalogue_feed: Arc<catalogue::Feed>,
     /// Products that this process is writing at this moment.
     writing: Mutex<std::collections::HashSet<Sku>>,
     adjustments: Adjustments,
@@ -107,8 +108,8 @@ pub(crate) struct DoorState {
 }
 
 impl Door {
-    /// Opens the door before an application that runs on that log. Commands which are accepted and not yet
-    /// processed are read first, so that they are shown as pending after a restart too.
+    /// Opens the door before an application that runs on that log. Commands which are accepted and
+    /// not yet processed are read first, so that they are shown as pending after a restart too.
     ///
     /// # Errors
     /// When the shop's topics are missing or the log does not answer.
@@ -135,13 +136,17 @@ impl Door {
         let log = Log::open(&*broker, config.append_time_max, clock.clone())?;
         let in_flight = Arc::new(InFlight::new(config.orders_in_flight_max));
         let feed = Arc::new(Feed::default());
-        let catalogue = Arc::new(Catalogue::new(log.partitions()));
+        let catalogue = Arc::new(Catalogue::default());
+        let catalogue_feed = catalogue::Feed::start(broker.clone(), catalogue.clone())
+            .map_err(|e| Error::caused(ErrorKind::Config, "a thread could not be started", e))?;
+        let partitions = log.partitions();
+        let application_id = &config.application_id;
         let follower = Follower::start(
             broker,
-            &config.application_id,
+            application_id,
+            partitions,
             in_flight.clone(),
             feed.clone(),
-            catalogue.clone(),
         )?;
         let state = Arc::new(DoorState {
             config,
@@ -153,11 +158,15 @@ impl Door {
             in_flight,
             feed,
             catalogue,
+            catalogue_feed: Arc::new(catalogue_feed),
             writing: Mutex::default(),
             adjustments: Adjustments::default(),
             counters: Arc::default(),
         });
-        Ok(Self { state, _follower: follower })
+        Ok(Self {
+            state,
+            _follower: follower,
+        })
     }
 
     /// The routes, behind the limits of a [`front`].
@@ -170,13 +179,24 @@ impl Door {
             .route("/v1/products", post(products::create).get(products::list))
             .route(
                 "/v1/products/{sku}",
-                get(products::one).put(products::replace).delete(products::remove),
+                get(products::one)
+                    .put(products::replace)
+                    .delete(products::remove),
             )
             .route("/v1/inventory/{sku}", get(inventory::one))
             .route("/v1/inventory/{sku}/adjustments", post(inventory::adjust))
-            .route("/v1/inventory/{sku}/adjustments/{id}", get(inventory::adjustment))
-            .route("/v1/analytics/orders-per-day", get(analytics::orders_per_day))
-            .route("/v1/analytics/revenue-per-hour", get(analytics::revenue_per_hour))
+            .route(
+                "/v1/inventory/{sku}/adjustments/{id}",
+                get(inventory::adjustment),
+            )
+            .route(
+                "/v1/analytics/orders-per-day",
+                get(analytics::orders_per_day),
+            )
+            .route(
+                "/v1/analytics/revenue-per-hour",
+                get(analytics::revenue_per_hour),
+            )
             .route("/v1/analytics/top-products", get(analytics::top_products))
             .route("/v1/analytics/order-status", get(analytics::order_status))
             .with_state(self.state.clone());
@@ -190,19 +210,38 @@ impl Door {
 
     /// Says when the door can serve: once the catalogue is read.
     pub fn check(&self) -> Check {
-        let catalogue = self.state.catalogue.clone();
-        let run = move || match catalogue.is_loaded() {
-            true => Ok(()),
-            false => Err("the catalogue is being read".to_owned()),
+        let feed = Arc::downgrade(&self.state.catalogue_feed);
+        let run = move || match feed.upgrade() {
+            Some(feed) if feed.is_complete() => Ok(()),
+            Some(_) => Err("the catalogue is being read".to_owned()),
+            None => Err("the door is closed".to_owned()),
         };
-        Check { name: "door", run: Box::new(run) }
+        Check {
+            name: "door",
+            run: Box::new(run),
+        }
+    }
+}
+
+impl DoorState {
+    /// What the catalogue asks for an order; `None` when a product is unknown or sold in another
+    /// currency.
+    fn total(&self, order: &PlaceOrder) -> Option<i64> {
+        order.lines.iter().try_fold(0_i64, |sum, line| {
+            let listed = self.catalogue.get(&line.sku)?;
+            let price =
+                Some(listed.product.price).filter(|_| listed.product.currency == order.currency)?;
+            sum.checked_add(price.checked_mul(line.quantity.into())?)
+        })
     }
 }
 
 /// What is asked for cannot be told at the moment; why is in the log.
 fn unavailable(what: &'static str, error: impl std::fmt::Display) -> Problem {
     tracing::warn!(%error, "{what}");
-    Problem::of(ProblemKind::UNAVAILABLE).detail(what).retry_after(RETRY_AFTER)
+    Problem::of(ProblemKind::UNAVAILABLE)
+        .detail(what)
+        .retry_after(RETRY_AFTER)
 }
 
 fn bad_parameter(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {

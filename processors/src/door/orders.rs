@@ -51,8 +51,11 @@ const NOT_CANCELLABLE: ProblemKind = ProblemKind::new(
     StatusCode::CONFLICT,
     "The order cannot be cancelled any more.",
 );
-pub(super) const NO_SUCH_ORDER: ProblemKind =
-    ProblemKind::new("no-such-order", StatusCode::NOT_FOUND, "There is no such order.");
+pub(super) const NO_SUCH_ORDER: ProblemKind = ProblemKind::new(
+    "no-such-order",
+    StatusCode::NOT_FOUND,
+    "There is no such order.",
+);
 
 pub(super) async fn place(
     State(door): State<Arc<DoorState>>,
@@ -75,10 +78,12 @@ pub(super) async fn place(
 }
 
 impl DoorState {
-    /// Accepts an order, once: durable when this returns. What is known of it if it was there already.
+    /// Accepts an order, once: durable when this returns. What is known of it if it was there
+    /// already.
     async fn accept(&self, id: OrderId, place: &Arc<PlaceOrder>) -> Result<Option<Order>, Problem> {
         if self.in_flight.get(id).is_none() {
-            // An instance that cannot be asked is no reason to refuse: the first command of an order counts.
+            // An instance that cannot be asked is no reason to refuse: the first command of an
+            // order counts.
             if let Stored::Found(known) = self.order_state(id).await? {
                 self.in_flight.settled(id);
                 return match known.fingerprint == place.fingerprint {
@@ -114,11 +119,13 @@ impl DoorState {
         }
     }
 
-    /// Compares the total that the customer saw with the catalogue's. Where the catalogue cannot tell, as
-    /// for unknown products, the order itself will.
+    /// Compares the total that the customer saw with the catalogue's. Where the catalogue cannot
+    /// tell, as for unknown products, the order itself will.
     fn check_total(&self, place: &PlaceOrder) -> Result<(), Problem> {
-        let Some(expected) = place.expected_total else { return Ok(()) };
-        match self.catalogue.total(place) {
+        let Some(expected) = place.expected_total else {
+            return Ok(());
+        };
+        match self.total(place) {
             Some(total) if total != expected => {
                 let detail = format!("the total is {total} {} now", place.currency);
                 Err(Problem::of(PRICE_CHANGED).at("/expected_total", detail))
@@ -213,7 +220,10 @@ pub(super) async fn list(
     QueryParams(params): QueryParams<ListParams>,
 ) -> Result<Response, Problem> {
     let customer = match &params.customer_id {
-        Some(id) => Some(id.parse::<CustomerId>().map_err(|e| bad_parameter(e.to_string()))?),
+        Some(id) => Some(
+            id.parse::<CustomerId>()
+                .map_err(|e| bad_parameter(e.to_string()))?,
+        ),
         None => None,
     };
     let status = match &params.status {
@@ -228,7 +238,12 @@ pub(super) async fn list(
         None => None,
     };
     let limit = page_size(params.limit, PAGE_DEFAULT, ORDERS_PER_PAGE_MAX)?;
-    let query = OrderQuery { customer, status, limit, after };
+    let query = OrderQuery {
+        customer,
+        status,
+        limit,
+        after,
+    };
     let page = door.tables.orders(&query).await;
     let page = page.map_err(|e| unavailable("orders cannot be listed", e))?;
     let items: Vec<_> = page.orders.iter().map(Order::http).collect();
@@ -246,7 +261,10 @@ fn write_cursor(cursor: OrderCursor) -> String {
 fn read_cursor(text: &str) -> Option<OrderCursor> {
     let text = String::from_utf8(decode_cursor(text)?).ok()?;
     let (placed_at, order_id) = text.split_once('|')?;
-    Some(OrderCursor { placed_at: placed_at.parse().ok()?, order_id: order_id.parse().ok()? })
+    Some(OrderCursor {
+        placed_at: placed_at.parse().ok()?,
+        order_id: order_id.parse().ok()?,
+    })
 }
 
 /// The body of a cancellation; none is needed.
@@ -281,8 +299,12 @@ pub(super) async fn cancel(
             return Err(Problem::of(NOT_CANCELLABLE).detail(detail));
         }
     }
-    let command = OrderCommand::Cancel { restock: request.restock };
-    door.log.append(&ORDERS, &id, &command, Box::new(|_| ())).await?;
+    let command = OrderCommand::Cancel {
+        restock: request.restock,
+    };
+    door.log
+        .append(&ORDERS, &id, &command, Box::new(|_| ()))
+        .await?;
     let body = json!({ "order_id": id, "status": order.status });
     let mut response = (StatusCode::ACCEPTED, Json(body)).into_response();
     let location = HeaderValue::from_str(&format!("/v1/orders/{id}")).map_err(Problem::internal)?;

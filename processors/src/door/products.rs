@@ -8,14 +8,13 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use millstream_api::{
-    JsonBody, Problem, ProblemKind, QueryParams, UrlPath, decode_cursor, encode_cursor,
-};
+use millstream_api::{JsonBody, Problem, ProblemKind, QueryParams, UrlPath};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{DoorState, RETRY_AFTER, bad_parameter, catalogue::Listed, page_size};
+use super::{DoorState, RETRY_AFTER, bad_parameter, page_size};
 use crate::{
+    catalogue::{Listed, ProductCursor, ProductQuery},
     model::{Currency, PRICE_MAX, Product, Sku},
     topics::PRODUCTS,
 };
@@ -26,13 +25,14 @@ const DESCRIPTION_BYTES_MAX: usize = 10_000;
 /// Products of one page.
 const PAGE_DEFAULT: usize = 50;
 const PAGE_MAX: usize = 200;
-/// How deep a search can be paged into.
-const SEARCH_DEPTH_MAX: usize = 10_000;
 /// How long a write waits until this process reads it back.
 const READ_BACK_MAX: Duration = Duration::from_secs(5);
 
-const NO_SUCH_PRODUCT: ProblemKind =
-    ProblemKind::new("no-such-product", StatusCode::NOT_FOUND, "There is no such product.");
+const NO_SUCH_PRODUCT: ProblemKind = ProblemKind::new(
+    "no-such-product",
+    StatusCode::NOT_FOUND,
+    "There is no such product.",
+);
 const DUPLICATE: ProblemKind = ProblemKind::new(
     "duplicate-product",
     StatusCode::CONFLICT,
@@ -104,7 +104,12 @@ impl ProductRequest {
         let text_bounds = [
             ("/name", Some(&self.name), 1, NAME_BYTES_MAX),
             ("/category", self.category.as_ref(), 1, NAME_BYTES_MAX),
-            ("/description", self.description.as_ref(), 0, DESCRIPTION_BYTES_MAX),
+            (
+                "/description",
+                self.description.as_ref(),
+                0,
+                DESCRIPTION_BYTES_MAX,
+            ),
         ];
         for (pointer, text, min, max) in text_bounds {
             if text.is_some_and(|t| t.trim().len() < min || t.len() > max) {
@@ -141,7 +146,7 @@ pub(super) async fn create(
             None => Ok(Some(product)),
         })
         .await?;
-    let mut response = shown(&created, StatusCode::CREATED)?;
+    let mut response = shown(&created, StatusCode::CREATED);
     let location = HeaderValue::from_str(&location).map_err(Problem::internal)?;
     response.headers_mut().insert(header::LOCATION, location);
     Ok(response)
@@ -162,7 +167,7 @@ pub(super) async fn replace(
             Ok(Some(product))
         })
         .await?;
-    shown(&replaced, StatusCode::OK)
+    Ok(shown(&replaced, StatusCode::OK))
 }
 
 pub(super) async fn remove(
@@ -180,22 +185,21 @@ pub(super) async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// What was written: the product, or none, and where.
+/// What was written: the product, or none; and its entity tag, once it is read back.
 struct Written {
     product: Option<Product>,
-    partition: i32,
-    offset: i64,
+    etag: Option<Arc<str>>,
 }
 
 impl DoorState {
-    /// Writes what `decide` makes of the present product. One write of a sku at a time in this process; of two
-    /// processes that write one sku at the same moment, the later counts.
+    /// Writes what `decide` makes of the present product. One write of a sku at a time in this
+    /// process; of two processes that write one sku at the same moment, the later counts.
     async fn write(
         &self,
         sku: &Sku,
         decide: impl FnOnce(Option<&Listed>) -> Result<Option<Product>, Problem>,
     ) -> Result<Written, Problem> {
-        if !self.catalogue.is_loaded() {
+        if !self.catalogue_feed.is_complete() {
             return Err(not_loaded());
         }
         if !self.writing.lock().await.insert(sku.clone()) {
@@ -212,15 +216,27 @@ impl DoorState {
         sku: &Sku,
         decide: impl FnOnce(Option<&Listed>) -> Result<Option<Product>, Problem>,
     ) -> Result<Written, Problem> {
-        let product = decide(self.catalogue.get(sku).as_ref())?;
-        let (partition, offset) =
-            self.log.append(&PRODUCTS, sku, &product, Box::new(|_| ())).await?;
+        let product = decide(self.catalogue.get(sku).as_deref())?;
+        let (partition, offset) = self
+            .log
+            .append(&PRODUCTS, sku, &product, Box::new(|_| ()))
+            .await?;
         // Whoever has written reads it, here at least.
-        let read_back = self.catalogue.reached(partition, offset);
-        if tokio::time::timeout(READ_BACK_MAX, read_back).await.is_err() {
+        if !self
+            .catalogue_feed
+            .wait_for(partition, offset, READ_BACK_MAX)
+            .await
+        {
             tracing::warn!(%sku, "a product was written and is not read back yet");
         }
-        Ok(Written { product, partition, offset })
+        let listed = self
+            .catalogue
+            .get(sku)
+            .filter(|l| Some(&l.product) == product.as_ref());
+        Ok(Written {
+            product,
+            etag: listed.map(|l| l.etag.clone()),
+        })
     }
 }
 
@@ -234,27 +250,35 @@ fn parse_sku(text: &str) -> Result<Sku, Problem> {
     text.parse().map_err(|_| Problem::of(NO_SUCH_PRODUCT))
 }
 
-fn shown(written: &Written, status: StatusCode) -> Result<Response, Problem> {
+fn shown(written: &Written, status: StatusCode) -> Response {
     let product = written.product.as_ref().map(HttpProduct::of);
-    let tag = etag(written.partition, written.offset)?;
-    Ok((status, [(header::ETAG, tag)], Json(product)).into_response())
+    let mut response = (status, Json(product)).into_response();
+    if let Some(tag) = written
+        .etag
+        .as_deref()
+        .and_then(|tag| HeaderValue::from_str(tag).ok())
+    {
+        response.headers_mut().insert(header::ETAG, tag);
+    }
+    response
 }
 
-/// The record that a product comes from names its version.
-fn etag(partition: i32, offset: i64) -> Result<HeaderValue, Problem> {
-    HeaderValue::from_str(&format!("\"{partition}-{offset}\"")).map_err(Problem::internal)
-}
-
-fn names(headers: &HeaderMap, header: HeaderName, tag: &HeaderValue) -> Option<bool> {
+/// Whether a header lists an entity tag; `None` without the header.
+fn names(headers: &HeaderMap, header: HeaderName, tag: &str) -> Option<bool> {
     let mut values = headers.get_all(header).iter().peekable();
     values.peek()?;
-    let tags = values.filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).map(str::trim);
-    Some(tags.map(|t| t.strip_prefix("W/").unwrap_or(t)).any(|t| t == "*" || t == *tag))
+    let tags = values
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim);
+    Some(
+        tags.map(|t| t.strip_prefix("W/").unwrap_or(t))
+            .any(|t| t == "*" || t == tag),
+    )
 }
 
 fn unchanged(headers: &HeaderMap, present: &Listed) -> Result<(), Problem> {
-    let tag = etag(present.partition, present.offset)?;
-    match names(headers, header::IF_MATCH, &tag) {
+    match names(headers, header::IF_MATCH, &present.etag) {
         Some(false) => Err(Problem::of(CHANGED)),
         Some(true) | None => Ok(()),
     }
@@ -266,14 +290,14 @@ pub(super) async fn one(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Some(listed) = door.catalogue.get(&parse_sku(&sku)?) else {
-        return Err(match door.catalogue.is_loaded() {
+        return Err(match door.catalogue_feed.is_complete() {
             true => Problem::of(NO_SUCH_PRODUCT),
             false => not_loaded(),
         });
     };
-    let tag = etag(listed.partition, listed.offset)?;
-    let tags = [(header::ETAG, tag.clone())];
-    match names(&headers, header::IF_NONE_MATCH, &tag) {
+    let tag = HeaderValue::from_str(&listed.etag).map_err(Problem::internal)?;
+    let tags = [(header::ETAG, tag)];
+    match names(&headers, header::IF_NONE_MATCH, &listed.etag) {
         Some(true) => Ok((StatusCode::NOT_MODIFIED, tags).into_response()),
         Some(false) | None => Ok((tags, Json(HttpProduct::of(&listed.product))).into_response()),
     }
@@ -292,54 +316,33 @@ pub(super) async fn list(
     State(door): State<Arc<DoorState>>,
     QueryParams(params): QueryParams<ListParams>,
 ) -> Result<Response, Problem> {
-    if !door.catalogue.is_loaded() {
+    if !door.catalogue_feed.is_complete() {
         return Err(not_loaded());
     }
     let limit = page_size(params.limit, PAGE_DEFAULT, PAGE_MAX)?;
-    let wrong = || bad_parameter("this is no cursor");
-    let cursor = match &params.cursor {
-        Some(text) => {
-            let bytes = decode_cursor(text).ok_or_else(wrong)?;
-            Some(String::from_utf8(bytes).map_err(|_| wrong())?)
-        }
-        None => None,
+    let cursor = params
+        .cursor
+        .as_deref()
+        .map(str::parse::<ProductCursor>)
+        .transpose();
+    let cursor = cursor.map_err(|_| bad_parameter("this is no cursor"))?;
+    let query = ProductQuery {
+        words: params.query,
+        category: params.category,
+        limit,
+        cursor,
     };
-    let query = params.query.as_deref().map(str::trim).filter(|q| !q.is_empty());
-    let (found, next) = match query {
-        None => {
-            let after = cursor.map(|text| text.parse::<Sku>()).transpose().map_err(|_| wrong())?;
-            let listed = |limit| {
-                let index = door.catalogue.read();
-                index.list(params.category.as_deref(), after.as_ref(), limit)
-            };
-            page(listed(limit + 1), limit, |last| last.product.sku.to_string())
-        }
-        Some(query) => {
-            let skip = cursor.map(|text| text.parse::<usize>()).transpose().map_err(|_| wrong())?;
-            let skip = skip.unwrap_or(0).min(SEARCH_DEPTH_MAX);
-            let index = door.catalogue.read();
-            let found = index.search(query, params.category.as_deref(), skip, limit + 1);
-            page(found, limit, |_| (skip + limit).to_string())
-        }
-    };
-    let items: Vec<_> = found.iter().map(|l| HttpProduct::of(&l.product)).collect();
+    let page = door.catalogue.page(&query);
+    let items: Vec<_> = page
+        .items
+        .iter()
+        .map(|l| HttpProduct::of(&l.product))
+        .collect();
     let mut body = json!({ "items": items });
-    if let Some(next) = next {
-        body["next_cursor"] = encode_cursor(next.as_bytes()).into();
+    if let Some(next) = page.next_cursor {
+        body["next_cursor"] = next.to_string().into();
     }
     Ok(Json(body).into_response())
-}
-
-/// Cuts off the one that was read too many, and says where to go on if there was one.
-fn page(
-    mut found: Vec<Listed>,
-    limit: usize,
-    next: impl FnOnce(&Listed) -> String,
-) -> (Vec<Listed>, Option<String>) {
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(next);
-    (found, next)
 }
 
 /// Text as a part of a path: all but letters, digits and a few others as `%XX`.

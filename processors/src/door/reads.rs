@@ -1,5 +1,5 @@
-//! Where the door finds an order, stock or an adjustment: in this instance's stores, in another's, in the newest
-//! events, among what was accepted, in the tables.
+//! Where the door finds an order, stock or an adjustment: in this instance's stores, in another's,
+//! in the newest events, among what was accepted, in the tables.
 
 use axum::http::StatusCode;
 use millstream_api::Problem;
@@ -11,9 +11,7 @@ use serde_json::Value as JsonValue;
 use super::{DoorState, unavailable};
 use crate::{
     inventory::Adjustment,
-    model::{
-        AdjustmentKey, Order, OrderId, OrderLine, OrderStatus, PlaceOrder, Sku, Stock,
-    },
+    model::{AdjustmentKey, Order, OrderId, OrderLine, OrderStatus, PlaceOrder, Sku, Stock},
     order::OrderState,
     topics::{ADJUSTMENT_STORE, INVENTORY_COMMANDS, ORDER_STORE, ORDERS, STOCK_STORE},
 };
@@ -32,18 +30,26 @@ impl DoorState {
     /// What the saga knows of an order.
     pub(super) async fn order_state(&self, id: OrderId) -> Result<Stored<OrderState>, Problem> {
         let partition_key = encoded(ORDERS.key(), &id)?;
-        self.stored(&ORDER_STORE, &id, &partition_key, &id.to_string()).await
+        self.stored(&ORDER_STORE, &id, &partition_key, &id.to_string())
+            .await
     }
 
     /// An order, as far as anybody knows it; one that is accepted and not yet processed is pending.
     pub(super) async fn order(&self, id: OrderId) -> Result<Option<Order>, Problem> {
-        let certain = match self.order_state(id).await? {
-            Stored::Found(state) => return Ok(Some(state.order)),
-            Stored::Absent => true,
-            Stored::Unknown => false,
+        let (stored, certain) = match self.order_state(id).await? {
+            Stored::Found(state) => (Some(state.order), true),
+            Stored::Absent => (None, true),
+            Stored::Unknown => (None, false),
         };
-        if let Some(event) = self.feed.newest(id) {
-            return Ok(Some(event.order));
+        // Events can be read a moment before the store shows what they tell: who was told of a
+        // change sees it.
+        let told = self.feed.newest(id).map(|event| event.order);
+        let newest = [stored, told]
+            .into_iter()
+            .flatten()
+            .max_by_key(|order| order.version);
+        if newest.is_some() {
+            return Ok(newest);
         }
         if let Some(place) = self.in_flight.get(id) {
             return Ok(Some(pending(id, &place)));
@@ -51,7 +57,10 @@ impl DoorState {
         match self.tables.order(id).await {
             Ok(Some(order)) => Ok(Some(order)),
             Ok(None) if certain => Ok(None),
-            Ok(None) => Err(unavailable("the order's store is on its way", "nobody serves it")),
+            Ok(None) => Err(unavailable(
+                "the order's store is on its way",
+                "nobody serves it",
+            )),
             Err(error) => Err(unavailable("orders cannot be read", error)),
         }
     }
@@ -62,9 +71,11 @@ impl DoorState {
         match self.stored(&STOCK_STORE, sku, &key, sku).await? {
             Stored::Found(stock) => Ok(Some(stock)),
             Stored::Absent => Ok(None),
-            Stored::Unknown => {
-                self.tables.stock(sku).await.map_err(|e| unavailable("stock cannot be read", e))
-            }
+            Stored::Unknown => self
+                .tables
+                .stock(sku)
+                .await
+                .map_err(|e| unavailable("stock cannot be read", e)),
         }
     }
 
@@ -75,11 +86,12 @@ impl DoorState {
     ) -> Result<Stored<Adjustment>, Problem> {
         let partition_key = encoded(INVENTORY_COMMANDS.key(), &key.sku)?;
         let text = format!("{}/{}", key.sku, key.adjustment_id);
-        self.stored(&ADJUSTMENT_STORE, key, &partition_key, &text).await
+        self.stored(&ADJUSTMENT_STORE, key, &partition_key, &text)
+            .await
     }
 
-    /// Reads a store whose partition follows from the key of the topic that feeds it, `partition_key`. `text` is
-    /// the store's key as other instances are asked for it.
+    /// Reads a store whose partition follows from the key of the topic that feeds it,
+    /// `partition_key`. `text` is the store's key as other instances are asked for it.
     async fn stored<K, V: DeserializeOwned>(
         &self,
         store: &KvStore<K, V>,
@@ -87,12 +99,18 @@ impl DoorState {
         partition_key: &[u8],
         text: &str,
     ) -> Result<Stored<V>, Problem> {
-        match self.queries.locate(store.name(), partition_key).map_err(Problem::internal)? {
+        match self
+            .queries
+            .locate(store.name(), partition_key)
+            .map_err(Problem::internal)?
+        {
             // Read right here: it is a look into memory, and seldom a block from the disk.
-            Located::Here(view) => Ok(match view.get_typed(store, key).map_err(Problem::internal)? {
-                Some((value, _)) => Stored::Found(value),
-                None => Stored::Absent,
-            }),
+            Located::Here(view) => Ok(
+                match view.get_typed(store, key).map_err(Problem::internal)? {
+                    Some((value, _)) => Stored::Found(value),
+                    None => Stored::Absent,
+                },
+            ),
             Located::There(endpoint) => self.ask(&endpoint, store.name(), text).await,
             Located::Nowhere => Ok(Stored::Unknown),
         }
@@ -104,11 +122,17 @@ impl DoorState {
         store: &str,
         key: &str,
     ) -> Result<Stored<V>, Problem> {
-        let Ok(answer) = self.peer.get(endpoint, &["stores", store, "keys", key], &[]).await else {
+        let Ok(answer) = self
+            .peer
+            .get(endpoint, &["stores", store, "keys", key], &[])
+            .await
+        else {
             return Ok(Stored::Unknown);
         };
         match answer.status {
-            StatusCode::OK => value_of(&answer.body).map(Stored::Found).map_err(Problem::internal),
+            StatusCode::OK => value_of(&answer.body)
+                .map(Stored::Found)
+                .map_err(Problem::internal),
             StatusCode::NOT_FOUND => Ok(Stored::Absent),
             _ => Ok(Stored::Unknown),
         }

@@ -32,6 +32,9 @@ pub struct Policy {
     pub held_for: Duration,
     /// How long until an order is asked again.
     pub ask_again: Duration,
+    /// How long a product that an order asks for may take to arrive from the catalogue, before the
+    /// order is told that there is none.
+    pub listing_wait: Duration,
 }
 
 impl Default for Policy {
@@ -39,6 +42,7 @@ impl Default for Policy {
         Self {
             held_for: Duration::from_secs(15 * 60),
             ask_again: Duration::from_secs(60),
+            listing_wait: Duration::from_secs(1),
         }
     }
 }
@@ -50,6 +54,10 @@ impl Policy {
 
     fn ask_again_ms(&self) -> i64 {
         i64::try_from(self.ask_again.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn listing_wait_ms(&self) -> i64 {
+        i64::try_from(self.listing_wait.as_millis()).unwrap_or(i64::MAX)
     }
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 
 /// How often timers are looked at.
-const TICK: Duration = Duration::from_millis(500);
+const TICK: Duration = Duration::from_millis(250);
 
 /// What inventory hears.
 #[derive(Clone, Debug)]
@@ -101,9 +101,11 @@ impl InventoryProcessor {
         let now_ms = cx.wall_clock_ms();
         let key = ReservationKey { sku, order_id };
         let before = cx.store(self.stores.reservations).get(&key)?;
-        // Only a reserve asks for name and price.
+        // Only the answer to a reserve needs name and price.
         let listing = match command {
-            ForOrder::Reserve(_) => cx.store(self.stores.listings).get(&key.sku)?,
+            ForOrder::Reserve(_) | ForOrder::Decide => {
+                cx.store(self.stores.listings).get(&key.sku)?
+            }
             ForOrder::Release | ForOrder::Confirm | ForOrder::Restock(_) => None,
         };
         let (reservation, event) = cx.store(self.stores.stock).update(&key.sku, |slot| {
@@ -121,7 +123,11 @@ impl InventoryProcessor {
             cx.store(self.stores.reservations)
                 .put(&key, reservation, now_ms)?;
             if before.is_none() {
-                let due_ms = now_ms.saturating_add(self.policy.held_for_ms());
+                let wait_ms = match reservation.state {
+                    ReservationState::Asked => self.policy.listing_wait_ms(),
+                    _ => self.policy.held_for_ms(),
+                };
+                let due_ms = now_ms.saturating_add(wait_ms);
                 self.timers.arm(cx, due_ms, (key.sku.clone(), order_id))?;
             }
         }
@@ -152,7 +158,8 @@ impl InventoryProcessor {
         self.tell(cx, key.sku, Some(event))
     }
 
-    /// A reservation has been there for a while: forget it if it is settled, else ask its order.
+    /// A reservation has been there for a while: answer it if it still waits for the catalogue, ask
+    /// its order if pieces are held, forget it if it is settled.
     ///
     /// What is held is never given back by time alone, because the order may be about to be
     /// confirmed.
@@ -167,6 +174,11 @@ impl InventoryProcessor {
         let Some(reservation) = cx.store(self.stores.reservations).get(&key)? else {
             return Ok(());
         };
+        if reservation.state == ReservationState::Asked {
+            let due_ms = now_ms.saturating_add(self.policy.held_for_ms());
+            self.timers.arm(cx, due_ms, (key.sku.clone(), order_id))?;
+            return self.for_order(cx, key.sku, order_id, ForOrder::Decide);
+        }
         if reservation.state == ReservationState::Held {
             let again_ms = now_ms.saturating_add(self.policy.ask_again_ms());
             self.timers.arm(cx, again_ms, (key.sku.clone(), order_id))?;

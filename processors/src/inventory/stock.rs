@@ -2,7 +2,9 @@
 //!
 //! Invariant: `0 <= reserved <= on_hand` and `0 <= sold` before and after every command.
 //! Invariant: a command that came before changes nothing when it comes again.
-//! Invariant: a release that overtakes its reserve leaves a mark, and the reserve is refused.
+//! Invariant: a reserve is answered once, at once or, where the catalogue does not have the
+//! product, when it was given time to arrive. Invariant: a release that overtakes its reserve
+//! leaves a mark, and the reserve is refused.
 
 use std::sync::Arc;
 
@@ -49,6 +51,9 @@ pub struct Reservation {
 /// Where a [`Reservation`] stands. Only `Held` pieces are part of [`Stock::reserved`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ReservationState {
+    /// The order has asked, and the catalogue does not have the product yet: its entry, written
+    /// before the order, may come through its own topic a moment later.
+    Asked,
     /// The pieces are held.
     Held,
     /// They are sold.
@@ -68,6 +73,8 @@ pub enum ReservationState {
 pub enum ForOrder {
     /// Hold that many.
     Reserve(u32),
+    /// The catalogue had time enough: answer the reserve that waits for it.
+    Decide,
     /// Do not hold them.
     Release,
     /// They are sold.
@@ -105,6 +112,7 @@ pub fn apply(
     };
     let outcome = match command {
         ForOrder::Reserve(quantity) => line.reserve(quantity, listing),
+        ForOrder::Decide => line.decide(listing),
         ForOrder::Release => line.release(),
         ForOrder::Confirm => line.confirm(),
         ForOrder::Restock(quantity) => line.restock(quantity),
@@ -128,8 +136,12 @@ struct Line {
 impl Line {
     fn reserve(self, quantity: u32, listing: Option<&Listing>) -> Outcome {
         use ReservationState as S;
-        let Some(present) = self.reservation else {
-            return self.first_reserve(quantity, listing);
+        let present = match (self.reservation, listing) {
+            (None, None) => return self.wait_for_listing(quantity),
+            (Some(present), None) if present.state == S::Asked => return self.unchanged(),
+            (Some(present), Some(_)) if present.state == S::Asked => return self.decide(listing),
+            (None, Some(_)) => return self.answer(quantity, listing),
+            (Some(present), _) => present,
         };
         // It was asked before, or released before it was asked: the same answer again.
         let order_id = self.order_id;
@@ -152,7 +164,9 @@ impl Line {
             }
             (S::OutOfStock, _) => refused(Refusal::OutOfStock),
             (S::UnknownProduct, _) => refused(Refusal::UnknownProduct),
-            (S::Released | S::Held | S::Confirmed | S::Restocked, _) => refused(Refusal::Released),
+            (S::Released | S::Asked | S::Held | S::Confirmed | S::Restocked, _) => {
+                refused(Refusal::Released)
+            }
         };
         let event = Some(InventoryEvent {
             change,
@@ -165,7 +179,30 @@ impl Line {
         }
     }
 
-    fn first_reserve(mut self, quantity: u32, listing: Option<&Listing>) -> Outcome {
+    fn wait_for_listing(self, quantity: u32) -> Outcome {
+        let asked = Reservation {
+            quantity,
+            state: ReservationState::Asked,
+            since_ms: self.now_ms,
+            price: None,
+        };
+        Outcome {
+            stock: self.stock,
+            reservation: Some(asked),
+            event: None,
+        }
+    }
+
+    fn decide(self, listing: Option<&Listing>) -> Outcome {
+        match self.reservation {
+            Some(asked) if asked.state == ReservationState::Asked => {
+                self.answer(asked.quantity, listing)
+            }
+            Some(_) | None => self.unchanged(),
+        }
+    }
+
+    fn answer(mut self, quantity: u32, listing: Option<&Listing>) -> Outcome {
         let order_id = self.order_id;
         let refused = |refusal| InventoryChange::Refused {
             order_id,
@@ -229,8 +266,8 @@ impl Line {
                 self.settled(held, ReservationState::Released, change)
             }
             // Settled one way or the other.
-            Some(_) => self.unchanged(),
-            None => {
+            Some(other) if other.state != ReservationState::Asked => self.unchanged(),
+            Some(_) | None => {
                 let mark = Reservation {
                     quantity: 0,
                     state: ReservationState::Released,

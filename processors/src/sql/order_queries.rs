@@ -47,7 +47,8 @@ pub struct OrderPage {
 }
 
 const SELECT: &str = "SELECT o.`order_id`, o.`customer_id`, o.`status`, o.`reason`, o.`currency`, \
-    o.`total`, o.`placed_at`, o.`updated_at`, o.`version`, p.`status`, p.`authorised`, p.`captured`, \
+    o.`total`, o.`placed_at`, o.`updated_at`, o.`version`, p.`status`, p.`authorised`, \
+    p.`captured`, \
     p.`refunded`, p.`gateway_ref` FROM `orders` o LEFT JOIN `payments` p ON p.`order_id` = o.`order_id`";
 const LINES: &str = "SELECT `order_id`, `sku`, `name`, `quantity`, `unit_price` FROM `order_lines`";
 

@@ -170,7 +170,8 @@ pub const MIGRATIONS: &[Migration] = &[Migration {
         "CREATE TABLE `inventory` (`sku` {id} NOT NULL PRIMARY KEY, `on_hand` {int} NOT NULL, \
          `reserved` {int} NOT NULL, `sold` {int} NOT NULL, `version` {int} NOT NULL){options}",
         "CREATE TABLE `products` (`sku` {id} NOT NULL PRIMARY KEY, `name` {text} NOT NULL, \
-         `category` {text}, `description` {text}, `price` {int} NOT NULL, `currency` {id} NOT NULL, \
+         `category` {text}, `description` {text}, `price` {int} NOT NULL, \
+         `currency` {id} NOT NULL, \
          `version` {int} NOT NULL){options}",
         "CREATE TABLE `notifications` (`notification_id` {id} NOT NULL PRIMARY KEY, \
          `order_id` {id} NOT NULL, `customer_id` {id} NOT NULL, `kind` {id} NOT NULL, \

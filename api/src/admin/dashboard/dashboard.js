@@ -3,7 +3,7 @@
 
 const POLL_MS = 1000;
 const SVG = "http://www.w3.org/2000/svg";
-const BOX = { width: 168, height: 34, across: 60, down: 12, margin: 12 };
+const BOX = { width: 168, height: 34, across: 48, down: 12, margin: 12, title: 26 };
 
 const byId = (id) => document.getElementById(id);
 const number = (n) => (n === null || n === undefined ? "–" : n.toLocaleString("en"));
@@ -17,31 +17,50 @@ function rows(id, cells) {
     for (const cell of row) {
       const td = document.createElement("td");
       td.textContent = typeof cell === "number" ? number(cell) : cell;
-      if (typeof cell === "number") td.className = "number";
       tr.append(td);
     }
     return tr;
   }));
 }
 
-// The layer of a node is the longest way to it from a node without inputs. Topics close cycles between
-// sub-topologies; an edge back to a node that is still being visited is left out of the count.
+// The layer of a node is the longest way to it from a node without inputs.
 function layers(nodes, edges) {
   const inputs = new Map(nodes.map((n) => [n.id, []]));
-  for (const e of edges) if (inputs.has(e.from) && inputs.has(e.to)) inputs.get(e.to).push(e.from);
+  for (const e of edges) inputs.get(e.to).push(e.from);
   const layer = new Map();
-  const open = new Set();
   const visit = (id) => {
-    if (layer.has(id)) return layer.get(id);
-    if (open.has(id)) return -1;
-    open.add(id);
-    const depth = Math.max(-1, ...inputs.get(id).map(visit)) + 1;
-    open.delete(id);
-    layer.set(id, depth);
-    return depth;
+    if (!layer.has(id)) layer.set(id, Math.max(-1, ...inputs.get(id).map(visit)) + 1);
+    return layer.get(id);
   };
   nodes.forEach((n) => visit(n.id));
   return layer;
+}
+
+// One band for each sub-topology, with the topics it reads at its left and those it writes at its right. A topic
+// stands in every band that it touches: drawn once, topics would tie all bands into one knot.
+function bands(graph) {
+  const byNode = new Map(graph.nodes.map((n) => [n.id, n]));
+  const operators = graph.nodes.filter((n) => n.kind !== "topic" && n.kind !== "store");
+  const numbers = [...new Set(operators.map((n) => n.subtopology))].sort((a, b) => a - b);
+  return numbers.map((number) => {
+    const nodes = operators.filter((n) => n.subtopology === number);
+    const here = new Set(nodes.map((n) => n.id));
+    const edges = [];
+    const topics = new Map();
+    for (const e of graph.edges) {
+      const [from, to] = [byNode.get(e.from), byNode.get(e.to)];
+      if (here.has(e.from) && here.has(e.to)) edges.push(e);
+      if (from?.kind === "topic" && here.has(e.to)) {
+        topics.set("in:" + e.from, { ...from, id: "in:" + e.from });
+        edges.push({ from: "in:" + e.from, to: e.to });
+      }
+      if (to?.kind === "topic" && here.has(e.from)) {
+        topics.set("out:" + e.to, { ...to, id: "out:" + e.to });
+        edges.push({ from: e.from, to: "out:" + e.to });
+      }
+    }
+    return { number, nodes: [...nodes, ...topics.values()], edges };
+  });
 }
 
 function element(name, attributes, text) {
@@ -53,47 +72,55 @@ function element(name, attributes, text) {
 
 const short = (text) => (text.length > 26 ? text.slice(0, 12) + "…" + text.slice(-13) : text);
 
+function edge(from, to, busy) {
+  const [x1, y1] = [from.x + BOX.width, from.y + BOX.height / 2];
+  const [x2, y2] = [to.x, to.y + BOX.height / 2];
+  const bend = Math.max(30, (x2 - x1) / 2);
+  const d = `M${x1},${y1} C${x1 + bend},${y1} ${x2 - bend},${y2} ${x2},${y2}`;
+  return element("path", { d, class: busy ? "busy" : "" });
+}
+
+function box(node, { x, y }) {
+  const topic = node.kind === "topic";
+  const g = element("g", { class: (topic ? "topic" : "operator") + (node.rate > 0 ? " busy" : "") });
+  const stores = node.stores?.length ? `stores: ${node.stores.join(", ")}` : "";
+  g.append(element("title", {}, [node.name, node.kind, stores].filter(Boolean).join("\n")));
+  g.append(element("rect", { x, y, width: BOX.width, height: BOX.height, rx: topic ? BOX.height / 2 : 4 }));
+  g.append(element("text", { x: x + 10, y: y + 14 }, short(node.name)));
+  const below = topic ? (node.internal ? "internal topic" : "topic")
+    : [rate(node.rate), node.kind, stores && `${node.stores.length} stores`].filter(Boolean).join("  ");
+  g.append(element("text", { x: x + 10, y: y + 27, class: "rate" }, below));
+  return g;
+}
+
 function draw(graph) {
-  const nodes = graph.nodes.filter((n) => n.kind !== "store");
-  const known = new Set(nodes.map((n) => n.id));
-  const edges = graph.edges.filter((e) => known.has(e.from) && known.has(e.to));
-  const layer = layers(nodes, edges);
-  const filled = [];
-  const place = new Map();
-  for (const node of nodes) {
-    const column = layer.get(node.id);
-    const row = (filled[column] = (filled[column] ?? 0) + 1) - 1;
-    place.set(node.id, {
-      x: BOX.margin + column * (BOX.width + BOX.across),
-      y: BOX.margin + row * (BOX.height + BOX.down),
-    });
+  const svg = element("svg", {});
+  let [top, width] = [0, 0];
+  for (const { number, nodes, edges } of bands(graph)) {
+    const layer = layers(nodes, edges);
+    const filled = [];
+    const place = new Map();
+    for (const node of nodes) {
+      const column = layer.get(node.id);
+      const row = (filled[column] = (filled[column] ?? 0) + 1) - 1;
+      place.set(node.id, {
+        x: BOX.margin + column * (BOX.width + BOX.across),
+        y: top + BOX.title + row * (BOX.height + BOX.down),
+      });
+    }
+    svg.append(element("text", { x: BOX.margin, y: top + BOX.title - 8, class: "rate" }, `sub-topology ${number}`));
+    const rates = new Map(nodes.map((n) => [n.id, n.rate ?? 0]));
+    for (const e of edges) {
+      const busy = Math.max(rates.get(e.from), rates.get(e.to)) > 0;
+      svg.append(edge(place.get(e.from), place.get(e.to), busy));
+    }
+    nodes.forEach((node) => svg.append(box(node, place.get(node.id))));
+    top += BOX.title + Math.max(...filled.map((n) => n ?? 0)) * (BOX.height + BOX.down);
+    width = Math.max(width, filled.length * (BOX.width + BOX.across));
   }
-  const width = filled.length * (BOX.width + BOX.across) + BOX.margin;
-  const height = Math.max(1, ...filled.map((n) => n ?? 0)) * (BOX.height + BOX.down) + BOX.margin;
-  const svg = element("svg", { width, height, viewBox: `0 0 ${width} ${height}` });
-  const rates = new Map(nodes.map((n) => [n.id, n.rate ?? 0]));
-  for (const e of edges) {
-    const [from, to] = [place.get(e.from), place.get(e.to)];
-    const [x1, y1] = [from.x + BOX.width, from.y + BOX.height / 2];
-    const [x2, y2] = [to.x, to.y + BOX.height / 2];
-    const bend = Math.max(30, Math.abs(x2 - x1) / 2);
-    const busy = Math.max(rates.get(e.from), rates.get(e.to)) > 0;
-    const d = `M${x1},${y1} C${x1 + bend},${y1} ${x2 - bend},${y2} ${x2},${y2}`;
-    svg.append(element("path", { d, class: busy ? "busy" : "" }));
-  }
-  for (const node of nodes) {
-    const { x, y } = place.get(node.id);
-    const kind = node.kind === "topic" ? "topic" : "operator";
-    const g = element("g", { class: kind + (node.rate > 0 ? " busy" : "") });
-    const about = node.stores?.length ? `${node.name}\nstores: ${node.stores.join(", ")}` : node.name;
-    g.append(element("title", {}, about));
-    const rounded = kind === "topic" ? BOX.height / 2 : 4;
-    g.append(element("rect", { x, y, width: BOX.width, height: BOX.height, rx: rounded }));
-    g.append(element("text", { x: x + 8, y: y + 14 }, short(node.name)));
-    const below = kind === "topic" ? (node.internal ? "internal topic" : "topic")
-      : `${rate(node.rate)}  ${node.kind}${node.stores.length ? " ⛁ " + short(node.stores.join(", ")) : ""}`;
-    g.append(element("text", { x: x + 8, y: y + 27, class: "rate" }, below));
-    svg.append(g);
+  const [w, h] = [width + BOX.margin, top + BOX.margin];
+  for (const [key, value] of Object.entries({ width: w, height: h, viewBox: `0 0 ${w} ${h}` })) {
+    svg.setAttribute(key, value);
   }
   byId("graph").replaceChildren(svg);
   byId("application").textContent = graph.application_id;

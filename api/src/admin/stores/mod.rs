@@ -36,8 +36,11 @@ const NO_SUCH_STORE: ProblemKind = ProblemKind::new(
     StatusCode::NOT_FOUND,
     "The topology has no such store.",
 );
-const NO_SUCH_KEY: ProblemKind =
-    ProblemKind::new("no-such-key", StatusCode::NOT_FOUND, "The store has no such key.");
+const NO_SUCH_KEY: ProblemKind = ProblemKind::new(
+    "no-such-key",
+    StatusCode::NOT_FOUND,
+    "The store has no such key.",
+);
 const OTHER_KIND: ProblemKind = ProblemKind::new(
     "store-of-another-kind",
     StatusCode::NOT_FOUND,
@@ -73,7 +76,8 @@ async fn sessions(
     Err(Problem::of(OTHER_KIND).detail("there are no session stores"))
 }
 
-/// How stale an answer may be. Only active stores answer, and they show what is committed, so any bound holds.
+/// How stale an answer may be. Only active stores answer, and they show what is committed, so any
+/// bound holds.
 #[derive(Deserialize)]
 struct Staleness {
     #[serde(default, rename = "max_stale_ms")]
@@ -85,7 +89,9 @@ fn definition<'a>(
     store: &str,
 ) -> Result<&'a Arc<dyn StoreDefinition>, Problem> {
     // The only thing that can be wrong is the name.
-    queries.definition(store).map_err(|_| Problem::of(NO_SUCH_STORE))
+    queries
+        .definition(store)
+        .map_err(|_| Problem::of(NO_SUCH_STORE))
 }
 
 fn not_served() -> Problem {
@@ -116,7 +122,8 @@ fn is_windowed(definition: &dyn StoreDefinition) -> bool {
     matches!(definition.spec().kind, StoreKind::Window { .. })
 }
 
-/// Where a view stands, as the header shows it: the changelog offset behind the last record it reflects.
+/// Where a view stands, as the header shows it: the changelog offset behind the last record it
+/// reflects.
 fn position(partition: i32, view: &StoreView) -> String {
     format!("{partition}:{}", view.position().unwrap_or(0))
 }

@@ -1,7 +1,8 @@
 //! One key of a key-value store.
 //!
-//! The partition that the key hashes to is looked at first. A processor may keep entries under keys other than
-//! those of its records, which are then in any partition, so a miss is looked for in all of them.
+//! The partition that the key hashes to is looked at first. A processor may keep entries under keys
+//! other than those of its records, which are then in any partition, so a miss is looked for in all
+//! of them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -32,7 +33,10 @@ pub(in crate::admin) async fn key(
         return Err(Problem::of(OTHER_KIND).detail("a window store is asked for windows"));
     }
     let key = parse_key(&**definition, &text)?;
-    let partitions = state.queries.partitions(&store).map_err(Problem::internal)?;
+    let partitions = state
+        .queries
+        .partitions(&store)
+        .map_err(Problem::internal)?;
     let mut views = state.queries.local(&store).map_err(Problem::internal)?;
     let likely = partition_for_key(&key, partitions);
     views.sort_by_key(|(partition, _)| *partition != likely);
@@ -63,7 +67,9 @@ fn find(views: &[(i32, StoreView)], key: &[u8]) -> Result<Option<Response>, Prob
     for (partition, view) in views {
         // The position is read first: the value may be newer than it says, never older.
         let position = position(*partition, view);
-        let Some((value, timestamp)) = view.get(key).map_err(Problem::internal)? else { continue };
+        let Some((value, timestamp)) = view.get(key).map_err(Problem::internal)? else {
+            continue;
+        };
         let definition = view.definition();
         let body = json!({
             "key": definition.key_json(key).map_err(Problem::internal)?,
@@ -84,11 +90,18 @@ async fn ask_others(
     covered: &mut BTreeSet<i32>,
 ) -> Result<Option<Response>, Problem> {
     let mut endpoints = state.queries.elsewhere(store).map_err(Problem::internal)?;
-    if let Located::There(likely) = state.queries.locate(store, key).map_err(Problem::internal)? {
+    if let Located::There(likely) = state
+        .queries
+        .locate(store, key)
+        .map_err(Problem::internal)?
+    {
         endpoints.sort_by_key(|endpoint| *endpoint != likely);
     }
     for endpoint in endpoints {
-        let answer = state.peer.get(&endpoint, &["stores", store, "keys", text], &[]).await?;
+        let answer = state
+            .peer
+            .get(&endpoint, &["stores", store, "keys", text], &[])
+            .await?;
         match answer.status {
             StatusCode::OK => return Ok(Some(passed_on(answer))),
             StatusCode::NOT_FOUND => covered.extend(looked_at(&answer)),
@@ -99,7 +112,11 @@ async fn ask_others(
 }
 
 fn looked_at(answer: &PeerAnswer) -> Vec<i32> {
-    let positions = answer.headers.get(POSITION).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let positions = answer
+        .headers
+        .get(POSITION)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
     let partition = |at: &str| at.split(':').next()?.parse().ok();
     positions.split(',').filter_map(partition).collect()
 }

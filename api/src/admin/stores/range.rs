@@ -12,9 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as JsonValue, json};
 use tokio::task::JoinSet;
 
-use super::{
-    answer, definition, is_hop, is_windowed, limit, not_served, parse_key,
-};
+use super::{answer, definition, is_hop, is_windowed, limit, not_served, parse_key};
 use crate::{
     Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, decode_cursor, encode_cursor,
     rfc3339,
@@ -65,7 +63,10 @@ pub(in crate::admin) async fn range(
         let body = serde_json::to_value(&found).map_err(Problem::internal)?;
         return Ok(answer(body, ""));
     }
-    let partitions = state.queries.partitions(&store).map_err(Problem::internal)?;
+    let partitions = state
+        .queries
+        .partitions(&store)
+        .map_err(Problem::internal)?;
     if found.positions.len() < partitions as usize {
         for other in ask_others(&state, &store, &span, bounds.limit).await? {
             found.add(other);
@@ -82,7 +83,9 @@ pub(in crate::admin) async fn range(
 fn bounds(state: &AdminState, store: &str, span: &Span) -> Result<Bounds, Problem> {
     let definition = definition(&state.queries, store)?;
     let key = |text: &Option<String>| {
-        text.as_deref().map(|text| parse_key(&**definition, text)).transpose()
+        text.as_deref()
+            .map(|text| parse_key(&**definition, text))
+            .transpose()
     };
     let wrong = || Problem::of(ProblemKind::INVALID_PARAMETER).detail("this is no cursor");
     let lower = match &span.cursor {
@@ -95,7 +98,12 @@ fn bounds(state: &AdminState, store: &str, span: &Span) -> Result<Bounds, Proble
         None => key(&span.from)?,
     };
     let windowed = is_windowed(&**definition);
-    Ok(Bounds { lower, to: key(&span.to)?, limit: limit(span.limit)?, windowed })
+    Ok(Bounds {
+        lower,
+        to: key(&span.to)?,
+        limit: limit(span.limit)?,
+        windowed,
+    })
 }
 
 impl Bounds {
@@ -122,9 +130,13 @@ fn read_all(views: &[(i32, StoreView)], bounds: &Bounds) -> Result<Found, Proble
 
 fn read(partition: i32, view: &StoreView, bounds: &Bounds) -> Result<Found, Problem> {
     let mut found = Found::default();
-    found.positions.insert(partition, view.position().unwrap_or(0));
+    found
+        .positions
+        .insert(partition, view.position().unwrap_or(0));
     let (lower, upper) = (bounds.lower.as_deref(), bounds.upper());
-    let page = view.range(lower, upper.as_deref(), bounds.limit).map_err(Problem::internal)?;
+    let page = view
+        .range(lower, upper.as_deref(), bounds.limit)
+        .map_err(Problem::internal)?;
     if page.len() == bounds.limit {
         found.complete_to = page.last().map(|(key, ..)| encode_cursor(key));
     }
@@ -151,7 +163,9 @@ fn item(
     let mut plain: &[u8] = key;
     if bounds.windowed {
         let Some((key, start, _)) = split_window_key(key) else {
-            return Err(Problem::internal("a window store has a key without a window"));
+            return Err(Problem::internal(
+                "a window store has a key without a window",
+            ));
         };
         // Longer keys lie between the windows of the last one.
         if bounds.to.as_deref().is_some_and(|to| key > to) {
@@ -176,10 +190,16 @@ async fn ask_others(
         asked.spawn(async move {
             let limit = limit.to_string();
             let mut params = vec![("limit", limit.as_str())];
-            for (name, value) in [("from", &span.from), ("to", &span.to), ("cursor", &span.cursor)] {
+            for (name, value) in [
+                ("from", &span.from),
+                ("to", &span.to),
+                ("cursor", &span.cursor),
+            ] {
                 params.extend(value.as_deref().map(|value| (name, value)));
             }
-            let answer = peer.get(&endpoint, &["stores", &store, "range"], &params).await?;
+            let answer = peer
+                .get(&endpoint, &["stores", &store, "range"], &params)
+                .await?;
             if !answer.status.is_success() {
                 return Err(not_served());
             }

@@ -13,9 +13,7 @@ use super::{
     NO_SUCH_KEY, OTHER_KIND, answer, definition, is_hop, is_windowed, limit, not_served, parse_key,
     passed_on, position,
 };
-use crate::{
-    Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, parse_time, rfc3339,
-};
+use crate::{Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, parse_time, rfc3339};
 
 #[derive(Deserialize)]
 pub(in crate::admin) struct Span {
@@ -50,18 +48,31 @@ pub(in crate::admin) async fn windows(
     let from = Span::bound(span.from.as_deref(), 0)?;
     let to = Span::bound(span.to.as_deref(), i64::MAX)?;
     let limit = limit(span.limit)?;
-    match state.queries.locate(&store, &key).map_err(Problem::internal)? {
+    match state
+        .queries
+        .locate(&store, &key)
+        .map_err(Problem::internal)?
+    {
         Located::Here(view) => {
-            let partitions = state.queries.partitions(&store).map_err(Problem::internal)?;
+            let partitions = state
+                .queries
+                .partitions(&store)
+                .map_err(Problem::internal)?;
             let partition = partition_for_key(&key, partitions);
             let read = move || read(&view, partition, &key, (from, to), limit);
-            tokio::task::spawn_blocking(read).await.map_err(Problem::internal)?
+            tokio::task::spawn_blocking(read)
+                .await
+                .map_err(Problem::internal)?
         }
         Located::There(endpoint) if !is_hop(&headers) => {
             let (from, to, limit) = (from.to_string(), to.to_string(), limit.to_string());
             let params = [("from", &*from), ("to", &*to), ("limit", &*limit)];
             let path = ["stores", &store, "windows", &text];
-            state.peer.get(&endpoint, &path, &params).await.map(passed_on)
+            state
+                .peer
+                .get(&endpoint, &path, &params)
+                .await
+                .map(passed_on)
         }
         Located::There(_) | Located::Nowhere => Err(not_served()),
     }
@@ -75,9 +86,13 @@ fn read(
     limit: usize,
 ) -> Result<Response, Problem> {
     let position = position(partition, view);
-    let windows = view.windows(key, from, to, limit).map_err(Problem::internal)?;
+    let windows = view
+        .windows(key, from, to, limit)
+        .map_err(Problem::internal)?;
     if windows.is_empty() {
-        let any = view.windows(key, 0, i64::MAX, 1).map_err(Problem::internal)?;
+        let any = view
+            .windows(key, 0, i64::MAX, 1)
+            .map_err(Problem::internal)?;
         if any.is_empty() {
             return Err(Problem::of(NO_SUCH_KEY));
         }
@@ -89,6 +104,9 @@ fn read(
         let (window, timestamp) = (json!({ "start": rfc3339(start) }), rfc3339(timestamp));
         Ok(json!({ "key": key, "value": value, "timestamp": timestamp, "window": window }))
     };
-    let items: Vec<JsonValue> = windows.into_iter().map(item).collect::<Result<_, Problem>>()?;
+    let items: Vec<JsonValue> = windows
+        .into_iter()
+        .map(item)
+        .collect::<Result<_, Problem>>()?;
     Ok(answer(json!({ "items": items }), &position))
 }
