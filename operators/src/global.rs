@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// Applies a record to a store; `false` when it has no key.
-pub(crate) type Apply = Arc<dyn Fn(&mut TaskState, usize, &RawRecord) -> Result<bool> + Send + Sync>;
+pub(crate) type Apply =
+    Arc<dyn Fn(&mut TaskState, usize, &RawRecord) -> Result<bool> + Send + Sync>;
 
 /// What feeds a global table.
 #[derive(Clone)]

@@ -18,10 +18,10 @@ use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{error, info};
 
 use crate::{
-    global_tables::{Follower, Ready},
     clock::{SystemClock, WallClock},
     config::{Config, StateKind},
     flush_pool::FlushPool,
+    global_tables::{Follower, Ready},
     internal_topics::{Layout, find_topics, full_name, prepare},
     members::Members,
     queries::Queries,

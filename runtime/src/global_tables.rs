@@ -166,7 +166,10 @@ impl Follower {
         while !stop.load(Ordering::Acquire) {
             if !whole && self.is_whole()? {
                 whole = true;
-                info!(tables = self.partitions.len(), "global tables are up to date");
+                info!(
+                    tables = self.partitions.len(),
+                    "global tables are up to date"
+                );
                 ready.reach(tables.views());
             }
             fetched.clear();

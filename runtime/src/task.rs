@@ -8,7 +8,8 @@ use std::{
 
 use millstream_broker::TopicPartition;
 use millstream_operators::{
-    Clock, Counters, Cx, Globals, Outbox, Punctuator, RawRecord, RecordSite, Scratch, TaskGraph, Topology,
+    Clock, Counters, Cx, Globals, Outbox, Punctuator, RawRecord, RecordSite, Scratch, TaskGraph,
+    Topology,
 };
 use millstream_state::{ByteStore, StoreDefinition, TaskState};
 use millstream_topology::{Error, Result, TaskId, TopicRole};

@@ -35,7 +35,9 @@ pub use codec::{
 pub use describe::{DescribedNode, Description};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use partition::{murmur2, partition_for_key};
-pub use plan::{GlobalSpec, Node, NodeId, NodeKind, Plan, StoreId, StoreKind, StoreSpec, TopicRole};
+pub use plan::{
+    GlobalSpec, Node, NodeId, NodeKind, Plan, StoreId, StoreKind, StoreSpec, TopicRole,
+};
 pub use record::{Change, Header, Headers, Record};
 pub use serde::Serde;
 pub use store::{KvStore, SessionStore, WindowStore};

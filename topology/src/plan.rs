@@ -316,7 +316,12 @@ impl Plan {
 
     fn check_store_is_new(&self, spec: &StoreSpec) -> Result<()> {
         let globals = self.globals.iter().map(|global| &global.store);
-        if self.stores.iter().chain(globals).any(|s| s.name == spec.name) {
+        if self
+            .stores
+            .iter()
+            .chain(globals)
+            .any(|s| s.name == spec.name)
+        {
             return Err(Error::new(
                 ErrorKind::Topology,
                 format!(

@@ -51,14 +51,12 @@ fn stream_global_join(at: &mut Interpreter, fields: Fields) -> Applied {
     let joiner = functions::joiner(&step.joiner)?;
     let key_of = functions::key_mapper(&step.key_fn)?;
     let table: GlobalKTable<Key, Text> = at.global(&step.right)?;
-    let by = table.by(move |k: &Option<Key>, v: &Text| {
-        key_of(k.as_ref(), Some(v)).map(Key::plain)
-    });
+    let by = table.by(move |k: &Option<Key>, v: &Text| key_of(k.as_ref(), Some(v)).map(Key::plain));
     let stream = at.stream(&step.left)?.drop_null_values();
     let joined = match step.kind {
-        JoinType::Inner => stream.join_with_key(by, move |k, l, r| {
-            joiner(k.as_ref(), Some(l), Some(r))
-        }),
+        JoinType::Inner => {
+            stream.join_with_key(by, move |k, l, r| joiner(k.as_ref(), Some(l), Some(r)))
+        }
         JoinType::Left => stream.left_join_with_key(by, move |k, l, r| {
             joiner(k.as_ref(), Some(l), r.map(String::as_str))
         }),

@@ -187,7 +187,13 @@ mod tests {
 
     #[test]
     fn damage_is_refused() {
-        for bytes in [&b""[..], b"\x00", b"\x07\x00", b"\x00\x02short", b"\x80\x09"] {
+        for bytes in [
+            &b""[..],
+            b"\x00",
+            b"\x07\x00",
+            b"\x00\x02short",
+            b"\x80\x09",
+        ] {
             assert!(Question::decode(bytes).is_err(), "{bytes:?}");
         }
         assert!(Answer::decode(b"\x00short").is_err());

@@ -147,9 +147,7 @@ fn instructions(
     let changed = old != new;
     match (kind, old, new) {
         (Kind::Left, ..) if !was_there => [None, None],
-        (Kind::Left, Some(old), new) if changed => {
-            [Some((Some(old), Forget)), Some((new, Answer))]
-        }
+        (Kind::Left, Some(old), new) if changed => [Some((Some(old), Forget)), Some((new, Answer))],
         (Kind::Left, _, new) => [Some((new, Answer)), None],
         (Kind::Inner, Some(old), Some(new)) if changed => {
             [Some((Some(old), Forget)), Some((Some(new), Answer))]
@@ -179,54 +177,59 @@ where
     let out: Answers = asked.unary(NodeKind::ForeignSubscribe, move |build, next| {
         let index = build.store(build.stores_of(node)[0]);
         let look_up = getter(build);
-        edge(move |cx: &mut Cx<'_>, record: Record<Option<Bytes>, Bytes>| {
-            let question = Question::decode(&record.value).map_err(bad("question"))?;
-            let remembers = match question.instruction {
-                Instruction::Forget | Instruction::ForgetAndAnswer => false,
-                Instruction::Answer | Instruction::AnswerIfFound => true,
-            };
-            let mut found = None;
-            if let Some(key) = &record.key {
-                let mut place = subscriptions_of(key);
-                place.extend_from_slice(&question.row);
-                let mut subscriptions = cx.state.kv(index, &store);
-                let (place, at) = (place.into(), record.timestamp);
-                match remembers {
-                    true => subscriptions.put(&place, record.value.clone(), at)?,
-                    false => subscriptions.delete(&place, at)?,
+        edge(
+            move |cx: &mut Cx<'_>, record: Record<Option<Bytes>, Bytes>| {
+                let question = Question::decode(&record.value).map_err(bad("question"))?;
+                let remembers = match question.instruction {
+                    Instruction::Forget | Instruction::ForgetAndAnswer => false,
+                    Instruction::Answer | Instruction::AnswerIfFound => true,
+                };
+                let mut found = None;
+                if let Some(key) = &record.key {
+                    let mut place = subscriptions_of(key);
+                    place.extend_from_slice(&question.row);
+                    let mut subscriptions = cx.state.kv(index, &store);
+                    let (place, at) = (place.into(), record.timestamp);
+                    match remembers {
+                        true => subscriptions.put(&place, record.value.clone(), at)?,
+                        false => subscriptions.delete(&place, at)?,
+                    }
+                    let key = foreign_keys.decode(Some(key)).map_err(bad("key"))?;
+                    found = look_up(cx, &key)?;
                 }
-                let key = foreign_keys.decode(Some(key)).map_err(bad("key"))?;
-                found = look_up(cx, &key)?;
-            }
-            let timestamp = match &found {
-                Some((_, at)) => record.timestamp.max(*at),
-                None => record.timestamp,
-            };
-            let value = match (question.instruction, found) {
-                (Instruction::Forget, _) | (Instruction::AnswerIfFound, None) => return Ok(()),
-                (Instruction::ForgetAndAnswer, _) | (Instruction::Answer, None) => None,
-                (Instruction::Answer | Instruction::AnswerIfFound, Some((value, _))) => {
-                    Some(encoded(&values, &value, "value")?)
-                }
-            };
-            let answer = Answer {
-                hash: question.hash,
-                value: value.as_deref(),
-            };
-            let answer = Record {
-                key: Some(question.row),
-                value: answer.encode(),
-                timestamp,
-                headers: record.headers,
-            };
-            next.push(cx, answer)
-        })
+                let timestamp = match &found {
+                    Some((_, at)) => record.timestamp.max(*at),
+                    None => record.timestamp,
+                };
+                let value = match (question.instruction, found) {
+                    (Instruction::Forget, _) | (Instruction::AnswerIfFound, None) => return Ok(()),
+                    (Instruction::ForgetAndAnswer, _) | (Instruction::Answer, None) => None,
+                    (Instruction::Answer | Instruction::AnswerIfFound, Some((value, _))) => {
+                        Some(encoded(&values, &value, "value")?)
+                    }
+                };
+                let answer = Answer {
+                    hash: question.hash,
+                    value: value.as_deref(),
+                };
+                let answer = Record {
+                    key: Some(question.row),
+                    value: answer.encode(),
+                    timestamp,
+                    headers: record.headers,
+                };
+                next.push(cx, answer)
+            },
+        )
     });
     assert_eq!(out.id, node, "one node was added");
     let id = {
         let mut draft = draft.lock();
         let id = draft.own_store(node, Arc::new(KvDefinition(store)));
-        right.stores.iter().for_each(|id| draft.plan.connect(node, *id));
+        right
+            .stores
+            .iter()
+            .for_each(|id| draft.plan.connect(node, *id));
         id
     };
     (out, id)
@@ -292,35 +295,37 @@ where
     let partners = through.answers.value();
     let out = answered.unary(NodeKind::ForeignJoin, move |build, next| {
         let (look_up, pair) = (getter(build), pair.clone());
-        edge(move |cx: &mut Cx<'_>, record: Record<Option<Bytes>, Bytes>| {
-            let Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            } = record;
-            let answer = Answer::decode(&value).map_err(bad("answer"))?;
-            let key = keys.decode(key.as_deref()).map_err(bad("key"))?;
-            let present = look_up(cx, &key)?.map(|(value, _)| value);
-            if answer.hash != hash_of(&values, present.as_ref())? {
-                cx.counters.dropped += 1;
-                return Ok(());
-            }
-            let partner = answer.value.map(|bytes| partners.decode(Some(bytes)));
-            let partner = partner.transpose().map_err(bad("value"))?;
-            let joined = partner.is_some() || kind == Kind::Left;
-            let present = present.as_ref().filter(|_| joined);
-            let value = present.and_then(|present| pair(present, partner.as_ref()));
-            next.push(
-                cx,
-                Record {
+        edge(
+            move |cx: &mut Cx<'_>, record: Record<Option<Bytes>, Bytes>| {
+                let Record {
                     key,
                     value,
                     timestamp,
                     headers,
-                },
-            )
-        })
+                } = record;
+                let answer = Answer::decode(&value).map_err(bad("answer"))?;
+                let key = keys.decode(key.as_deref()).map_err(bad("key"))?;
+                let present = look_up(cx, &key)?.map(|(value, _)| value);
+                if answer.hash != hash_of(&values, present.as_ref())? {
+                    cx.counters.dropped += 1;
+                    return Ok(());
+                }
+                let partner = answer.value.map(|bytes| partners.decode(Some(bytes)));
+                let partner = partner.transpose().map_err(bad("value"))?;
+                let joined = partner.is_some() || kind == Kind::Left;
+                let present = present.as_ref().filter(|_| joined);
+                let value = present.and_then(|present| pair(present, partner.as_ref()));
+                next.push(
+                    cx,
+                    Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    },
+                )
+            },
+        )
     });
     let mut plan = draft.lock();
     left.stores
