@@ -1,6 +1,7 @@
 # The front of everything. `make` lists the targets; ARGS="…" passes arguments on.
 
 ARGS ?=
+FILES ?=
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -14,6 +15,10 @@ build: ## build the release program and link it as bin/millstream
 test: ## run every test, with a Kafka and a MariaDB of its own (ARGS="-p millstream-state")
 	@scripts/test $(ARGS)
 
+conformance: ## compare with Kafka Streams, scenario by scenario (FILES="a.jsonl b.jsonl")
+	@scripts/bootstrap build
+	cargo run --quiet --package millstream-conformance -- $(FILES)
+
 lint: ## check formatting, lints and the rules of the tree
 	@scripts/lint
 
@@ -21,4 +26,4 @@ bench: ## run the micro-benchmarks (ARGS="filter")
 	@scripts/bootstrap build
 	cargo bench --package millstream-benches $(ARGS)
 
-.PHONY: help demo build test lint bench
+.PHONY: help demo build test conformance lint bench

@@ -290,6 +290,7 @@ async fn start_streams(
         policies: Policies {
             decode: ErrorPolicy::DeadLetter,
             process: ErrorPolicy::DeadLetter,
+            produce: ErrorPolicy::DeadLetter,
             dead_letter_topic: Some(topics::DEAD_LETTERS.name()),
         },
         endpoint: Some(admin_address.to_string()),

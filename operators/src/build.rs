@@ -85,6 +85,11 @@ impl<'a> TaskBuild<'a> {
         SinkIx(index.expect("a sink's topic is in the plan") as u32)
     }
 
+    /// True when records without a key have a use behind the topic of the application of that name.
+    pub(crate) fn wants_null_keys(&self, topic: &str) -> bool {
+        self.topology.plan().wants_null_keys(topic)
+    }
+
     /// The stores of a node, in the order in which it was connected to them.
     pub(crate) fn stores_of(&self, id: NodeId) -> Vec<StoreId> {
         self.topology.plan().nodes()[id.0].stores.clone()

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use millstream_state::TaskState;
+use millstream_state::{StoreView, TaskState};
 use millstream_topology::{Headers, Result};
 
 /// Index of a topic in [`Topology::sink_topics`](crate::Topology::sink_topics).
@@ -19,6 +19,19 @@ pub trait Outbox {
     fn send(
         &mut self,
         sink: SinkIx,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<()>;
+
+    /// As [`send`](Self::send), to a topic that the record chose. It is none of the application's own.
+    ///
+    /// # Errors
+    /// When the topic does not exist, or the log refuses it.
+    fn send_to(
+        &mut self,
+        topic: &str,
         key: Option<&[u8]>,
         value: Option<&[u8]>,
         timestamp: i64,
@@ -44,10 +57,27 @@ pub struct Counters {
     pub dropped: u64,
 }
 
+/// The stores of the global tables, as every task sees them: what is applied and committed.
+#[derive(Clone, Debug, Default)]
+pub struct Globals(Arc<[StoreView]>);
+
+impl Globals {
+    /// Views in the order of [`Topology::globals`](crate::Topology::globals).
+    pub fn new(views: impl IntoIterator<Item = StoreView>) -> Self {
+        Self(views.into_iter().collect())
+    }
+
+    pub(crate) fn view(&self, index: usize) -> &StoreView {
+        &self.0[index]
+    }
+}
+
 /// What travels with a record through a task.
 pub struct Cx<'a> {
     /// The stores of the task.
     pub state: &'a mut TaskState,
+    /// The global tables.
+    pub globals: &'a Globals,
     /// Where records leave.
     pub out: &'a mut dyn Outbox,
     /// Where the record was read.

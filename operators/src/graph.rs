@@ -14,7 +14,7 @@ use millstream_topology::{
 };
 
 use crate::{
-    Clock, Cx, Punctuation,
+    Clock, Cx, GlobalSource, Punctuation,
     build::{Flush, TaskBuild},
     processor::Live,
 };
@@ -48,8 +48,17 @@ pub trait RawSource {
     fn push(&mut self, cx: &mut Cx<'_>, record: RawRecord, event_time: i64) -> Result<()>;
 }
 
-pub(crate) type SourceFactory =
-    Arc<dyn Fn(&mut TaskBuild<'_>) -> Rc<RefCell<dyn RawSource>> + Send + Sync>;
+/// Makes the entry for one of a source's topics, by its place among them.
+pub(crate) type EntryOf = Rc<dyn Fn(usize) -> Rc<RefCell<dyn RawSource>>>;
+
+/// The entry of a source that has one topic.
+pub(crate) fn only_entry(source: impl RawSource + 'static) -> EntryOf {
+    let source: Rc<RefCell<dyn RawSource>> = Rc::new(RefCell::new(source));
+    Rc::new(move |_| source.clone())
+}
+
+/// Makes a source of one task, with all nodes behind it.
+pub(crate) type SourceFactory = Arc<dyn Fn(&mut TaskBuild<'_>) -> EntryOf + Send + Sync>;
 
 /// A topology that is complete and checked: what applications and test drivers are made of.
 #[derive(Clone)]
@@ -59,6 +68,7 @@ pub struct Topology {
     sources: Arc<BTreeMap<NodeId, SourceFactory>>,
     definitions: Arc<[Arc<dyn StoreDefinition>]>,
     sink_topics: Arc<[(Arc<str>, TopicRole)]>,
+    globals: Arc<[GlobalSource]>,
 }
 
 impl Topology {
@@ -66,6 +76,7 @@ impl Topology {
         plan: Plan,
         sources: BTreeMap<NodeId, SourceFactory>,
         definitions: Vec<Arc<dyn StoreDefinition>>,
+        globals: Vec<GlobalSource>,
     ) -> Self {
         let subtopologies = plan.subtopologies();
         let mut sink_topics: Vec<(Arc<str>, TopicRole)> = Vec::new();
@@ -80,12 +91,26 @@ impl Topology {
             sources: Arc::new(sources),
             definitions: definitions.into(),
             sink_topics: sink_topics.into(),
+            globals: globals.into(),
         }
     }
 
     /// The shape.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// The same topology, with that topic read by the first source whose pattern it matches; `None` when
+    /// there is no such source, or the topic is read already.
+    pub fn find_topic(&self, topic: &str) -> Option<Self> {
+        self.plan.finder_of(topic)?;
+        let mut plan = (*self.plan).clone();
+        plan.find_topic(topic);
+        Some(Self {
+            subtopologies: plan.subtopologies().into(),
+            plan: Arc::new(plan),
+            ..self.clone()
+        })
     }
 
     /// The shape, for people.
@@ -108,27 +133,42 @@ impl Topology {
         &self.definitions[store.0]
     }
 
+    /// The global tables; their place here is their place among the views of [`Globals`](crate::Globals).
+    pub fn globals(&self) -> &[GlobalSource] {
+        &self.globals
+    }
+
     /// Builds the nodes of one task of sub-topology `index`. They stay on the calling thread.
     pub fn instantiate(&self, index: u32) -> TaskGraph {
         let sub = &self.subtopologies[index as usize];
         let mut build = TaskBuild::new(self, &sub.stores);
         let mut sources = Vec::new();
+        let mut by_pattern = BTreeMap::new();
         for id in &sub.nodes {
             let Some(make) = self.sources.get(id) else {
                 continue;
             };
-            let source = make(&mut build);
+            let entry_of = make(&mut build);
             let node = &self.plan.nodes()[id.0];
-            sources.extend(node.topics.iter().map(|topic| SourceTopic {
-                topic: topic.clone(),
-                role: node.role,
-                source: source.clone(),
-            }));
+            sources.extend(
+                node.topics
+                    .iter()
+                    .enumerate()
+                    .map(|(at, topic)| SourceTopic {
+                        topic: topic.clone(),
+                        role: node.role,
+                        source: entry_of(at),
+                    }),
+            );
+            if node.pattern.is_some() {
+                by_pattern.insert(*id, entry_of);
+            }
         }
         let mut flushes = build.flushes;
         flushes.reverse();
         TaskGraph {
             sources,
+            by_pattern,
             flushes,
             processors: build.processors,
             counters: build.counters.into_iter().collect(),
@@ -152,6 +192,7 @@ pub type NodeCounters = BTreeMap<NodeId, Arc<AtomicU64>>;
 /// The nodes of one task.
 pub struct TaskGraph {
     sources: Vec<SourceTopic>,
+    by_pattern: BTreeMap<NodeId, EntryOf>,
     flushes: Vec<Flush>,
     processors: Vec<(Arc<str>, Rc<RefCell<dyn Live>>)>,
     counters: NodeCounters,
@@ -161,6 +202,24 @@ impl TaskGraph {
     /// Where records enter, by topic.
     pub fn sources(&self) -> &[SourceTopic] {
         &self.sources
+    }
+
+    /// Adds the entry of a topic that `topology` has found by pattern since this was built from it; `None`
+    /// when it belongs to another task.
+    pub fn find_topic(&mut self, topology: &Topology, topic: &str) -> Option<&SourceTopic> {
+        let (id, entry_of) = self.by_pattern.iter().find(|(id, _)| {
+            topology.plan.nodes()[id.0]
+                .topics
+                .iter()
+                .any(|found| &**found == topic)
+        })?;
+        let (topic, role) = (topic.into(), topology.plan.nodes()[id.0].role);
+        self.sources.push(SourceTopic {
+            topic,
+            role,
+            source: entry_of(0),
+        });
+        self.sources.last()
     }
 
     /// The nodes' counters.

@@ -1,22 +1,33 @@
-//! What a stream can be joined with: a table, or another stream within a window.
+//! What a stream can be joined with: a table, a global table, or another stream within a window.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use millstream_topology::{KvStore, WindowStore};
+use millstream_topology::{KvStore, NodeId, WindowStore};
 
-use crate::{KStream, KTable, ops};
+use crate::{
+    KStream, KTable, MaybeNull,
+    builder::SharedDraft,
+    edge::Factory,
+    ops::{self, table_join::Alone},
+};
 
-pub(crate) type Joiner<V, T, VO> = Arc<dyn Fn(&V, &T) -> VO + Send + Sync>;
-pub(crate) type LeftJoiner<V, T, VO> = Arc<dyn Fn(&V, Option<&T>) -> VO + Send + Sync>;
+pub(crate) type Joiner<K, V, T, VO> = Arc<dyn Fn(&K, &V, &T) -> VO + Send + Sync>;
+pub(crate) type LeftJoiner<K, V, T, VO> = Arc<dyn Fn(&K, &V, Option<&T>) -> VO + Send + Sync>;
+pub(crate) type OuterJoiner<K, V, T, VO> =
+    Arc<dyn Fn(&K, Option<&V>, Option<&T>) -> VO + Send + Sync>;
 
 /// The right-hand side of an inner join.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be joined with a stream keyed by `{K}`",
-    note = "join a `&KTable` with the same key type, or a stream with a window: \
-            `other.within(duration, LEFT_STORE, RIGHT_STORE)`"
+    note = "join a `&KTable` with the same key type, a `GlobalKTable` with `.by(key)`, or a stream \
+            with a window: `other.within(duration, LEFT_STORE, RIGHT_STORE)`"
 )]
 pub trait JoinWith<K, V>: Sized {
+    /// Key of the results.
+    type Key: Clone + 'static;
+    /// What the joiner gets from the stream.
+    type Left: Clone + 'static;
     /// What the joiner gets from this side.
     type Value: Clone + 'static;
 
@@ -24,18 +35,20 @@ pub trait JoinWith<K, V>: Sized {
     fn join_from<VO: Clone + 'static>(
         self,
         left: KStream<K, V>,
-        joiner: Joiner<V, Self::Value, VO>,
-    ) -> KStream<K, VO>;
+        joiner: Joiner<Self::Key, Self::Left, Self::Value, VO>,
+    ) -> KStream<Self::Key, VO>;
 }
 
-/// The right-hand side of a left join.
+/// The right-hand side of a left join. The results have the stream's keys.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be left-joined with a stream keyed by `{K}`",
-    note = "left-join a `&KTable` with the same key type, or a stream with a window and a store for \
-            records that wait for a partner: \
+    note = "left-join a `&KTable` with the same key type, a `GlobalKTable` with `.by(key)`, or a \
+            stream with a window and a store for records that wait for a partner: \
             `other.within(duration, LEFT_STORE, RIGHT_STORE).unmatched(STORE)`"
 )]
 pub trait LeftJoinWith<K, V>: Sized {
+    /// What the joiner gets from the stream.
+    type Left: Clone + 'static;
     /// What the joiner gets from this side.
     type Value: Clone + 'static;
 
@@ -43,89 +56,284 @@ pub trait LeftJoinWith<K, V>: Sized {
     fn left_join_from<VO: Clone + 'static>(
         self,
         left: KStream<K, V>,
-        joiner: LeftJoiner<V, Self::Value, VO>,
+        joiner: LeftJoiner<K, Self::Left, Self::Value, VO>,
     ) -> KStream<K, VO>;
 }
 
-impl<K: Clone + 'static, V: Clone + 'static, T: Clone + 'static> JoinWith<K, V> for &KTable<K, T> {
+/// The right-hand side of an outer join. The results have the left stream's keys.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be outer-joined with a stream keyed by `{K}`",
+    note = "outer-join a stream with a window and a store for records that wait for a partner: \
+            `other.within(duration, LEFT_STORE, RIGHT_STORE).unmatched(STORE)`"
+)]
+pub trait OuterJoinWith<K, V>: Sized {
+    /// What the joiner gets from the stream.
+    type Left: Clone + 'static;
+    /// What the joiner gets from this side.
+    type Value: Clone + 'static;
+
+    #[doc(hidden)]
+    fn outer_join_from<VO: Clone + 'static>(
+        self,
+        left: KStream<K, V>,
+        joiner: OuterJoiner<K, Self::Left, Self::Value, VO>,
+    ) -> KStream<K, VO>;
+}
+
+impl<NK, K, V, T> JoinWith<NK, V> for &KTable<K, T>
+where
+    NK: MaybeNull<K>,
+    K: Clone + 'static,
+    V: Clone + 'static,
+    T: Clone + 'static,
+{
+    type Key = K;
+    type Left = V;
     type Value = T;
 
     fn join_from<VO: Clone + 'static>(
         self,
-        left: KStream<K, V>,
-        joiner: Joiner<V, T, VO>,
+        left: KStream<NK, V>,
+        joiner: Joiner<K, V, T, VO>,
     ) -> KStream<K, VO> {
-        let inner = move |v: &V, t: Option<&T>| t.map(|t| joiner(v, t));
-        ops::table_join::table_join(left, self, Arc::new(inner))
+        left.require_partitioned("join");
+        let inner = move |k: &K, v: &V, t: Option<&T>| t.map(|t| joiner(k, v, t));
+        ops::table_join::table_join(left, self, NK::present, Alone::Silent, Arc::new(inner))
     }
 }
 
-impl<K: Clone + 'static, V: Clone + 'static, T: Clone + 'static> LeftJoinWith<K, V>
-    for &KTable<K, T>
+impl<NK, K, V, T> LeftJoinWith<NK, V> for &KTable<K, T>
+where
+    NK: MaybeNull<K>,
+    K: Clone + 'static,
+    V: Clone + 'static,
+    T: Clone + 'static,
 {
+    type Left = V;
     type Value = T;
 
     fn left_join_from<VO: Clone + 'static>(
         self,
-        left: KStream<K, V>,
-        joiner: LeftJoiner<V, T, VO>,
-    ) -> KStream<K, VO> {
-        let outer = move |v: &V, t: Option<&T>| Some(joiner(v, t));
-        ops::table_join::table_join(left, self, Arc::new(outer))
+        left: KStream<NK, V>,
+        joiner: LeftJoiner<NK, V, T, VO>,
+    ) -> KStream<NK, VO> {
+        left.require_partitioned("left_join");
+        let outer = move |k: &NK, v: &V, t: Option<&T>| Some(joiner(k, v, t));
+        ops::table_join::table_join(left, self, Some, Alone::Joined, Arc::new(outer))
     }
 }
 
-/// A stream on the right-hand side, with the window and the buffers of both sides.
+/// A versioned table on the right-hand side, with the time that a join waits for late updates.
+pub struct WithGrace<K: 'static, V: 'static, T: 'static> {
+    pub(crate) table: KTable<K, T>,
+    pub(crate) grace_ms: i64,
+    pub(crate) waiting: KvStore<K, V>,
+}
+
+impl<K: Clone + 'static, T: Clone + 'static> KTable<K, T> {
+    /// This table as the right-hand side of a join that waits: a record of the stream is joined when
+    /// the stream's time has passed it by `grace`, with what the table then knows to have held at the
+    /// time of the record. Meanwhile it lies in `waiting`, by time, then key, then arrival.
+    ///
+    /// The table is versioned and remembers at least as far as `grace`. A record that comes later than
+    /// that is joined at once, and so is, in a left join, one without a key. Results keep timestamp and
+    /// headers of their record.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{hours, mins, text, u64_be, KvStore, Topic, VersionedStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PRICES: Topic<String, u64> = Topic::new("prices", text(), u64_be());
+    /// # const PRICE: VersionedStore<String, u64> =
+    /// #     VersionedStore::new("price", text(), u64_be(), hours(1));
+    /// const UNPRICED: KvStore<String, u64> = KvStore::new("unpriced", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let prices = b.table(PRICES, PRICE);
+    /// let priced = b.stream(ORDERS).join(prices.with_grace(mins(5), UNPRICED), |n, cents| n * cents);
+    /// ```
+    pub fn with_grace<V: Clone + 'static>(
+        &self,
+        grace: Duration,
+        waiting: KvStore<K, V>,
+    ) -> WithGrace<K, V, T> {
+        WithGrace {
+            table: self.clone(),
+            grace_ms: ms(grace),
+            waiting,
+        }
+    }
+}
+
+impl<NK, NV, K, V, T> JoinWith<NK, NV> for WithGrace<K, V, T>
+where
+    NK: MaybeNull<K>,
+    NV: MaybeNull<V>,
+    K: Clone + 'static,
+    V: Clone + 'static,
+    T: Clone + 'static,
+{
+    type Key = K;
+    type Left = V;
+    type Value = T;
+
+    fn join_from<VO: Clone + 'static>(
+        self,
+        left: KStream<NK, NV>,
+        joiner: Joiner<K, V, T, VO>,
+    ) -> KStream<K, VO> {
+        left.require_partitioned("join");
+        let inner = move |k: &K, v: &V, t: Option<&T>| t.map(|t| joiner(k, v, t));
+        ops::grace_join::grace_join(left, self, Alone::Silent, Arc::new(inner))
+    }
+}
+
+impl<NK, NV, K, V, T> LeftJoinWith<NK, NV> for WithGrace<K, V, T>
+where
+    NK: MaybeNull<K>,
+    NV: MaybeNull<V>,
+    K: Clone + 'static,
+    V: Clone + 'static,
+    T: Clone + 'static,
+{
+    type Left = V;
+    type Value = T;
+
+    fn left_join_from<VO: Clone + 'static>(
+        self,
+        left: KStream<NK, NV>,
+        joiner: LeftJoiner<NK, V, T, VO>,
+    ) -> KStream<NK, VO> {
+        left.require_partitioned("left_join");
+        let outer = move |k: &NK, v: &V, t: Option<&T>| Some(joiner(k, v, t));
+        ops::grace_join::grace_join(left, self, Alone::Joined, Arc::new(outer))
+    }
+}
+
+/// Which records of two streams meet: a left record at `t` meets right ones from `t - before` to
+/// `t + after`, both ends included.
 ///
-/// A left record at `t` meets right records from `t - before` to `t + after`, both ends included.
-pub struct Within<K: 'static, L: 'static, R: 'static> {
-    pub(crate) right: KStream<K, R>,
+/// ```
+/// use millstream_operators::JoinWindow;
+/// use millstream_topology::{mins, secs};
+///
+/// // A payment comes at most ten minutes after its order, and never before it.
+/// let paid = JoinWindow::of(mins(10)).before(secs(0)).grace(mins(1));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinWindow {
     pub(crate) before_ms: i64,
     pub(crate) after_ms: i64,
     pub(crate) grace_ms: i64,
-    pub(crate) left_buffer: WindowStore<K, L>,
-    pub(crate) right_buffer: WindowStore<K, R>,
 }
 
-impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> Within<K, L, R> {
-    pub(crate) fn new(
-        right: KStream<K, R>,
-        difference: Duration,
-        left_buffer: WindowStore<K, L>,
-        right_buffer: WindowStore<K, R>,
-    ) -> Self {
-        let ms = difference.as_millis() as i64;
+impl From<Duration> for JoinWindow {
+    fn from(difference: Duration) -> Self {
+        Self::of(difference)
+    }
+}
+
+impl JoinWindow {
+    /// Records whose times differ by no more than this meet.
+    pub fn of(difference: Duration) -> Self {
         Self {
-            right,
-            before_ms: ms,
-            after_ms: ms,
+            before_ms: ms(difference),
+            after_ms: ms(difference),
             grace_ms: 0,
-            left_buffer,
-            right_buffer,
         }
     }
 
     /// Right records may be older than the left one by no more than this.
     pub fn before(mut self, before: Duration) -> Self {
-        self.before_ms = before.as_millis() as i64;
+        self.before_ms = ms(before);
         self
     }
 
     /// Right records may be newer than the left one by no more than this.
     pub fn after(mut self, after: Duration) -> Self {
-        self.after_ms = after.as_millis() as i64;
+        self.after_ms = ms(after);
+        self
+    }
+
+    /// Right records are newer than the left one by at least this: `before` below zero.
+    pub fn newer_by(mut self, least: Duration) -> Self {
+        self.before_ms = -ms(least);
+        self
+    }
+
+    /// Right records are older than the left one by at least this: `after` below zero.
+    pub fn older_by(mut self, least: Duration) -> Self {
+        self.after_ms = -ms(least);
         self
     }
 
     /// Late records are joined up to this long after the window has closed.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace_ms = grace.as_millis() as i64;
+        self.grace_ms = ms(grace);
+        self
+    }
+}
+
+fn ms(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+type Subscribe<K, V> = Box<dyn FnOnce(Factory<Option<K>, Option<V>>)>;
+
+/// One side of a stream–stream join: keys and values are null where its types say so.
+pub(crate) struct Side<K, V> {
+    pub(crate) draft: SharedDraft,
+    pub(crate) id: NodeId,
+    pub(crate) subscribe: Subscribe<K, V>,
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> Side<K, V> {
+    pub(crate) fn of<NK: MaybeNull<K>, NV: MaybeNull<V>>(stream: KStream<NK, NV>) -> Self {
+        let KStream {
+            draft, id, port, ..
+        } = stream;
+        let subscribe = move |make: Factory<Option<K>, Option<V>>| {
+            port.subscribe(Arc::new(move |build| {
+                ops::stream_join::opened::<NK, NV, K, V>(make(build))
+            }));
+        };
+        Self {
+            draft,
+            id,
+            subscribe: Box::new(subscribe),
+        }
+    }
+}
+
+/// A stream on the right-hand side, with the window and the buffers of both sides.
+pub struct Within<K: 'static, L: 'static, R: 'static> {
+    pub(crate) right: Side<K, R>,
+    pub(crate) window: JoinWindow,
+    pub(crate) left_buffer: WindowStore<K, L>,
+    pub(crate) right_buffer: WindowStore<K, R>,
+}
+
+impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> Within<K, L, R> {
+    /// As [`JoinWindow::before`].
+    pub fn before(mut self, before: Duration) -> Self {
+        self.window = self.window.before(before);
         self
     }
 
-    /// The store in which left records wait for a partner, for a left join. Its keys are made by
-    /// the operator: time, then the record's key.
-    pub fn unmatched(self, store: KvStore<Bytes, L>) -> WithinUnmatched<K, L, R> {
+    /// As [`JoinWindow::after`].
+    pub fn after(mut self, after: Duration) -> Self {
+        self.window = self.window.after(after);
+        self
+    }
+
+    /// As [`JoinWindow::grace`].
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.window = self.window.grace(grace);
+        self
+    }
+
+    /// The store in which records wait for a partner, for a left or an outer join. Its keys and values
+    /// are made by the operator.
+    pub fn unmatched(self, store: KvStore<Bytes, Bytes>) -> WithinUnmatched<K, L, R> {
         WithinUnmatched {
             within: self,
             store,
@@ -136,33 +344,69 @@ impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> Within<K, L, R>
 /// [`Within`] with a store for records that wait for a partner.
 pub struct WithinUnmatched<K: 'static, L: 'static, R: 'static> {
     pub(crate) within: Within<K, L, R>,
-    pub(crate) store: KvStore<Bytes, L>,
+    pub(crate) store: KvStore<Bytes, Bytes>,
 }
 
-impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> JoinWith<K, L>
-    for Within<K, L, R>
+impl<NK, NL, K, L, R> JoinWith<NK, NL> for Within<K, L, R>
+where
+    NK: MaybeNull<K>,
+    NL: MaybeNull<L>,
+    K: Clone + 'static,
+    L: Clone + 'static,
+    R: Clone + 'static,
 {
+    type Key = K;
+    type Left = L;
     type Value = R;
 
     fn join_from<VO: Clone + 'static>(
         self,
-        left: KStream<K, L>,
-        joiner: Joiner<L, R, VO>,
+        left: KStream<NK, NL>,
+        joiner: Joiner<K, L, R, VO>,
     ) -> KStream<K, VO> {
-        ops::stream_join::inner(left, self, joiner)
+        left.require_partitioned("join");
+        ops::stream_join::inner(Side::of(left), self, joiner)
     }
 }
 
-impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> LeftJoinWith<K, L>
-    for WithinUnmatched<K, L, R>
+impl<NK, NL, K, L, R> LeftJoinWith<NK, NL> for WithinUnmatched<K, L, R>
+where
+    NK: MaybeNull<K>,
+    NL: MaybeNull<L>,
+    K: Clone + 'static,
+    L: Clone + 'static,
+    R: Clone + 'static,
 {
+    type Left = L;
     type Value = R;
 
     fn left_join_from<VO: Clone + 'static>(
         self,
-        left: KStream<K, L>,
-        joiner: LeftJoiner<L, R, VO>,
-    ) -> KStream<K, VO> {
-        ops::stream_join::left(left, self, joiner)
+        left: KStream<NK, NL>,
+        joiner: LeftJoiner<NK, L, R, VO>,
+    ) -> KStream<NK, VO> {
+        left.require_partitioned("left_join");
+        ops::stream_join::left(Side::of(left), self, joiner)
+    }
+}
+
+impl<NK, NL, K, L, R> OuterJoinWith<NK, NL> for WithinUnmatched<K, L, R>
+where
+    NK: MaybeNull<K>,
+    NL: MaybeNull<L>,
+    K: Clone + 'static,
+    L: Clone + 'static,
+    R: Clone + 'static,
+{
+    type Left = L;
+    type Value = R;
+
+    fn outer_join_from<VO: Clone + 'static>(
+        self,
+        left: KStream<NK, NL>,
+        joiner: OuterJoiner<NK, L, R, VO>,
+    ) -> KStream<NK, VO> {
+        left.require_partitioned("outer_join");
+        ops::stream_join::outer(Side::of(left), self, joiner)
     }
 }

@@ -25,20 +25,46 @@
 mod builder;
 mod stream;
 mod table;
+mod table_store;
 mod grouped;
+mod foreign_key;
+mod windows;
+mod cogroup;
+mod suppress;
+mod grouped_table;
 mod join;
+mod global;
+mod maybe_null;
 mod processor;
+mod fixed_key;
 mod edge;
 mod cx;
 mod build;
 mod graph;
 mod ops;
 
-pub use builder::StreamsBuilder;
-pub use cx::{Counters, Cx, Outbox, RecordSite, Scratch, SinkIx};
+pub use builder::{StreamOrigin, StreamsBuilder, TableOrigin};
+pub use cogroup::{Cogrouped, SessionCogrouped, WindowedCogrouped};
+pub use cx::{Counters, Cx, Globals, Outbox, RecordSite, Scratch, SinkIx};
+pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
+pub use foreign_key::ForeignKey;
+pub use global::{GlobalKTable, GlobalLookup, GlobalSource};
 pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
-pub use grouped::{Grouped, WindowedGrouped};
-pub use join::{JoinWith, LeftJoinWith, Within, WithinUnmatched};
-pub use processor::{Clock, Context, KvHandle, Processor, Punctuation, Stores, WindowHandle};
+pub use grouped::Grouped;
+pub use grouped_table::GroupedTable;
+pub use join::{
+    JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
+};
+pub use maybe_null::MaybeNull;
+pub use ops::process_to::{Output, OutputHandle, Outputs};
+pub use processor::{
+    Clock, Context, KvHandle, KvRead, Processor, Punctuation, ReadHandle, Reads, Stores,
+    WindowHandle,
+};
 pub use stream::{KStream, Split};
+pub use suppress::{
+    SuppressUntil, UntilTimeLimit, UntilWindowCloses, until_time_limit, until_window_closes,
+};
 pub use table::KTable;
+pub use table_store::{Kept, Remembers, TableStore};
+pub use windows::{SessionGrouped, WindowedGrouped, Windows};

@@ -1,11 +1,16 @@
 //! The Processor API: a node of the user's own, with stores, forwarding and timers.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{any::Any, marker::PhantomData, rc::Rc, sync::Arc, time::Duration};
 
 use millstream_state::{Kv, KvDefinition, StoreDefinition, Window, WindowDefinition};
 use millstream_topology::{KvStore, NodeId, Record, Result, StoreId, WindowStore};
 
-use crate::{Cx, build::TaskBuild, builder::Draft, edge::Next};
+use crate::{
+    AnyKey, Cx, FixedKeyContext, OutputHandle,
+    build::TaskBuild,
+    builder::Draft,
+    edge::{Edge, Next},
+};
 
 /// The clock that a schedule follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -74,26 +79,71 @@ pub trait Processor: 'static {
 }
 
 /// What a processor can reach while it is called.
-pub struct Context<'a, 'b, K, V> {
+pub struct Context<'a, 'b, K, V, R = AnyKey> {
     cx: &'a mut Cx<'b>,
     next: &'a Next<K, V>,
+    /// The further outputs, each an `Edge` of its types.
+    exits: &'a [Box<dyn Any>],
     schedules: &'a mut Vec<(i64, Clock)>,
+    rule: PhantomData<R>,
 }
 
-impl<K: Clone, V: Clone> Context<'_, '_, K, V> {
+impl<'b, K: Clone, V: Clone> Context<'_, 'b, K, V> {
     /// Hands a record to the nodes behind, and returns when they have processed it.
     ///
     /// # Errors
     /// What a node behind fails with; pass it on with `?`.
     pub fn forward(&mut self, record: Record<K, V>) -> Result<()> {
+        self.push(record)
+    }
+
+    /// Hands a record to the nodes behind one of the outputs of
+    /// [`KStream::process_to`](crate::KStream::process_to).
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    ///
+    /// # Panics
+    /// When the handle is another processor's.
+    pub fn forward_to<A: 'static, B: 'static>(
+        &mut self,
+        output: OutputHandle<A, B>,
+        record: Record<A, B>,
+    ) -> Result<()> {
+        let exit = self
+            .exits
+            .get(output.index)
+            .and_then(|exit| exit.downcast_ref::<Edge<A, B>>());
+        let exit = exit.expect("a processor forwards to its own outputs");
+        exit.borrow_mut().push(self.cx, record)
+    }
+
+    pub(crate) fn with_fixed_key(&mut self) -> FixedKeyContext<'_, 'b, K, V> {
+        Context {
+            cx: &mut *self.cx,
+            next: self.next,
+            exits: self.exits,
+            schedules: &mut *self.schedules,
+            rule: PhantomData,
+        }
+    }
+}
+
+impl<K: Clone, V: Clone, R> Context<'_, '_, K, V, R> {
+    pub(crate) fn push(&mut self, record: Record<K, V>) -> Result<()> {
         self.next.push(self.cx, record)
     }
 }
 
-impl<K, V> Context<'_, '_, K, V> {
+impl<K, V, R> Context<'_, '_, K, V, R> {
     /// A key-value store of this node.
     pub fn store<A, B: Clone + 'static>(&mut self, handle: KvHandle<A, B>) -> Kv<'_, A, B> {
         self.cx.state.kv(handle.index, &handle.store)
+    }
+
+    /// A key-value store of another node, to read.
+    pub fn read<A, B: Clone + 'static>(&mut self, handle: ReadHandle<A, B>) -> KvRead<'_, A, B> {
+        KvRead(self.cx.state.kv(handle.index, &handle.store))
     }
 
     /// A window store of this node.
@@ -162,9 +212,91 @@ handle!(
     KvStore
 );
 handle!(
+    /// A processor's key to a key-value store of another node.
+    ReadHandle,
+    KvStore
+);
+handle!(
     /// A processor's key to one of its window stores.
     WindowHandle,
     WindowStore
+);
+
+/// A key-value store of another node, to read.
+pub struct KvRead<'a, K: 'static, V: 'static>(Kv<'a, K, V>);
+
+impl<K: 'static, V: Clone + 'static> KvRead<'_, K, V> {
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn get(&mut self, key: &K) -> Result<Option<V>> {
+        self.0.get(key)
+    }
+
+    /// The value of a key, and its timestamp.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_with_timestamp(&mut self, key: &K) -> Result<Option<(V, i64)>> {
+        self.0.get_with_timestamp(key)
+    }
+
+    /// The first `limit` entries with `from <= key < to`, in the order of the encoded keys; without
+    /// bounds, from the first, to the last.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn range(
+        &mut self,
+        from: Option<&K>,
+        to: Option<&K>,
+        limit: usize,
+    ) -> Result<Vec<(K, V, i64)>> {
+        self.0.range(from, to, limit)
+    }
+}
+
+/// Gives a processor a store of a table or an aggregation to read: it is no store of the processor's
+/// own, so it cannot write there, and a store that nobody keeps is refused.
+///
+/// ```
+/// use millstream_operators::{Context, Processor, ReadHandle, Reads, StreamsBuilder};
+/// use millstream_topology::{text, KvStore, Record, Result, Topic};
+///
+/// const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+/// const NAME_OF: KvStore<String, String> = KvStore::new("name-of", text(), text());
+/// const GREETINGS: Topic<String, String> = Topic::new("greetings", text(), text());
+///
+/// struct Address(ReadHandle<String, String>);
+///
+/// impl Processor for Address {
+///     type Key = String;
+///     type Value = String;
+///     type OutKey = String;
+///     type OutValue = String;
+///
+///     fn process(
+///         &mut self,
+///         cx: &mut Context<'_, '_, String, String>,
+///         record: Record<String, String>,
+///     ) -> Result<()> {
+///         let name = cx.read(self.0).get(&record.key)?.unwrap_or_default();
+///         let greeting = format!("{} {name}", record.value);
+///         cx.forward(record.with_value(greeting))
+///     }
+/// }
+///
+/// let b = StreamsBuilder::new();
+/// b.table(NAMES, NAME_OF);
+/// b.stream(GREETINGS).process(Reads(NAME_OF), Address);
+/// b.build()?;
+/// # Ok::<(), millstream_topology::Error>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct Reads<S>(
+    /// The descriptor of the store.
+    pub S,
 );
 
 /// The stores of a processor: one descriptor, or a tuple of up to six, or `()` for none.
@@ -202,6 +334,22 @@ impl<K: 'static, V: Clone + 'static> Stores for KvStore<K, V> {
         KvHandle {
             index: index(self.name()),
             store: self,
+        }
+    }
+}
+
+impl<K: 'static, V: Clone + 'static> Stores for Reads<KvStore<K, V>> {
+    type Handles = ReadHandle<K, V>;
+    fn connect(self, draft: &mut Draft, node: NodeId) {
+        draft.want_store(
+            node,
+            Arc::new(KvDefinition(self.0)) as Arc<dyn StoreDefinition>,
+        );
+    }
+    fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
+        ReadHandle {
+            index: index(self.0.name()),
+            store: self.0,
         }
     }
 }
@@ -254,11 +402,43 @@ pub(crate) trait Live {
 pub(crate) struct Instance<P: Processor> {
     processor: P,
     next: Next<P::OutKey, P::OutValue>,
+    exits: Vec<Box<dyn Any>>,
 }
 
 impl<P: Processor> Instance<P> {
-    pub(crate) fn new(processor: P, next: Next<P::OutKey, P::OutValue>) -> Self {
-        Self { processor, next }
+    pub(crate) fn new(
+        processor: P,
+        next: Next<P::OutKey, P::OutValue>,
+        exits: Vec<Box<dyn Any>>,
+    ) -> Self {
+        Self {
+            processor,
+            next,
+            exits,
+        }
+    }
+
+    /// The processor, and what it can reach.
+    fn with<'a, 'b>(
+        &'a mut self,
+        cx: &'a mut Cx<'b>,
+        schedules: &'a mut Vec<(i64, Clock)>,
+    ) -> (&'a mut P, Context<'a, 'b, P::OutKey, P::OutValue>) {
+        let Self {
+            processor,
+            next,
+            exits,
+        } = self;
+        (
+            processor,
+            Context {
+                cx,
+                next,
+                exits,
+                schedules,
+                rule: PhantomData,
+            },
+        )
     }
 
     pub(crate) fn process(
@@ -267,12 +447,8 @@ impl<P: Processor> Instance<P> {
         record: Record<P::Key, P::Value>,
     ) -> Result<()> {
         let mut late = Vec::new();
-        let mut context = Context {
-            cx,
-            next: &self.next,
-            schedules: &mut late,
-        };
-        self.processor.process(&mut context, record)?;
+        let (processor, mut context) = self.with(cx, &mut late);
+        processor.process(&mut context, record)?;
         debug_assert!(late.is_empty(), "schedules are made in init");
         Ok(())
     }
@@ -281,23 +457,15 @@ impl<P: Processor> Instance<P> {
 impl<P: Processor> Live for Instance<P> {
     fn init(&mut self, cx: &mut Cx<'_>) -> Result<Vec<(i64, Clock)>> {
         let mut schedules = Vec::new();
-        let mut context = Context {
-            cx,
-            next: &self.next,
-            schedules: &mut schedules,
-        };
-        self.processor.init(&mut context)?;
+        let (processor, mut context) = self.with(cx, &mut schedules);
+        processor.init(&mut context)?;
         Ok(schedules)
     }
 
     fn punctuate(&mut self, cx: &mut Cx<'_>, tick: Punctuation) -> Result<()> {
         let mut late = Vec::new();
-        let mut context = Context {
-            cx,
-            next: &self.next,
-            schedules: &mut late,
-        };
-        self.processor.punctuate(&mut context, tick)
+        let (processor, mut context) = self.with(cx, &mut late);
+        processor.punctuate(&mut context, tick)
     }
 }
 

@@ -1,17 +1,19 @@
 //! `KStream`: a stream of records, and the operators on it.
 
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 use millstream_topology::{
-    BoxError, Error, ErrorKind, NodeId, NodeKind, Record, Result, Topic, TopicRole,
+    AnyTopic, BoxError, Error, ErrorKind, NodeId, NodeKind, Record, Result, Topic, TopicRole,
+    WindowStore,
 };
 
 use crate::{
-    Cx, Grouped, JoinWith, LeftJoinWith, Processor, Stores,
+    Cx, FixedKeyProcessor, Grouped, JoinWindow, JoinWith, KTable, LeftJoinWith, MaybeNull,
+    OuterJoinWith, Outputs, Processor, Stores, TableStore,
     build::TaskBuild,
     builder::{SharedDraft, add_node},
     edge::{Next, Port},
-    join::Within,
+    join::{Side, Within},
     ops,
 };
 
@@ -86,6 +88,12 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         self
     }
 
+    /// True when keys may no longer be those by which the records are partitioned, so that what
+    /// needs equal keys in one task needs a [`repartition`](Self::repartition) before.
+    pub fn is_rekeyed(&self) -> bool {
+        self.rekeyed
+    }
+
     /// Names the node, for `describe()` and metrics.
     pub fn named(self, name: &str) -> Self {
         let mut draft = self.draft.lock();
@@ -95,12 +103,45 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         self
     }
 
-    /// Keeps the records that `keep` accepts.
+    /// Keeps the records that `keep` accepts; the others are not counted as dropped.
+    ///
+    /// It is asked about nulls too, where keys or values are `Option`s. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let short = b.stream(IN).filter(|_, line| line.len() < 80);
+    /// ```
     pub fn filter(self, keep: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         ops::filter::filter(self, Arc::new(keep))
     }
 
-    /// Changes the value.
+    /// Keeps the records that `drop` does not accept: [`filter`](Self::filter) the other way round.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let said = b.stream(IN).filter_not(|_, line| line.is_empty());
+    /// ```
+    pub fn filter_not(self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
+        ops::filter::filter(self, Arc::new(move |k, v| !drop(k, v)))
+    }
+
+    /// Changes the value; the key stays, so that nothing needs to be repartitioned.
+    ///
+    /// Called for null values too, where values are `Option`s. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let lengths = b.stream(IN).map_values(|_, line| line.len() as u64);
+    /// ```
     pub fn map_values<V2: Clone + 'static>(
         self,
         map: impl Fn(&K, V) -> V2 + Send + Sync + 'static,
@@ -109,7 +150,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// Changes the value with a function that may fail; the application's policy for processing
-    /// errors decides what becomes of the record then.
+    /// errors decides what becomes of the record then: stop, skip, or set aside.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let numbers = b.stream(IN).try_map_values(|_, line| line.parse::<u64>());
+    /// ```
     pub fn try_map_values<V2: Clone + 'static, E: Into<BoxError>>(
         self,
         map: impl Fn(&K, V) -> Result<V2, E> + Send + Sync + 'static,
@@ -117,7 +166,18 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map_values::map_values(self, Arc::new(move |k, v| map(k, v).map_err(user_error)))
     }
 
-    /// Changes key and value.
+    /// Changes key and value. What needs equal keys in one task then needs a
+    /// [`repartition`](Self::repartition) first.
+    ///
+    /// Called for nulls too, where keys or values are `Option`s. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let swapped = b.stream(IN).map(|key, value| (value, key));
+    /// ```
     pub fn map<K2: Clone + 'static, V2: Clone + 'static>(
         self,
         map: impl Fn(K, V) -> (K2, V2) + Send + Sync + 'static,
@@ -125,7 +185,34 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map::map(self, Arc::new(move |k, v| Ok(map(k, v)))).marked_rekeyed()
     }
 
-    /// Changes key and value with a function that may fail.
+    /// Changes the key; value, timestamp and headers stay. What needs equal keys in one task then needs a
+    /// [`repartition`](Self::repartition) first: [`rekey`](Self::rekey) does both.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, Topic};
+    /// # const WORDS: Topic<String, String> = Topic::new("words", text(), text());
+    /// const BY_LETTER: Topic<Option<char>, String> = Topic::new("by-letter", nullable(text()), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(WORDS).select_key(|_, word| word.chars().next()).to(BY_LETTER);
+    /// ```
+    pub fn select_key<K2: Clone + 'static>(
+        self,
+        key: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
+    ) -> KStream<K2, V> {
+        ops::map::rekey(self, Arc::new(key)).marked_rekeyed()
+    }
+
+    /// As [`map`](Self::map), with a function that may fail; the application's policy for processing
+    /// errors decides what becomes of the record then.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let by_number = b.stream(IN).try_map(|key, value| value.parse::<u64>().map(|n| (n, key)));
+    /// ```
     pub fn try_map<K2: Clone + 'static, V2: Clone + 'static, E: Into<BoxError>>(
         self,
         map: impl Fn(K, V) -> Result<(K2, V2), E> + Send + Sync + 'static,
@@ -133,7 +220,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map::map(self, Arc::new(move |k, v| map(k, v).map_err(user_error))).marked_rekeyed()
     }
 
-    /// Makes none, one or several records of each, in order.
+    /// Makes none, one or several records of each, in order. What needs equal keys in one task then
+    /// needs a [`repartition`](Self::repartition) first.
+    ///
+    /// Called for nulls too, where keys or values are `Option`s. Each result has the timestamp and the
+    /// headers of the record that it was made of.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let words = b.stream(IN).flat_map(|key, line| {
+    ///     line.split(' ').map(|word| (word.to_owned(), key.clone())).collect::<Vec<_>>()
+    /// });
+    /// ```
     pub fn flat_map<K2, V2, I>(
         self,
         map: impl Fn(K, V) -> I + Send + Sync + 'static,
@@ -146,7 +247,18 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::flat_map::flat_map(self, Arc::new(move |k, v| Ok(map(k, v)))).marked_rekeyed()
     }
 
-    /// As [`flat_map`](Self::flat_map), with a function that may fail.
+    /// As [`flat_map`](Self::flat_map), with a function that may fail; the application's policy for
+    /// processing errors decides what becomes of the record then.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let both = b.stream(IN).try_flat_map(|key, value| {
+    ///     value.parse::<u64>().map(|n| [(key.clone(), n), (key, n + 1)])
+    /// });
+    /// ```
     pub fn try_flat_map<K2, V2, I, E>(
         self,
         map: impl Fn(K, V) -> Result<I, E> + Send + Sync + 'static,
@@ -161,7 +273,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
             .marked_rekeyed()
     }
 
-    /// Makes none, one or several values of each record, in order; the key stays.
+    /// Makes none, one or several values of each record, in order; the key stays, so that nothing needs
+    /// to be repartitioned.
+    ///
+    /// Called for null values too, where values are `Option`s. Each result has the timestamp and the
+    /// headers of the record that it was made of.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let words = b.stream(IN).flat_map_values(|_, line| {
+    ///     line.split(' ').map(str::to_owned).collect::<Vec<_>>()
+    /// });
+    /// ```
     pub fn flat_map_values<V2, I>(
         self,
         map: impl Fn(&K, V) -> I + Send + Sync + 'static,
@@ -173,22 +299,87 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::flat_map::flat_map_values(self, Arc::new(map))
     }
 
-    /// Looks at each record and passes it on.
+    /// Looks at each record, nulls too, and passes it on untouched.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let same = b.stream(IN).peek(|key, value| println!("{key} = {value}"));
+    /// ```
     pub fn peek(self, look: impl Fn(&K, &V) + Send + Sync + 'static) -> Self {
         ops::peek::peek(self, Arc::new(look))
     }
 
-    /// Looks at each record; nothing follows.
+    /// Prints each record on standard output, as `[label]: key, value`; nothing follows. A null is
+    /// `None`.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(IN).print("in");
+    /// ```
+    pub fn print(self, label: &'static str)
+    where
+        K: Debug,
+        V: Debug,
+    {
+        ops::print::print(self, label, Arc::new(|line| println!("{line}")));
+    }
+
+    /// As [`print`](Self::print), to wherever `write` brings the lines.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(IN).print_to("in", |line| eprintln!("{line}"));
+    /// ```
+    pub fn print_to(self, label: &'static str, write: impl Fn(&str) + Send + Sync + 'static)
+    where
+        K: Debug,
+        V: Debug,
+    {
+        ops::print::print(self, label, Arc::new(write));
+    }
+
+    /// Does something for each record, nulls too; nothing follows. It may be done again for a record
+    /// whose transaction was aborted.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(IN).for_each(|key, value| println!("{key} = {value}"));
+    /// ```
     pub fn for_each(self, act: impl Fn(K, V) + Send + Sync + 'static) {
         ops::peek::for_each(self, Arc::new(act));
     }
 
-    /// The records of both streams; between the two there is no order.
+    /// The records of both streams, nulls too, untouched; between the two there is no order. A stream
+    /// merged with itself gives each record once.
+    ///
+    /// If the keys of one may have changed, those of the result may.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const OTHER: Topic<String, String> = Topic::new("other", text(), text());
+    /// let all = b.stream(IN).merge(b.stream(OTHER));
+    /// ```
     pub fn merge(self, other: Self) -> Self {
         ops::merge::merge(self, other)
     }
 
-    /// Sends each record to the first branch that takes it.
+    /// Sends each record to the first branch that takes it, untouched. One that no branch takes is gone,
+    /// uncounted.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -216,7 +407,19 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Gives each record a new key and sends it through a topic of the application
     /// (`<application>-<name>-repartition`), so that equal keys meet in one task.
     ///
-    /// The descriptor names the topic and says how the new key and the value are written.
+    /// The descriptor names the topic and says how the new key and the value are written. Timestamp and
+    /// headers stay. A null key, where the new key is an `Option`, vanishes in the topic, uncounted,
+    /// unless a join behind it has a use for it.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const BY_LENGTH: Topic<u64, String> = Topic::new("by-length", u64_be(), text());
+    /// const HOW_MANY: KvStore<u64, u64> = KvStore::new("how-many", u64_be(), u64_be());
+    /// b.stream(IN).rekey(BY_LENGTH, |_, line| line.len() as u64).group_by_key().count(HOW_MANY);
+    /// ```
     pub fn rekey<K2: Clone + 'static>(
         self,
         through: Topic<K2, V>,
@@ -226,34 +429,142 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// Sends the stream through a topic of the application, so that equal keys meet in one task.
+    ///
+    /// Value, timestamp and headers stay. A null key vanishes in the topic, as with
+    /// [`rekey`](Self::rekey).
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const BY_VALUE: Topic<String, String> = Topic::new("by-value", text(), text());
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let swapped = b.stream(IN).map(|key, value| (value, key));
+    /// swapped.repartition(BY_VALUE).group_by_key().count(SEEN);
+    /// ```
     pub fn repartition(self, through: Topic<K, V>) -> Self {
         ops::repartition::repartition(self, through, None)
     }
 
-    /// As [`repartition`](Self::repartition), with a number of partitions.
+    /// As [`repartition`](Self::repartition), with a number of partitions, so that more tasks, or fewer,
+    /// work on what follows. A join with a topic of another number is refused.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SPREAD: Topic<String, String> = Topic::new("spread", text(), text());
+    /// let spread = b.stream(IN).repartition_to(SPREAD, 12);
+    /// ```
     pub fn repartition_to(self, through: Topic<K, V>, partitions: u32) -> Self {
         ops::repartition::repartition(self, through, Some(partitions))
     }
 
     /// Says that the keys are still those by which the records are partitioned, although a `map` or
     /// `process` might have changed them. If they are not, equal keys end up in different tasks.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let same = b.stream(IN).map(|key, value| (key, value.len())).with_unchanged_key();
+    /// same.group_by_key().count(SEEN);
+    /// ```
     pub fn with_unchanged_key(mut self) -> Self {
         self.rekeyed = false;
         self
     }
 
-    /// Writes the stream to a topic; the partition is murmur2 of the key.
+    /// Writes the stream to a topic, nulls too, with timestamps and headers; the partition is murmur2 of
+    /// the key, as in Kafka's own clients. The topic must exist.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const OUT: Topic<String, String> = Topic::new("out", text(), text());
+    /// b.stream(IN).to(OUT);
+    /// ```
     pub fn to(self, topic: Topic<K, V>) {
         ops::sink::sink(self, topic, TopicRole::External);
     }
 
-    /// Groups by the key.
+    /// Writes each record to a topic that it chooses. The topics must exist, and can be none of the
+    /// application's own.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, AnyTopic, Topic};
+    /// # const ORDERS: Topic<String, String> = Topic::new("orders", text(), text());
+    /// const BY_COUNTRY: AnyTopic<String, String> = AnyTopic::new(text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(ORDERS).to_dynamic(BY_COUNTRY, |_, country| format!("orders-{country}"));
+    /// ```
+    pub fn to_dynamic(
+        self,
+        topics: AnyTopic<K, V>,
+        choose: impl Fn(&K, &V) -> String + Send + Sync + 'static,
+    ) {
+        ops::sink::sink_to_any(self, topics, Arc::new(choose));
+    }
+
+    /// The stream as a table: the newest value of each key, kept in a store. A value of `None`, where
+    /// values are `Option`s, deletes its key; keys that may be null go through
+    /// [`drop_null_keys`](KStream::drop_null_keys) first.
+    ///
+    /// Every update is applied and passed on, with its timestamp and headers, as
+    /// [`table`](crate::StreamsBuilder::table) does.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// const READINGS: Topic<String, i64> = Topic::new("readings", text(), i64_be());
+    /// const WARM: KvStore<String, i64> = KvStore::new("warm", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// // A sensor below 20 degrees is not in the table.
+    /// b.stream(READINGS).map_values(|_, degrees| Some(degrees).filter(|d| *d >= 20)).to_table(WARM);
+    /// ```
+    pub fn to_table<T: Clone + 'static>(self, store: impl TableStore<K, T>) -> KTable<K, T>
+    where
+        V: Into<Option<T>>,
+    {
+        self.require_partitioned("to_table");
+        ops::table::to_table(self, store)
+    }
+
+    /// Groups by the key. Keys that may be null go through [`drop_null_keys`](KStream::drop_null_keys)
+    /// first, values through [`drop_null_values`](KStream::drop_null_values) unless the aggregation is
+    /// to see them.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let counts = b.stream(IN).group_by_key().count(SEEN);
+    /// ```
     pub fn group_by_key(self) -> Grouped<K, V> {
         self.require_partitioned("group_by_key");
         Grouped::new(self)
     }
 
     /// Groups by a new key, through a topic of the application as [`rekey`](Self::rekey).
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const BY_VALUE: Topic<String, String> = Topic::new("by-value", text(), text());
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// let counts = b.stream(IN).group_by(BY_VALUE, |_, value| value.clone()).count(SEEN);
+    /// ```
     pub fn group_by<K2: Clone + 'static>(
         self,
         through: Topic<K2, V>,
@@ -262,45 +573,175 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         Grouped::new(self.rekey(through, key))
     }
 
-    /// Joins with a table, or with a stream within a window; records without partner are dropped.
+    /// Joins with a table, a global table, or a stream within a window; records without partner are
+    /// left out.
+    ///
+    /// A record without a key is dropped and counted, and so is one without a value in a join with a
+    /// stream; the value of a record that meets a table is not null by its type
+    /// ([`drop_null_values`](KStream::drop_null_values)). A result has the headers of the record that
+    /// caused it, and its timestamp; in a join with a stream the greater one of both sides'.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+    /// # const BY_ID: KvStore<String, String> = KvStore::new("by-id", text(), text());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let (orders, payments, names) = (b.stream(ORDERS), b.stream(PAYMENTS), b.table(NAMES, BY_ID));
+    /// let named = orders.clone().join(&names, |cents, name| format!("{name}: {cents}"));
+    /// let paid = orders.join(payments.within(mins(10), LEFT, RIGHT), |due, paid| due - paid);
+    /// ```
     pub fn join<J, VO>(
         self,
         other: J,
-        joiner: impl Fn(&V, &J::Value) -> VO + Send + Sync + 'static,
-    ) -> KStream<K, VO>
+        joiner: impl Fn(&J::Left, &J::Value) -> VO + Send + Sync + 'static,
+    ) -> KStream<J::Key, VO>
     where
         J: JoinWith<K, V>,
         VO: Clone + 'static,
     {
-        self.require_partitioned("join");
+        other.join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`join`](Self::join), with the key for the joiner.
+    pub fn join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&J::Key, &J::Left, &J::Value) -> VO + Send + Sync + 'static,
+    ) -> KStream<J::Key, VO>
+    where
+        J: JoinWith<K, V>,
+        VO: Clone + 'static,
+    {
         other.join_from(self, Arc::new(joiner))
     }
 
-    /// Joins with a table, or with a stream within a window; the joiner gets `None` for records of
-    /// this side that find no partner.
+    /// As [`join`](Self::join), with the records of this side that find no partner: the joiner gets
+    /// `None` for it. Records without a key have none. In a join with a stream, a record goes on alone
+    /// when its window has closed, grace included.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{bytes, mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # use bytes::Bytes;
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// const UNPAID: KvStore<Bytes, Bytes> = KvStore::new("unpaid", bytes(), bytes());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).unmatched(UNPAID);
+    /// let settled = b.stream(ORDERS).left_join(payments, |_, paid| paid.is_some());
+    /// ```
     pub fn left_join<J, VO>(
         self,
         other: J,
-        joiner: impl Fn(&V, Option<&J::Value>) -> VO + Send + Sync + 'static,
+        joiner: impl Fn(&J::Left, Option<&J::Value>) -> VO + Send + Sync + 'static,
     ) -> KStream<K, VO>
     where
         J: LeftJoinWith<K, V>,
         VO: Clone + 'static,
     {
-        self.require_partitioned("left_join");
+        other.left_join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`left_join`](Self::left_join), with the key for the joiner.
+    pub fn left_join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&K, &J::Left, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: LeftJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
         other.left_join_from(self, Arc::new(joiner))
     }
 
-    /// This stream as the right-hand side of a join: records whose times differ by no more than
-    /// `difference` meet. The two stores buffer the left and the right side.
-    pub fn within<L: Clone + 'static>(
+    /// As [`join`](Self::join) with a stream, with the records of either side that find no partner: the
+    /// joiner gets `None` for it, never for both. A right record without a key is joined with nothing
+    /// where the keys of this stream can be null, else dropped and counted.
+    pub fn outer_join<J, VO>(
         self,
-        difference: std::time::Duration,
-        left: millstream_topology::WindowStore<K, L>,
-        right: millstream_topology::WindowStore<K, V>,
-    ) -> Within<K, L, V> {
+        other: J,
+        joiner: impl Fn(Option<&J::Left>, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: OuterJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
+        other.outer_join_from(self, Arc::new(move |_, left, right| joiner(left, right)))
+    }
+
+    /// As [`outer_join`](Self::outer_join), with the key for the joiner.
+    pub fn outer_join_with_key<J, VO>(
+        self,
+        other: J,
+        joiner: impl Fn(&K, Option<&J::Left>, Option<&J::Value>) -> VO + Send + Sync + 'static,
+    ) -> KStream<K, VO>
+    where
+        J: OuterJoinWith<K, V>,
+        VO: Clone + 'static,
+    {
+        other.outer_join_from(self, Arc::new(joiner))
+    }
+
+    /// Joins the stream with itself, over one buffer: a record meets those whose times are close, as the
+    /// left one and as the right one, and itself once. A record without key or value is dropped and
+    /// counted. Timestamps and headers are those of [`join`](Self::join) with a stream.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+    /// # const CLICKS: Topic<String, u64> = Topic::new("clicks", text(), u64_be());
+    /// const RECENT: WindowStore<String, u64> = WindowStore::new("recent", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let pairs = b.stream(CLICKS).join_self(mins(1), RECENT, |_, one, other| (*one, *other));
+    /// ```
+    pub fn join_self<K2, V2, VO>(
+        self,
+        window: impl Into<JoinWindow>,
+        store: WindowStore<K2, V2>,
+        joiner: impl Fn(&K2, &V2, &V2) -> VO + Send + Sync + 'static,
+    ) -> KStream<K2, VO>
+    where
+        K: MaybeNull<K2>,
+        V: MaybeNull<V2>,
+        K2: Clone + 'static,
+        V2: Clone + 'static,
+        VO: Clone + 'static,
+    {
+        self.require_partitioned("join_self");
+        ops::self_join::self_join(self, window.into(), store, Arc::new(joiner))
+    }
+
+    /// This stream as the right-hand side of a join: records whose times differ by no more than a
+    /// duration meet, or those that a [`JoinWindow`] says. The two stores buffer the left and the right
+    /// side.
+    pub fn within<K2, L, R>(
+        self,
+        window: impl Into<JoinWindow>,
+        left: WindowStore<K2, L>,
+        right: WindowStore<K2, R>,
+    ) -> Within<K2, L, R>
+    where
+        K: MaybeNull<K2>,
+        V: MaybeNull<R>,
+        K2: Clone + 'static,
+        L: Clone + 'static,
+        R: Clone + 'static,
+    {
         self.require_partitioned("within");
-        Within::new(self, difference, left, right)
+        Within {
+            right: Side::of(self),
+            window: window.into(),
+            left_buffer: left,
+            right_buffer: right,
+        }
     }
 
     /// Runs a processor of the user's on each record. `make` is called once for each task with
@@ -317,7 +758,74 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::process::process(self, stores, make).marked_rekeyed()
     }
 
-    fn require_partitioned(&self, operator: &str) {
+    /// Runs a processor of the user's on each record that cannot change keys, so that what comes out is
+    /// partitioned as before. `make` is called once for each task with handles on the stores named.
+    pub fn process_values<S, P>(
+        self,
+        stores: S,
+        make: impl Fn(S::Handles) -> P + Send + Sync + 'static,
+    ) -> KStream<K, P::OutValue>
+    where
+        S: Stores,
+        P: FixedKeyProcessor<Key = K, Value = V>,
+    {
+        ops::process_values::process_values(self, stores, make)
+    }
+
+    /// As [`process`](Self::process), with further outputs, each with types of its own. Returns what
+    /// [`Context::forward`](crate::Context::forward) leads to, and the outputs.
+    ///
+    /// ```
+    /// use millstream_operators::{Context, Output, OutputHandle, Processor, StreamsBuilder};
+    /// use millstream_topology::{text, u64_be, Record, Result, Topic};
+    ///
+    /// const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// const NUMBERS: Topic<String, u64> = Topic::new("numbers", text(), u64_be());
+    /// const WORDS: Topic<String, String> = Topic::new("words", text(), text());
+    ///
+    /// struct Sort(OutputHandle<String, u64>);
+    ///
+    /// impl Processor for Sort {
+    ///     type Key = String;
+    ///     type Value = String;
+    ///     type OutKey = String;
+    ///     type OutValue = String;
+    ///
+    ///     fn process(
+    ///         &mut self,
+    ///         cx: &mut Context<'_, '_, String, String>,
+    ///         record: Record<String, String>,
+    ///     ) -> Result<()> {
+    ///         match record.value.parse() {
+    ///             Ok(number) => cx.forward_to(self.0, record.with_value(number)),
+    ///             Err(_) => cx.forward(record),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let b = StreamsBuilder::new();
+    /// let (words, numbers) =
+    ///     b.stream(IN).process_to((), Output::new("numbers-out"), |(), numbers| Sort(numbers));
+    /// words.to(WORDS);
+    /// numbers.to(NUMBERS);
+    /// b.build()?;
+    /// # Ok::<(), millstream_topology::Error>(())
+    /// ```
+    pub fn process_to<S, O, P>(
+        self,
+        stores: S,
+        outputs: O,
+        make: impl Fn(S::Handles, O::Handles) -> P + Send + Sync + 'static,
+    ) -> (KStream<P::OutKey, P::OutValue>, O::Streams)
+    where
+        S: Stores,
+        O: Outputs,
+        P: Processor<Key = K, Value = V>,
+    {
+        ops::process_to::process_to(self, stores, outputs, make)
+    }
+
+    pub(crate) fn require_partitioned(&self, operator: &str) {
         if self.rekeyed {
             let mut draft = self.draft.lock();
             let node = draft.plan.nodes()[self.id.0].name.clone();
@@ -332,6 +840,46 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
                 .in_node(&node),
             );
         }
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KStream<Option<K>, V> {
+    /// Drops the records without a key and counts them, as Kafka Streams does in front of what needs
+    /// a key. From here on a key is no longer an `Option`.
+    ///
+    /// A stream whose keys are marked as changed stays so. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, u64_be, KvStore, Topic};
+    /// const CLICKS: Topic<Option<String>, String> =
+    ///     Topic::new("clicks", nullable(text()), text());
+    /// const BY_USER: KvStore<String, u64> = KvStore::new("clicks-by-user", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(CLICKS).drop_null_keys().group_by_key().count(BY_USER);
+    /// ```
+    pub fn drop_null_keys(self) -> KStream<K, V> {
+        ops::drop_nulls::drop_null_keys(self)
+    }
+}
+
+impl<K: Clone + 'static, V: Clone + 'static> KStream<K, Option<V>> {
+    /// Drops the records without a value and counts them. From here on a value is no longer an
+    /// `Option`.
+    ///
+    /// A stream whose keys are marked as changed stays so. Timestamp and headers stay.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, KvStore, Topic};
+    /// const EDITS: Topic<String, Option<String>> = Topic::new("edits", text(), nullable(text()));
+    /// const LONGEST: KvStore<String, String> = KvStore::new("longest", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let texts = b.stream(EDITS).drop_null_values();
+    /// texts.group_by_key().reduce(LONGEST, |a, b| if a.len() >= b.len() { a } else { b });
+    /// ```
+    pub fn drop_null_values(self) -> KStream<K, V> {
+        ops::drop_nulls::drop_null_values(self)
     }
 }
 

@@ -54,6 +54,7 @@ impl Shop {
         let driver = TestDriver::new(&shop(&ShopPolicy::default())?)?.with_policies(Policies {
             decode: ErrorPolicy::DeadLetter,
             process: ErrorPolicy::DeadLetter,
+            produce: ErrorPolicy::DeadLetter,
             dead_letter_topic: Some(DEAD_LETTERS.name()),
         });
         Ok(Self {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use millstream_broker::{Admin, Broker};
-use millstream_operators::Topology;
+use millstream_operators::{Globals, Topology};
 use millstream_state::{ByteStore, MemoryBytes, RocksBytes, RocksShared};
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{error, info};
@@ -21,7 +21,8 @@ use crate::{
     clock::{SystemClock, WallClock},
     config::{Config, StateKind},
     flush_pool::FlushPool,
-    internal_topics::{Layout, full_name, prepare},
+    global_tables::{Follower, Ready},
+    internal_topics::{Layout, find_topics, full_name, prepare},
     members::Members,
     queries::Queries,
     status::{Board, Status},
@@ -42,6 +43,7 @@ pub(crate) struct Shared {
     pub(crate) members: Members,
     pub(crate) board: Board,
     pub(crate) flush_pool: FlushPool,
+    globals: Ready,
     stop: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -74,7 +76,8 @@ impl Shared {
     pub(crate) fn open_task(&self, id: TaskId) -> Result<Task> {
         let base = self.bases.open(id)?;
         let application = &self.config.application_id;
-        Task::open(&self.topology, id, base, |topic, role| {
+        let globals = self.globals.views();
+        Task::open(&self.topology, id, base, globals, |topic, role| {
             full_name(application, topic, role)
         })
     }
@@ -161,6 +164,7 @@ impl Application {
     ) -> Result<Self> {
         config.check()?;
         let admin = broker.admin()?;
+        let topology = &find_topics(&*admin, topology, &config.application_id)?;
         let layout = prepare(&*admin, topology, &config.application_id)?;
         let rocks = RocksShared::new(config.memory_budget / 4)?;
         let bases = Bases {
@@ -171,6 +175,10 @@ impl Application {
         let members = Members::start(&*broker, &*admin, &config, clock.clone())?;
         let queries = Queries::new(topology, &layout, members.clone());
         let flush_pool = FlushPool::start().map_err(no_thread)?;
+        let follower = match topology.globals().is_empty() {
+            true => None,
+            false => Some(Follower::begin(topology, broker.reader()?, &*admin)?),
+        };
         let shared = Arc::new(Shared {
             topology: topology.clone(),
             config,
@@ -183,14 +191,16 @@ impl Application {
             members,
             board: Board::default(),
             flush_pool,
+            globals: Ready::default(),
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
         });
-        let mut threads = Vec::new();
+        let mut threads: Vec<_> = follow(&shared, follower)?.into_iter().collect();
         for index in 0..shared.config.threads {
             let shared = shared.clone();
             let name = format!("millstream-{index}");
             let run = move || {
+                shared.globals.wait(|| shared.stopping());
                 let ran = catch_unwind(AssertUnwindSafe(|| stream_thread::run(&shared, index)));
                 if ran.is_err() {
                     let what = format!("a stream thread panicked. thread={index}");
@@ -279,6 +289,27 @@ impl Application {
         }
         self.shared.members.close();
     }
+}
+
+/// Starts the thread that keeps the global tables up to date, if there are any.
+fn follow(shared: &Arc<Shared>, follower: Option<Follower>) -> Result<Option<JoinHandle<()>>> {
+    let Some(follower) = follower else {
+        shared.globals.reach(Globals::default());
+        return Ok(None);
+    };
+    let shared = shared.clone();
+    let run = move || {
+        let policies = &shared.config.policies;
+        let follow = || follower.run(&shared.globals, policies, &shared.stop);
+        let failure = match catch_unwind(AssertUnwindSafe(follow)) {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(_) => Error::new(ErrorKind::User, "the thread of the global tables panicked"),
+        };
+        shared.fail(failure);
+    };
+    let thread = std::thread::Builder::new().name("millstream-global".to_owned());
+    thread.spawn(run).map(Some).map_err(no_thread)
 }
 
 impl Drop for Application {

@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_broker::{Admin, Cleanup, NewTopic};
 use millstream_operators::Topology;
-use millstream_topology::{CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Result, StoreKind, TopicRole};
+use millstream_topology::{
+    CHANGELOG_SUFFIX, Error, ErrorKind, Node, REPARTITION_SUFFIX, Result, StoreKind, TopicRole,
+};
 
 /// How much longer than its store a windowed changelog keeps records, as in Kafka Streams
 /// (`windowstore.changelog.additional.retention.ms`): clocks of brokers and records differ.
@@ -29,6 +31,51 @@ pub(crate) fn changelog_name(application_id: &str, store: &str) -> Arc<str> {
 pub(crate) struct Layout {
     pub(crate) partitions: BTreeMap<Arc<str>, u32>,
     pub(crate) tasks: Vec<u32>,
+}
+
+/// The topology with the topics that its patterns match now. Those that an application makes for itself
+/// are left alone.
+///
+/// # Errors
+/// When no topic matches a pattern, or the log does not answer.
+pub(crate) fn find_topics(
+    admin: &dyn Admin,
+    topology: &Topology,
+    application_id: &str,
+) -> Result<Topology> {
+    let mut found = topology.clone();
+    if topology
+        .plan()
+        .nodes()
+        .iter()
+        .all(|node| node.pattern.is_none())
+    {
+        return Ok(found);
+    }
+    let own = |name: &str| {
+        let rest = name
+            .strip_prefix(application_id)
+            .and_then(|rest| rest.strip_prefix('-'));
+        let ends =
+            |rest: &str| rest.ends_with(REPARTITION_SUFFIX) || rest.ends_with(CHANGELOG_SUFFIX);
+        rest.is_some_and(ends)
+    };
+    for topic in admin.topics()? {
+        if !own(&topic.name) {
+            found = found.find_topic(&topic.name).unwrap_or(found);
+        }
+    }
+    let waits = |node: &&Node| node.pattern.is_some() && node.topics.is_empty();
+    match found.plan().nodes().iter().find(waits) {
+        None => Ok(found),
+        Some(node) => {
+            let pattern = node.pattern.as_deref().unwrap_or_default();
+            let what = format!(
+                "no topic matches a pattern that is read; create one first. pattern=`{pattern}`"
+            );
+            Err(Error::new(ErrorKind::Topology, what).in_node(&node.name))
+        }
+    }
 }
 
 /// Creates what is missing and checks what is there.
@@ -100,9 +147,16 @@ pub(crate) fn prepare(
 
 fn changelog_cleanup(kind: StoreKind) -> Cleanup {
     match kind {
-        StoreKind::KeyValue => Cleanup::Compact,
-        StoreKind::Window { retention_ms, .. } => Cleanup::CompactAndDelete {
-            retention_ms: retention_ms.saturating_add(ADDITIONAL_RETENTION_MS),
-        },
+        StoreKind::KeyValue | StoreKind::Buffer => Cleanup::Compact,
+        // Unlimited windows are kept for ever.
+        StoreKind::Window {
+            retention_ms: i64::MAX,
+            ..
+        } => Cleanup::Compact,
+        StoreKind::Window { retention_ms, .. } | StoreKind::Session { retention_ms } => {
+            Cleanup::CompactAndDelete {
+                retention_ms: retention_ms.saturating_add(ADDITIONAL_RETENTION_MS),
+            }
+        }
     }
 }

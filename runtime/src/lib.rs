@@ -32,6 +32,7 @@ mod rebalance;
 mod upkeep;
 mod assignment;
 mod task;
+mod global_tables;
 mod partition_group;
 mod outbox;
 mod commit;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use millstream_broker::{Outgoing, Producer, ProducerError, TopicIx, TopicPartition};
 use millstream_operators::{Outbox, SinkIx, Topology};
-use millstream_topology::{Headers, Result, partition_for_key};
+use millstream_topology::{Error, ErrorKind, Headers, Result, partition_for_key};
 
 use crate::internal_topics::{Layout, changelog_name, full_name};
 
@@ -19,6 +19,10 @@ struct Target {
 pub(crate) struct Producing {
     producer: Box<dyn Producer>,
     sinks: Vec<Target>,
+    /// Partitions of all topics that the log had at the start.
+    partitions: BTreeMap<Arc<str>, u32>,
+    /// Those of them that records have chosen so far.
+    chosen: BTreeMap<Arc<str>, Target>,
     changelogs: BTreeMap<Arc<str>, TopicIx>,
     dead_letters: Option<Target>,
     open: bool,
@@ -59,9 +63,12 @@ impl Producing {
             })
             .collect();
         let (open, spread, failed) = (false, 0, None);
+        let (partitions, chosen) = (layout.partitions.clone(), BTreeMap::new());
         Ok(Self {
             producer,
             sinks,
+            partitions,
+            chosen,
             changelogs,
             dead_letters,
             open,
@@ -95,8 +102,8 @@ impl Producing {
     fn write(&mut self, record: Outgoing<'_>) -> Result<()> {
         let written = self.begin().and_then(|()| self.producer.send(record));
         written.map_err(|error| {
-            let report = millstream_topology::Error::new(
-                millstream_topology::ErrorKind::Broker,
+            let report = Error::new(
+                ErrorKind::Broker,
                 format!("a record could not be written: {error}"),
             );
             self.failed = Some(error);
@@ -146,6 +153,26 @@ impl Producing {
         })
     }
 
+    /// A topic that a record chose. There can be no more of them than the log has topics.
+    fn chosen(&mut self, name: &str) -> Result<Target> {
+        if let Some(target) = self.chosen.get(name) {
+            return Ok(*target);
+        }
+        let Some((name, partitions)) = self.partitions.get_key_value(name) else {
+            let what = format!(
+                "a record chose a topic that the log did not have when the application started. \
+                 topic=`{name}`"
+            );
+            return Err(Error::new(ErrorKind::User, what).on_output());
+        };
+        let target = Target {
+            topic: self.producer.topic(name),
+            partitions: *partitions,
+        };
+        self.chosen.insert(name.clone(), target);
+        Ok(target)
+    }
+
     fn partition(&mut self, key: Option<&[u8]>, partitions: u32) -> i32 {
         match key {
             Some(key) => partition_for_key(key, partitions),
@@ -191,6 +218,26 @@ impl Outbox for Producing {
         headers: &Headers,
     ) -> Result<()> {
         let target = self.sinks[sink.0 as usize];
+        let partition = self.partition(key, target.partitions);
+        self.write(Outgoing {
+            topic: target.topic,
+            partition,
+            timestamp,
+            key,
+            value,
+            headers,
+        })
+    }
+
+    fn send_to(
+        &mut self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<()> {
+        let target = self.chosen(topic)?;
         let partition = self.partition(key, target.partitions);
         self.write(Outgoing {
             topic: target.topic,

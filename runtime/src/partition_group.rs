@@ -126,6 +126,13 @@ impl PartitionGroup {
         }
     }
 
+    /// Adds a queue to a group that runs already.
+    pub(crate) fn add_queue(&mut self, queue: RecordQueue) {
+        self.queues.push(queue);
+        self.queues
+            .sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));
+    }
+
     pub(crate) fn queues(&self) -> &[RecordQueue] {
         &self.queues
     }
@@ -178,6 +185,21 @@ impl PartitionGroup {
     pub(crate) fn mark_committed(&mut self) {
         for queue in &mut self.queues {
             queue.committed_offset = queue.next_offset.or(queue.committed_offset);
+        }
+    }
+
+    /// The greatest event time handed out of each queue; -1 at first.
+    pub(crate) fn partition_times(&self) -> impl Iterator<Item = (&Arc<str>, i64)> {
+        self.queues
+            .iter()
+            .map(|queue| (&queue.topic, queue.partition_time))
+    }
+
+    /// Takes up the times of an earlier life of the task, before its first record.
+    pub(crate) fn resume_times(&mut self, time_of: impl Fn(&str) -> Option<i64>) {
+        for queue in &mut self.queues {
+            queue.partition_time = time_of(&queue.topic).unwrap_or(-1);
+            self.stream_time = self.stream_time.max(queue.partition_time);
         }
     }
 

@@ -27,7 +27,7 @@ struct Known {
 pub struct StoreInfo {
     /// Its name.
     pub name: String,
-    /// `key-value` or `window`.
+    /// `key-value`, `window`, `session` or `buffer`.
     pub kind: &'static str,
     /// How many partitions it has in all.
     pub partitions: u32,
@@ -105,6 +105,8 @@ impl Queries {
                 kind: match known.definition.spec().kind {
                     StoreKind::KeyValue => "key-value",
                     StoreKind::Window { .. } => "window",
+                    StoreKind::Session { .. } => "session",
+                    StoreKind::Buffer => "buffer",
                 },
                 partitions: known.partitions,
                 local: of_store

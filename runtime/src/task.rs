@@ -8,7 +8,8 @@ use std::{
 
 use millstream_broker::TopicPartition;
 use millstream_operators::{
-    Clock, Counters, Cx, Outbox, Punctuator, RawRecord, RecordSite, Scratch, TaskGraph, Topology,
+    Clock, Counters, Cx, Globals, Outbox, Punctuator, RawRecord, RecordSite, Scratch, TaskGraph,
+    Topology,
 };
 use millstream_state::{ByteStore, StoreDefinition, TaskState};
 use millstream_topology::{Error, Result, TaskId, TopicRole};
@@ -27,6 +28,7 @@ pub(crate) struct Task {
     pub(crate) id: TaskId,
     topology: Topology,
     graph: TaskGraph,
+    globals: Globals,
     pub(crate) state: TaskState,
     pub(crate) group: PartitionGroup,
     punctuators: Vec<Punctuator>,
@@ -53,6 +55,7 @@ impl Task {
         topology: &Topology,
         id: TaskId,
         base: Arc<dyn ByteStore>,
+        globals: Globals,
         topic_name: impl Fn(&str, TopicRole) -> Arc<str>,
     ) -> Result<Self> {
         let graph = topology.instantiate(id.subtopology);
@@ -72,6 +75,7 @@ impl Task {
             id,
             topology: topology.clone(),
             graph,
+            globals,
             state,
             group,
             punctuators: Vec::new(),
@@ -93,6 +97,7 @@ impl Task {
     pub(crate) fn start(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
         let Self {
             graph,
+            globals,
             state,
             counters,
             scratch,
@@ -102,6 +107,7 @@ impl Task {
         } = self;
         let mut cx = Cx {
             state,
+            globals,
             out: around.out,
             site: nowhere,
             stream_time_ms: group.stream_time(),
@@ -125,6 +131,22 @@ impl Task {
             site: self.nowhere.clone(),
             raw: None,
         })
+    }
+
+    /// Reads a topic that `topology`, made of this task's, has found, if it belongs to this task.
+    pub(crate) fn find_topic(&mut self, topology: &Topology, topic: &Arc<str>) {
+        self.topology = topology.clone();
+        let at = self.graph.sources().len();
+        let Some(found) = self.graph.find_topic(topology, topic) else {
+            return;
+        };
+        let source = found.source.clone();
+        self.group.add_queue(RecordQueue::new(
+            topic.clone(),
+            self.id.partition,
+            at,
+            source,
+        ));
     }
 
     pub(crate) fn add(&mut self, queue: usize, record: Buffered) {
@@ -162,6 +184,7 @@ impl Task {
         let raw = turn.record.raw.clone();
         self.in_progress = Some((turn.queue, offset));
         let Self {
+            globals,
             state,
             counters,
             scratch,
@@ -170,6 +193,7 @@ impl Task {
         } = self;
         let mut cx = Cx {
             state,
+            globals,
             out: around.out,
             site: &site,
             stream_time_ms: group.stream_time(),
@@ -196,6 +220,7 @@ impl Task {
         around: &mut Surroundings<'_>,
     ) -> Result<bool> {
         let Self {
+            globals,
             state,
             counters,
             scratch,
@@ -215,6 +240,7 @@ impl Task {
         for punctuator in punctuators.iter_mut().filter(|p| p.clock() == clock) {
             let mut cx = Cx {
                 state: &mut *state,
+                globals,
                 out: &mut *around.out,
                 site: nowhere,
                 stream_time_ms: group.stream_time(),
@@ -237,6 +263,7 @@ impl Task {
     pub(crate) fn flush(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
         let Self {
             graph,
+            globals,
             state,
             counters,
             scratch,
@@ -246,6 +273,7 @@ impl Task {
         } = self;
         let mut cx = Cx {
             state,
+            globals,
             out: around.out,
             site: nowhere,
             stream_time_ms: group.stream_time(),

@@ -8,13 +8,15 @@ use std::{
 
 use bytes::Bytes;
 use millstream_operators::{Clock, Outbox, RawRecord, SinkIx, Topology};
-use millstream_state::{ByteStore, MemoryBytes};
+use millstream_state::{ByteStore, MemoryBytes, TaskState};
 use millstream_topology::{
-    Error, ErrorKind, Headers, KvStore, Record, Result, TaskId, Topic, WindowStore,
+    Error, ErrorKind, Headers, KvStore, Plan, Record, Result, SessionStore, TaskId, Topic,
+    TopicRole, VersionedStore, WindowStore, Windowed,
 };
 
 use crate::{
     Policies,
+    global_tables::GlobalTables,
     partition_group::Buffered,
     policy::{ErrorPolicy, dead_letter_headers},
     task::{Failed, Surroundings, Task},
@@ -28,9 +30,8 @@ struct Logged {
     timestamp: i64,
 }
 
-/// Runs a topology step by step, with one partition of everything: each record is processed to the
-/// end, through all topics that the topology reads itself, and committed, before
-/// [`send`](Self::send) returns.
+/// Runs a topology step by step, with one partition of everything: each record is processed to the end, through
+/// all topics that the topology reads itself, and committed, before [`send`](Self::send) returns.
 ///
 /// ```
 /// # use millstream_operators::StreamsBuilder;
@@ -49,6 +50,9 @@ struct Logged {
 pub struct TestDriver {
     topology: Topology,
     policies: Policies,
+    globals: GlobalTables,
+    /// What was read from the topics of the global tables: table, record.
+    global_log: Vec<(usize, RawRecord)>,
     tasks: Vec<Task>,
     bases: Vec<Arc<dyn ByteStore>>,
     /// By task and store: what the changelogs hold.
@@ -56,10 +60,15 @@ pub struct TestDriver {
     out: Collected,
     offsets: BTreeMap<Arc<str>, i64>,
     wall_clock_ms: i64,
+    /// What tasks that were stopped had dropped.
+    dropped_before: u64,
+    /// By topic the greatest event time that tasks which were stopped had seen.
+    times_before: BTreeMap<Arc<str>, i64>,
 }
 
 /// What the tasks wrote.
 struct Collected {
+    plan: Plan,
     names: Vec<Arc<str>>,
     /// Records for topics that the topology reads itself.
     loops: VecDeque<(Arc<str>, RawRecord)>,
@@ -77,17 +86,36 @@ impl Outbox for Collected {
         headers: &Headers,
     ) -> Result<()> {
         let topic = self.names[sink.0 as usize].clone();
+        self.send_to(&topic, key, value, timestamp, headers)
+    }
+
+    fn send_to(
+        &mut self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: &Headers,
+    ) -> Result<()> {
+        let topic: Arc<str> = topic.into();
         let record = RawRecord {
             key: key.map(Bytes::copy_from_slice),
             value: value.map(Bytes::copy_from_slice),
             timestamp,
             headers: headers.clone(),
         };
-        if self.read_by_us.contains(&topic) {
+        if self.reads(&topic) {
             self.loops.push_back((topic.clone(), record.clone()));
         }
         self.outputs.entry(topic).or_default().push_back(record);
         Ok(())
+    }
+}
+
+impl Collected {
+    /// True when the topology reads that topic, or does as soon as a record comes.
+    fn reads(&self, topic: &Arc<str>) -> bool {
+        self.read_by_us.contains(topic) || self.plan.finder_of(topic).is_some()
     }
 }
 
@@ -112,25 +140,35 @@ impl TestDriver {
             return Err(Error::new(ErrorKind::Config, what));
         }
         let sources = topology.subtopologies().iter().flat_map(|s| &s.sources);
+        let global_topics = topology.globals().iter().map(|global| global.topic());
         let out = Collected {
+            plan: topology.plan().clone(),
             names: topology
                 .sink_topics()
                 .iter()
                 .map(|(name, _)| name.clone())
                 .collect(),
             loops: VecDeque::new(),
-            read_by_us: sources.map(|(name, _)| name.clone()).collect(),
+            read_by_us: sources
+                .map(|(name, _)| name)
+                .chain(global_topics)
+                .cloned()
+                .collect(),
             outputs: BTreeMap::new(),
         };
         let mut driver = Self {
             topology: topology.clone(),
             policies: Policies::default(),
+            globals: GlobalTables::open(topology)?,
+            global_log: Vec::new(),
             tasks: Vec::new(),
             bases,
             changelogs: BTreeMap::new(),
             out,
             offsets: BTreeMap::new(),
             wall_clock_ms: 0,
+            dropped_before: 0,
+            times_before: BTreeMap::new(),
         };
         driver.open()?;
         driver.settle()?;
@@ -145,12 +183,23 @@ impl TestDriver {
     }
 
     fn open(&mut self) -> Result<()> {
+        self.globals = GlobalTables::open(&self.topology)?;
+        for (index, record) in &self.global_log {
+            self.globals.apply(*index, record)?;
+        }
+        self.globals.commit()?;
         for (at, base) in self.bases.iter().enumerate() {
             let id = TaskId {
                 subtopology: at as u32,
                 partition: 0,
             };
-            let mut task = Task::open(&self.topology, id, base.clone(), |name, _| name.into())?;
+            let mut task = Task::open(
+                &self.topology,
+                id,
+                base.clone(),
+                self.globals.views(),
+                |name, _| name.into(),
+            )?;
             for ((_, store), log) in self.changelogs.iter().filter(|((task, _), _)| *task == at) {
                 let position = task.state.position(*store).unwrap_or(0);
                 let tail = &log[position as usize..];
@@ -159,6 +208,8 @@ impl TestDriver {
                     .map(|l| (&l.key[..], l.value.as_deref(), l.timestamp));
                 task.state.restore(*store, &mut records, log.len() as i64)?;
             }
+            task.group
+                .resume_times(|topic| self.times_before.get(topic).copied());
             let mut around = Surroundings {
                 out: &mut self.out,
                 wall_clock_ms: self.wall_clock_ms,
@@ -169,9 +220,8 @@ impl TestDriver {
         Ok(())
     }
 
-    /// Stops all tasks and starts them again: what was committed is there, what nodes kept in
-    /// memory is gone. With `keep_state` false the stores are lost too and come back from their
-    /// changelogs.
+    /// Stops all tasks and starts them again: what was committed is there, what nodes kept in memory is gone.
+    /// With `keep_state` false the stores are lost too and come back from their changelogs.
     ///
     /// # Errors
     /// When a store cannot be opened, or a processor fails to start.
@@ -181,6 +231,12 @@ impl TestDriver {
                 job.run()?;
             }
         }
+        self.dropped_before = self.dropped();
+        let times = self
+            .tasks
+            .iter()
+            .flat_map(|task| task.group.partition_times());
+        self.times_before = times.map(|(topic, time)| (topic.clone(), time)).collect();
         self.tasks.clear();
         if !keep_state {
             for base in &mut self.bases {
@@ -193,8 +249,8 @@ impl TestDriver {
     /// Sends a record and processes it to the end.
     ///
     /// # Errors
-    /// When no task reads the topic, the record does not encode, or its processing fails and the
-    /// policy is to stop.
+    /// When no task reads the topic, the record does not encode, or its processing fails and the policy is
+    /// to stop.
     pub fn send<K, V>(
         &mut self,
         topic: Topic<K, V>,
@@ -229,6 +285,11 @@ impl TestDriver {
     }
 
     fn enqueue(&mut self, topic: Arc<str>, raw: RawRecord) -> Result<()> {
+        let fed = self.globals.fed_by(&topic);
+        if !fed.is_empty() {
+            return self.update_globals(&fed, raw);
+        }
+        self.find_topic(&topic);
         let offset = self.offsets.entry(topic.clone()).or_default();
         for task in &mut self.tasks {
             let queue = task.group.queues().iter().position(|q| q.topic == topic);
@@ -246,6 +307,29 @@ impl TestDriver {
         }
         let what = format!("the topology does not read this topic. topic=`{topic}`");
         Err(Error::new(ErrorKind::Config, what))
+    }
+
+    /// A topic that matches the pattern of a source is read from its first record on.
+    fn find_topic(&mut self, topic: &Arc<str>) {
+        let Some(topology) = self.topology.find_topic(topic) else {
+            return;
+        };
+        self.topology = topology;
+        self.out.plan = self.topology.plan().clone();
+        self.out.read_by_us.push(topic.clone());
+        for task in &mut self.tasks {
+            task.find_topic(&self.topology, topic);
+        }
+    }
+
+    fn update_globals(&mut self, tables: &[usize], raw: RawRecord) -> Result<()> {
+        for index in tables {
+            match self.globals.apply(*index, &raw)? {
+                true => self.global_log.push((*index, raw.clone())),
+                false => self.dropped_before += 1,
+            }
+        }
+        self.globals.commit()
     }
 
     /// Works until nothing is left in any topic that the topology reads itself.
@@ -370,13 +454,26 @@ impl TestDriver {
         self.out.outputs.remove(topic).unwrap_or_default().into()
     }
 
+    /// Takes the records written since the last call to all topics that are not the topology's own,
+    /// as bytes.
+    pub fn read_all_raw(&mut self) -> BTreeMap<Arc<str>, Vec<RawRecord>> {
+        let own = |name: &str| {
+            let mut sinks = self.topology.sink_topics().iter();
+            sinks.any(|(topic, role)| &**topic == name && *role != TopicRole::External)
+        };
+        let all = std::mem::take(&mut self.out.outputs).into_iter();
+        all.filter(|(name, _)| !own(name))
+            .map(|(name, records)| (name, records.into()))
+            .collect()
+    }
+
     /// The value of a key.
     ///
     /// # Errors
     /// When the topology has no such store, or the value does not decode.
     pub fn get<K, V: Clone>(&mut self, store: KvStore<K, V>, key: &K) -> Result<Option<V>> {
-        let (task, index) = self.place(store.name())?;
-        self.tasks[task].state.kv(index, &store).get(key)
+        let (state, index) = self.state_of(store.name())?;
+        state.kv(index, &store).get(key)
     }
 
     /// All entries of a store, with their timestamps, in byte order of their keys.
@@ -384,11 +481,8 @@ impl TestDriver {
     /// # Errors
     /// As [`get`](Self::get).
     pub fn entries<K, V: Clone>(&mut self, store: KvStore<K, V>) -> Result<Vec<(K, V, i64)>> {
-        let (task, index) = self.place(store.name())?;
-        self.tasks[task]
-            .state
-            .kv(index, &store)
-            .range(None, None, usize::MAX)
+        let (state, index) = self.state_of(store.name())?;
+        state.kv(index, &store).range(None, None, usize::MAX)
     }
 
     /// The value of a key in the window that starts at `start`.
@@ -409,6 +503,75 @@ impl TestDriver {
         Ok(found.map(|(value, _)| value))
     }
 
+    /// All windows of a store that are not expired, with key, start, value and timestamp, by start, then
+    /// in byte order of their keys.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn window_entries<K, V: Clone>(
+        &mut self,
+        store: WindowStore<K, V>,
+    ) -> Result<Vec<(K, i64, V, i64)>> {
+        let (task, index) = self.place(store.name())?;
+        self.tasks[task]
+            .state
+            .window(index, &store)
+            .fetch_all(0, i64::MAX)
+    }
+
+    /// All sessions of a store that are not expired, with start and end of each, in byte order of their
+    /// keys, then by start and end.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn session_entries<K, V: Clone>(
+        &mut self,
+        store: SessionStore<K, V>,
+    ) -> Result<Vec<(Windowed<K>, V)>> {
+        let (task, index) = self.place(store.name())?;
+        let found = self.tasks[task].state.session(index, &store).all()?;
+        let session = |(key, start, end, value)| (Windowed { key, start, end }, value);
+        Ok(found.into_iter().map(session).collect())
+    }
+
+    /// The value of a key that held at a time, and since when.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_as_of<K, V: Clone>(
+        &mut self,
+        store: VersionedStore<K, V>,
+        key: &K,
+        time: i64,
+    ) -> Result<Option<(V, i64)>> {
+        let (task, index) = self.place(store.name())?;
+        let state = &mut self.tasks[task].state;
+        state.versioned(index, &store).get_as_of(key, time)
+    }
+
+    /// All versions in a store: key, value, the time from which it held, and the time from which it
+    /// held no more, if any.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn versions<K, V: Clone>(
+        &mut self,
+        store: VersionedStore<K, V>,
+    ) -> Result<Vec<(K, V, i64, Option<i64>)>> {
+        let (task, index) = self.place(store.name())?;
+        self.tasks[task].state.versioned(index, &store).all()
+    }
+
+    /// The state that has a store, of a task or of the global tables.
+    fn state_of(&mut self, store: &str) -> Result<(&mut TaskState, usize)> {
+        let mut globals = self.topology.globals().iter();
+        if let Some(index) = globals.position(|global| &*global.definition().spec().name == store) {
+            return Ok((self.globals.state(), index));
+        }
+        let (task, index) = self.place(store)?;
+        Ok((&mut self.tasks[task].state, index))
+    }
+
     fn place(&self, store: &str) -> Result<(usize, usize)> {
         let found =
             self.tasks.iter().enumerate().find_map(|(at, task)| {
@@ -422,9 +585,9 @@ impl TestDriver {
         })
     }
 
-    /// How many records operators had to drop.
+    /// How many records operators had to drop, also before a restart.
     pub fn dropped(&self) -> u64 {
-        self.tasks.iter().map(|t| t.counters.dropped).sum()
+        self.dropped_before + self.tasks.iter().map(|t| t.counters.dropped).sum::<u64>()
     }
 }
 

@@ -290,6 +290,7 @@ fn panics_and_failures_set_one_record_aside(bed: &Bed) {
     config.policies = Policies {
         decode: ErrorPolicy::DeadLetter,
         process: ErrorPolicy::DeadLetter,
+        produce: ErrorPolicy::DeadLetter,
         dead_letter_topic: Some(dead),
     };
     let app = bed.start_with(&topology, config);

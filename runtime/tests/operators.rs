@@ -17,7 +17,11 @@ const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
 const NAMES: KvStore<String, String> = KvStore::new("names", text(), text());
 const LEFT: WindowStore<String, String> = WindowStore::new("left", text(), text());
 const RIGHT: WindowStore<String, String> = WindowStore::new("right", text(), text());
-const ALONE: KvStore<Bytes, String> = KvStore::new("alone", millstream_topology::bytes(), text());
+const ALONE: KvStore<Bytes, Bytes> = KvStore::new(
+    "alone",
+    millstream_topology::bytes(),
+    millstream_topology::bytes(),
+);
 
 /// Runs steps `topic key:value@time` (`topic key@time` deletes) and gives what reaches `out`, step
 /// by step. A step `restart` stops and restores everything.
@@ -343,6 +347,7 @@ fn failing_records_go_where_the_policy_says() {
     let policies = Policies {
         decode: ErrorPolicy::DeadLetter,
         process: ErrorPolicy::DeadLetter,
+        produce: ErrorPolicy::DeadLetter,
         dead_letter_topic: Some("dead"),
     };
     let mut driver = TestDriver::new(&topology())

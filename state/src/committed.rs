@@ -12,7 +12,7 @@ use millstream_topology::StoreSpec;
 use crate::{
     ByteStore, Result,
     blob::Blob,
-    layout::{FirstLiveStarts, Meta, reserved_entries},
+    layout::{FirstKept, Meta, reserved_entries},
     merge::Layered,
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Committed {
     base: Arc<dyn ByteStore>,
     stores: Vec<(StoreSpec, u16)>,
     /// By the time that is in the base: what the base may drop.
-    first_live_in_base: Arc<FirstLiveStarts>,
+    first_kept_in_base: Arc<FirstKept>,
     layers: RwLock<Layers>,
 }
 
@@ -58,15 +58,15 @@ pub(crate) struct Batch {
     pub(crate) entries: Overlay,
     pub(crate) reserved: Vec<(Vec<u8>, Vec<u8>)>,
     /// By the time that the ingest brings to the base.
-    pub(crate) first_live: FirstLiveStarts,
+    pub(crate) first_kept: FirstKept,
 }
 
 impl Committed {
     pub(crate) fn new(base: Arc<dyn ByteStore>, stores: Vec<(StoreSpec, u16, Meta)>) -> Self {
-        let first_live_in_base = Arc::new(FirstLiveStarts::of(stores.iter()));
-        let rule = first_live_in_base.clone();
+        let first_kept_in_base = Arc::new(FirstKept::of(stores.iter()));
+        let rule = first_kept_in_base.clone();
         base.set_droppable(Arc::new(move |key| rule.is_expired(key)));
-        let metas = stores.iter().map(|(.., meta)| *meta).collect();
+        let metas = stores.iter().map(|(.., meta)| meta.clone()).collect();
         let stores = stores.into_iter().map(|(spec, id, _)| (spec, id)).collect();
         let layers = Layers {
             active: Overlay::new(),
@@ -78,7 +78,7 @@ impl Committed {
         Self {
             base,
             stores,
-            first_live_in_base,
+            first_kept_in_base,
             layers: RwLock::new(layers),
         }
     }
@@ -88,7 +88,7 @@ impl Committed {
     }
 
     pub(crate) fn meta(&self, index: usize) -> Meta {
-        self.read().metas[index]
+        self.read().metas[index].clone()
     }
 
     pub(crate) fn metas(&self) -> Vec<Meta> {
@@ -185,13 +185,13 @@ impl Committed {
             }
             let metas = self.stores.iter().zip(&layers.metas);
             let metas: Vec<_> = metas
-                .map(|((spec, id), meta)| (spec.clone(), *id, *meta))
+                .map(|((spec, id), meta)| (spec.clone(), *id, meta.clone()))
                 .collect();
             layers.metas_changed = false;
             let batch = Batch {
                 entries: std::mem::take(&mut layers.active),
                 reserved: reserved_entries(&metas),
-                first_live: FirstLiveStarts::of(metas.iter()),
+                first_kept: FirstKept::of(metas.iter()),
             };
             let bytes = std::mem::take(&mut layers.active_bytes);
             layers.flushing = Some(Flushing {
@@ -218,8 +218,8 @@ impl Committed {
         }
         drop(layers);
         if let Some(flushing) = finished {
-            self.first_live_in_base
-                .advance_to(&flushing.batch.first_live);
+            self.first_kept_in_base
+                .advance_to(&flushing.batch.first_kept);
         }
     }
 

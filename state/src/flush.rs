@@ -46,7 +46,7 @@ impl FlushJob {
         let Batch {
             entries,
             reserved,
-            first_live,
+            first_kept,
         } = &*self.batch;
         let reserved = reserved
             .iter()
@@ -56,7 +56,7 @@ impl FlushJob {
         // sooner or later.
         let entries = entries
             .iter()
-            .filter(|(key, _)| !first_live.is_expired(key));
+            .filter(|(key, _)| !first_kept.is_expired(key));
         let entries = entries.map(|(key, value)| {
             let value = value.as_deref();
             report.entries += 1;

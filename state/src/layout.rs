@@ -3,9 +3,11 @@
 //! ```text
 //! 0x0000 ‖ 0                  format version
 //! 0x0000 ‖ 1 ‖ store name     store id (2), kind (1)
-//! 0x0000 ‖ 2 ‖ store id       changelog position (8), stream time (8), observed time (8)
+//! 0x0000 ‖ 2 ‖ store id       changelog position (8), stream time (8), observed time (8),
+//!                             stream times of further inputs (8 each)
 //! id ‖ key                    timestamp (8) ‖ value                    of a key-value store
 //! id ‖ key ‖ start (8) ‖ sequence (4)      timestamp (8) ‖ value       of a window store
+//! id ‖ key ‖ end (8) ‖ start (8)           timestamp (8) ‖ value       of a session store
 //! ```
 //! Integers are big-endian. Behind the id, keys and values are those of Kafka Streams.
 
@@ -21,10 +23,6 @@ pub(crate) const FORMAT_VERSION: u8 = 1;
 pub(crate) const ID_BYTES: usize = 2;
 /// Bytes of the timestamp in front of every value.
 pub(crate) const TIMESTAMP_BYTES: usize = 8;
-const START_BYTES: usize = 8;
-const SEQUENCE_BYTES: usize = 4;
-/// Bytes of start and sequence behind the key of a window.
-pub(crate) const WINDOW_BYTES: usize = START_BYTES + SEQUENCE_BYTES;
 
 const RESERVED: [u8; ID_BYTES] = [0, 0];
 const VERSION_KEY: [u8; 3] = [0, 0, 0];
@@ -35,41 +33,115 @@ const FIRST_ID: u16 = 1;
 const IDS_END: u16 = u16::MAX;
 
 /// What is kept for a store beside its entries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     /// Changelog offset behind the last record that the entries reflect.
     pub(crate) position: Option<i64>,
-    /// The time that the operator keeps with the store; -1 at first.
-    pub(crate) time: i64,
-    /// Greatest start put into a window store; -1 at first.
+    /// What operators keep with the store.
+    pub(crate) times: Times,
+    /// Greatest start put into a window store, greatest end put into a session store; -1 at first.
     pub(crate) observed: i64,
+}
+
+/// The stream times that operators keep with a store: one for each input that shares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Times {
+    first: i64,
+    others: Vec<i64>,
+}
+
+impl Times {
+    pub(crate) const NONE: Self = Self::one(-1);
+
+    /// The time of a store with one input.
+    pub(crate) const fn one(first: i64) -> Self {
+        Self {
+            first,
+            others: Vec::new(),
+        }
+    }
+
+    /// The time of an input; -1 at first.
+    #[inline]
+    pub(crate) fn of(&self, input: usize) -> i64 {
+        match input.checked_sub(1) {
+            None => self.first,
+            Some(other) => self.others.get(other).copied().unwrap_or(-1),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn set(&mut self, input: usize, time: i64) {
+        match input.checked_sub(1) {
+            None => self.first = time,
+            Some(other) => {
+                if self.others.len() <= other {
+                    self.others.resize(other + 1, -1);
+                }
+                self.others[other] = time;
+            }
+        }
+    }
+
+    /// True when several inputs share the store, so that none of their times can be told from its
+    /// entries.
+    pub(crate) fn are_several(&self) -> bool {
+        !self.others.is_empty()
+    }
+
+    /// Greatest of them.
+    pub(crate) fn latest(&self) -> i64 {
+        self.others
+            .iter()
+            .fold(self.first, |latest, other| latest.max(*other))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = i64> + '_ {
+        std::iter::once(self.first).chain(self.others.iter().copied())
+    }
+
+    /// The times that [`iter`](Self::iter) gave; `None` when there is none.
+    pub(crate) fn collect(mut times: impl Iterator<Item = i64>) -> Option<Self> {
+        Some(Self {
+            first: times.next()?,
+            others: times.collect(),
+        })
+    }
 }
 
 impl Meta {
     pub(crate) const NONE: Self = Self {
         position: None,
-        time: -1,
+        times: Times::NONE,
         observed: -1,
     };
 
-    fn to_bytes(self) -> Vec<u8> {
-        [self.position.unwrap_or(-1), self.time, self.observed]
-            .iter()
-            .flat_map(|n| n.to_be_bytes())
-            .collect()
+    fn to_bytes(&self) -> Vec<u8> {
+        let Times { first, others } = &self.times;
+        let fixed = [self.position.unwrap_or(-1), *first, self.observed];
+        let numbers = fixed.iter().chain(others);
+        numbers.flat_map(|n| n.to_be_bytes()).collect()
     }
 
     fn of(bytes: &[u8]) -> Option<Self> {
-        let (position, rest) = bytes.split_first_chunk()?;
-        let (time, rest) = rest.split_first_chunk()?;
-        let position = Some(i64::from_be_bytes(*position)).filter(|at| *at >= 0);
-        let observed = i64::from_be_bytes(rest.try_into().ok()?);
+        let mut numbers = numbers(bytes)?;
+        let (position, first, observed) = (numbers.next()?, numbers.next()?, numbers.next()?);
         Some(Self {
-            position,
-            time: i64::from_be_bytes(*time),
+            position: Some(position).filter(|at| *at >= 0),
+            times: Times {
+                first,
+                others: numbers.collect(),
+            },
             observed,
         })
     }
+}
+
+/// Big-endian numbers of eight bytes; `None` when bytes are left.
+pub(crate) fn numbers(bytes: &[u8]) -> Option<impl Iterator<Item = i64> + '_> {
+    let (chunks, rest) = bytes.as_chunks();
+    rest.is_empty()
+        .then(|| chunks.iter().map(|chunk| i64::from_be_bytes(*chunk)))
 }
 
 /// Checks the version and gives each store its id: the one it had, or the next.
@@ -138,6 +210,8 @@ fn kind_byte(spec: &StoreSpec) -> u8 {
         StoreKind::Window {
             duplicates: true, ..
         } => 2,
+        StoreKind::Session { .. } => 3,
+        StoreKind::Buffer => 4,
     }
 }
 
@@ -191,11 +265,68 @@ pub(crate) fn behind_prefix(prefix: &[u8]) -> Vec<u8> {
     unreachable!("no store has the greatest id")
 }
 
-/// Appends start and sequence to a key.
-#[inline]
-pub(crate) fn push_window(key: &mut Vec<u8>, start: i64, sequence: u32) {
-    key.extend_from_slice(&start.to_be_bytes());
-    key.extend_from_slice(&sequence.to_be_bytes());
+/// What lies behind the key where entries expire: the time that they expire by, and the rank, which
+/// orders those of one time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Suffix {
+    /// Start of a window, and a sequence number.
+    Window,
+    /// End of a session, and its start.
+    Session,
+}
+
+impl Suffix {
+    /// That of a kind of store; `None` where nothing expires.
+    pub(crate) fn of(kind: StoreKind) -> Option<Self> {
+        match kind {
+            StoreKind::KeyValue | StoreKind::Buffer => None,
+            StoreKind::Window { .. } => Some(Self::Window),
+            StoreKind::Session { .. } => Some(Self::Session),
+        }
+    }
+
+    /// How many bytes it has.
+    #[inline]
+    pub(crate) const fn bytes(self) -> usize {
+        match self {
+            Self::Window => 12,
+            Self::Session => 16,
+        }
+    }
+
+    /// Appends it to a key.
+    #[inline]
+    pub(crate) fn push(self, key: &mut Vec<u8>, time: i64, rank: i64) {
+        key.extend_from_slice(&time.to_be_bytes());
+        match self {
+            Self::Window => key.extend_from_slice(&(rank as u32).to_be_bytes()),
+            Self::Session => key.extend_from_slice(&rank.to_be_bytes()),
+        }
+    }
+
+    /// Splits what [`push`](Self::push) made into key, time and rank; `None` when it is too short.
+    #[inline]
+    pub(crate) fn split(self, key: &[u8]) -> Option<(&[u8], i64, i64)> {
+        match self {
+            Self::Window => {
+                let (key, start, sequence) = split_window_key(key)?;
+                Some((key, start, i64::from(sequence)))
+            }
+            Self::Session => {
+                let (key, start, end) = split_session_key(key)?;
+                Some((key, end, start))
+            }
+        }
+    }
+
+    /// How long entries are kept where reads show them for `retention_ms`. A session is hidden from
+    /// its operator a millisecond before it is passed on as closed, and so outlives that.
+    pub(crate) const fn kept_ms(self, retention_ms: i64) -> i64 {
+        match self {
+            Self::Window => retention_ms,
+            Self::Session => retention_ms.saturating_add(1),
+        }
+    }
 }
 
 /// Splits a window's key as [`StoreView::range`](crate::StoreView::range) and changelogs hold it
@@ -211,6 +342,15 @@ pub fn split_window_key(key: &[u8]) -> Option<(&[u8], i64, u32)> {
     ))
 }
 
+/// Splits a session's key as [`StoreView::range`](crate::StoreView::range) and changelogs hold it
+/// into record key, start and end; `None` when it is too short.
+#[inline]
+pub fn split_session_key(key: &[u8]) -> Option<(&[u8], i64, i64)> {
+    let (rest, start) = key.split_last_chunk()?;
+    let (key, end) = rest.split_last_chunk()?;
+    Some((key, i64::from_be_bytes(*start), i64::from_be_bytes(*end)))
+}
+
 /// Appends a value as it is stored: timestamp, then the value that `encode` appends.
 #[inline]
 pub(crate) fn push_timestamp(out: &mut Vec<u8>, timestamp: i64) {
@@ -224,64 +364,67 @@ pub(crate) fn split_timestamp(stored: &[u8]) -> Option<(i64, &[u8])> {
     Some((i64::from_be_bytes(*timestamp), value))
 }
 
-/// How long windows are kept; `None` for a store without windows.
-pub(crate) fn retention_of(spec: &StoreSpec) -> Option<i64> {
-    match spec.kind {
-        StoreKind::KeyValue => None,
-        StoreKind::Window { retention_ms, .. } => Some(retention_ms),
+/// How long reads show windows and sessions; `None` for a store without them.
+pub(crate) fn retention_of(kind: StoreKind) -> Option<i64> {
+    match kind {
+        StoreKind::KeyValue | StoreKind::Buffer => None,
+        StoreKind::Window { retention_ms, .. } | StoreKind::Session { retention_ms } => {
+            Some(retention_ms)
+        }
     }
 }
 
-/// The first start that is not expired when `observed` is the greatest start put.
+/// The first time that is not expired when `observed` is the greatest one put.
 #[inline]
-pub(crate) fn first_live_start(observed: i64, retention_ms: i64) -> i64 {
+pub(crate) fn first_live_time(observed: i64, retention_ms: i64) -> i64 {
     observed
         .saturating_sub(retention_ms)
         .saturating_add(1)
         .max(0)
 }
 
-/// The first live start of each window store.
-pub(crate) struct FirstLiveStarts(Vec<(u16, AtomicI64)>);
+/// The first time that is kept, of each store whose entries expire.
+pub(crate) struct FirstKept(Vec<(u16, Suffix, AtomicI64)>);
 
-impl FirstLiveStarts {
+impl FirstKept {
     pub(crate) fn of<'a>(stores: impl Iterator<Item = &'a (StoreSpec, u16, Meta)>) -> Self {
-        let mut starts: Vec<_> = stores
+        let mut times: Vec<_> = stores
             .filter_map(|(spec, id, meta)| {
-                let retention_ms = retention_of(spec)?;
-                Some((
-                    *id,
-                    AtomicI64::new(first_live_start(meta.observed, retention_ms)),
-                ))
+                let suffix = Suffix::of(spec.kind)?;
+                let kept_ms = suffix.kept_ms(retention_of(spec.kind)?);
+                let first = AtomicI64::new(first_live_time(meta.observed, kept_ms));
+                Some((*id, suffix, first))
             })
             .collect();
-        starts.sort_unstable_by_key(|(id, _)| *id);
-        Self(starts)
+        times.sort_unstable_by_key(|(id, ..)| *id);
+        Self(times)
     }
 
-    fn cell(&self, id: u16) -> Option<&AtomicI64> {
-        let at = self.0.binary_search_by_key(&id, |(id, _)| *id).ok()?;
-        Some(&self.0[at].1)
+    fn cell(&self, id: u16) -> Option<(Suffix, &AtomicI64)> {
+        let at = self.0.binary_search_by_key(&id, |(id, ..)| *id).ok()?;
+        let (_, suffix, cell) = &self.0[at];
+        Some((*suffix, cell))
     }
 
     /// Takes over what is later in `other`.
     pub(crate) fn advance_to(&self, other: &Self) {
-        for (id, start) in &other.0 {
-            if let Some(cell) = self.cell(*id) {
-                cell.fetch_max(start.load(Ordering::Relaxed), Ordering::Relaxed);
+        for (id, _, first) in &other.0 {
+            if let Some((_, cell)) = self.cell(*id) {
+                cell.fetch_max(first.load(Ordering::Relaxed), Ordering::Relaxed);
             }
         }
     }
 
-    /// True when the entry belongs to an expired window.
+    /// True when the entry has expired.
     pub(crate) fn is_expired(&self, key: &[u8]) -> bool {
         let Some((id, rest)) = key.split_first_chunk() else {
             return false;
         };
-        let Some(cell) = self.cell(u16::from_be_bytes(*id)) else {
+        let Some((suffix, cell)) = self.cell(u16::from_be_bytes(*id)) else {
             return false;
         };
-        split_window_key(rest).is_some_and(|(_, start, _)| start < cell.load(Ordering::Relaxed))
+        let entry = suffix.split(rest);
+        entry.is_some_and(|(_, time, _)| time < cell.load(Ordering::Relaxed))
     }
 }
 
@@ -299,18 +442,24 @@ mod tests {
     #[test]
     fn a_meta_survives_a_round_trip() {
         for position in [None, Some(0), Some(i64::MAX)] {
-            let meta = Meta {
-                position,
-                time: -1,
-                observed: 7,
-            };
-            assert_eq!(Meta::of(&meta.to_bytes()), Some(meta));
+            for inputs in 1..3 {
+                let mut times = Times::NONE;
+                times.set(inputs, 9);
+                let meta = Meta {
+                    position,
+                    times,
+                    observed: 7,
+                };
+                assert_eq!(meta.times.of(inputs), 9);
+                assert_eq!(Meta::of(&meta.to_bytes()), Some(meta));
+            }
         }
+        assert_eq!(Meta::of(&Meta::NONE.to_bytes()), Some(Meta::NONE));
         assert_eq!(Meta::of(&[0; 23]), None);
     }
 
     #[test]
-    fn only_windows_of_window_stores_expire() {
+    fn only_windows_and_sessions_expire() {
         let spec = |kind| StoreSpec {
             name: "s".into(),
             kind,
@@ -328,19 +477,34 @@ mod tests {
             let stores = [
                 (window.clone(), 3, at(observed)),
                 (spec(StoreKind::KeyValue), 2, at(observed)),
+                (
+                    spec(StoreKind::Session { retention_ms: 5 }),
+                    4,
+                    at(observed),
+                ),
             ];
-            FirstLiveStarts::of(stores.iter())
+            FirstKept::of(stores.iter())
         };
         let starts = of(-1);
         starts.advance_to(&of(14));
         starts.advance_to(&of(9));
         let key = |id: u8, start| {
             let mut key = vec![0, id, b'k'];
-            push_window(&mut key, start, 0);
+            Suffix::Window.push(&mut key, start, 0);
+            key
+        };
+        let session = |end| {
+            let mut key = vec![0, 4, b'k'];
+            Suffix::Session.push(&mut key, end, 0);
             key
         };
         assert!(starts.is_expired(&key(3, 9)));
         assert!(!starts.is_expired(&key(3, 10)));
         assert!(!starts.is_expired(&key(2, 9)));
+        assert!(starts.is_expired(&session(8)));
+        assert!(
+            !starts.is_expired(&session(9)),
+            "kept for a millisecond more"
+        );
     }
 }

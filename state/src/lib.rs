@@ -53,7 +53,9 @@ mod expiry;
 mod flush;
 mod kv;
 mod live;
+mod session;
 mod task_state;
+mod versioned;
 mod view;
 mod window;
 mod window_live;
@@ -64,15 +66,20 @@ mod layout;
 mod merge;
 
 pub use bytes::{ByteStore, Droppable, Entries, Scan};
-pub use definition::{KvDefinition, StoreDefinition, WindowDefinition};
+pub use definition::{
+    BufferDefinition, KvDefinition, SessionDefinition, StoreDefinition, VersionedDefinition,
+    WindowDefinition,
+};
 pub use error::{Fault, Result};
 pub use flush::{FlushJob, FlushReport};
 pub use kv::Kv;
-pub use layout::split_window_key;
+pub use layout::{split_session_key, split_window_key};
 pub use live::AnyStore;
 pub use memory::MemoryBytes;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksBytes, RocksShared};
+pub use session::Session;
 pub use task_state::{ChangelogSink, TaskState};
+pub use versioned::{Version, Versioned, Versions};
 pub use view::{StoreView, VIEW_PAGE_MAX};
 pub use window::Window;

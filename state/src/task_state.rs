@@ -2,14 +2,16 @@
 
 use std::{any::type_name, sync::Arc};
 
-use millstream_topology::{KvStore, StoreSpec, WindowStore};
+use bytes::Bytes;
+use millstream_topology::{KvStore, SessionStore, StoreSpec, VersionedStore, WindowStore};
 
 use crate::{
-    ByteStore, FlushJob, Kv, StoreDefinition, StoreView, Window, changelog,
+    ByteStore, FlushJob, Kv, Session, StoreDefinition, StoreView, Versioned, Window,
+    changelog::{self, TIMES_KEY, logs_times, times_value},
     committed::{Change, Committed},
     error::Result,
     kv::KvLive,
-    layout::{Meta, assign_ids, bounds_of, read_meta, retention_of},
+    layout::{Meta, Suffix, Times, assign_ids, bounds_of, read_meta},
     live::AnyStore,
     window_live::WindowLive,
 };
@@ -35,16 +37,11 @@ struct Store {
     spec: StoreSpec,
     id: u16,
     live: Box<dyn AnyStore>,
-    time: i64,
-    time_committed: i64,
-    /// Times that become committed with what is in flight.
-    written: Option<Times>,
-}
-
-#[derive(Clone, Copy)]
-struct Times {
-    time: i64,
-    observed: i64,
+    times: Times,
+    /// Times and observed time as they are committed.
+    committed: (Times, i64),
+    /// Those that become committed with what is in flight.
+    written: Option<(Times, i64)>,
 }
 
 impl TaskState {
@@ -67,14 +64,14 @@ impl TaskState {
             let empty = base.scan(&first, Some(&end))?.next().transpose()?.is_none();
             let mut live = definition.open();
             live.attach(id, empty, meta.observed);
-            places.push((spec.clone(), id, meta));
+            places.push((spec.clone(), id, meta.clone()));
             stores.push(Store {
                 definition: definition.clone(),
                 spec,
                 id,
                 live,
-                time: meta.time,
-                time_committed: meta.time,
+                times: meta.times.clone(),
+                committed: (meta.times.clone(), meta.observed),
                 written: None,
             });
         }
@@ -105,6 +102,25 @@ impl TaskState {
         )
     }
 
+    /// A versioned store; `index` is its position in the definitions. Its time is that of
+    /// [`time`](Self::time).
+    ///
+    /// # Panics
+    /// When the store at `index` was not defined by `store`.
+    pub fn versioned<K: 'static, V: Clone + 'static>(
+        &mut self,
+        index: usize,
+        store: &VersionedStore<K, V>,
+    ) -> Versioned<'_, K, V> {
+        let slot = &mut self.stores[index];
+        let live = slot
+            .live
+            .as_any_mut()
+            .downcast_mut::<KvLive<Bytes, Bytes>>();
+        let live = live.unwrap_or_else(|| wrong_store::<VersionedStore<K, V>>(store.name()));
+        Versioned::new(Kv::new(live, &self.committed), *store, &mut slot.times)
+    }
+
     /// A window store; `index` is its position in the definitions.
     ///
     /// # Panics
@@ -118,23 +134,57 @@ impl TaskState {
             .live
             .as_any_mut()
             .downcast_mut::<WindowLive<K, V>>();
+        let live = live.filter(|live| live.suffix() == Suffix::Window);
         let live = live.unwrap_or_else(|| wrong_store::<WindowStore<K, V>>(store.name()));
         Window::new(live, &self.committed)
     }
 
+    /// A session store; `index` is its position in the definitions.
+    ///
+    /// # Panics
+    /// When the store at `index` was not defined by `store`.
+    pub fn session<K: 'static, V: Clone + 'static>(
+        &mut self,
+        index: usize,
+        store: &SessionStore<K, V>,
+    ) -> Session<'_, K, V> {
+        let live = self.stores[index]
+            .live
+            .as_any_mut()
+            .downcast_mut::<WindowLive<K, V>>();
+        let live = live.filter(|live| live.suffix() == Suffix::Session);
+        let live = live.unwrap_or_else(|| wrong_store::<SessionStore<K, V>>(store.name()));
+        Session::new(live, &self.committed)
+    }
+
     /// The time that an operator keeps with that store; -1 at first. It is committed and aborted
-    /// with the store's entries. After a restore it is at least the greatest timestamp restored.
+    /// with the store's entries.
+    ///
+    /// After a restore it is the one that the changelog tells; where that tells none, as of a
+    /// key-value store, the greatest timestamp restored.
     pub fn time(&self, index: usize) -> i64 {
-        self.stores[index].time
+        self.input_time(index, 0)
     }
 
     /// Sets the time that an operator keeps with that store.
     pub fn set_time(&mut self, index: usize, time: i64) {
-        self.stores[index].time = time;
+        self.set_input_time(index, 0, time);
+    }
+
+    /// As [`time`](Self::time), where several inputs share a store and keep a time each.
+    pub fn input_time(&self, index: usize, input: usize) -> i64 {
+        self.stores[index].times.of(input)
+    }
+
+    /// As [`set_time`](Self::set_time), where several inputs share a store and keep a time each.
+    pub fn set_input_time(&mut self, index: usize, input: usize, time: i64) {
+        self.stores[index].times.set(input, time);
     }
 
     /// Hands the last value of every changed key to `log`, for stores that have a changelog. The
-    /// key of a window is `key ‖ start ‖ sequence number`.
+    /// key of a window is `key ‖ start ‖ sequence number`, that of a session `key ‖ end ‖ start`.
+    /// One record more, whose key is a zero byte, tells the times that operators keep with a store
+    /// of windows, sessions or a buffer, when they have changed.
     ///
     /// # Errors
     /// What `log` fails with, and values that do not encode. [`abort`](Self::abort) must follow.
@@ -146,11 +196,13 @@ impl TaskState {
                 false => Ok(()),
             };
             store.live.write_dirty(&mut log, &mut self.in_flight)?;
-            let observed = store.live.observed();
-            store.written = Some(Times {
-                time: store.time,
-                observed,
-            });
+            let now = (store.times.clone(), store.live.observed());
+            let (times, observed) = &now;
+            if *times != Times::NONE && now != store.committed && logs_times(store.spec.kind) {
+                let value = times_value(times, *observed);
+                log(TIMES_KEY, Some(&value), times.latest())?;
+            }
+            store.written = Some(now);
         }
         Ok(())
     }
@@ -164,12 +216,11 @@ impl TaskState {
     pub fn commit(&mut self, positions: &[(usize, i64)]) -> Result<()> {
         let mut metas = self.committed.metas();
         for (index, store) in self.stores.iter_mut().enumerate() {
-            if let Some(Times { time, observed }) = store.written.take() {
-                metas[index] = Meta {
-                    time,
-                    observed,
-                    ..metas[index]
-                };
+            if let Some(written) = store.written.take() {
+                store.committed = written;
+                let (times, observed) = store.committed.clone();
+                metas[index].times = times;
+                metas[index].observed = observed;
             }
         }
         for (index, position) in positions {
@@ -180,10 +231,9 @@ impl TaskState {
         // random.
         self.in_flight.sort_by(|(a, _), (b, _)| a.cmp(b));
         self.committed
-            .fold(self.in_flight.drain(..), metas.iter().copied().enumerate());
-        for (meta, store) in metas.iter().zip(&mut self.stores) {
-            store.time_committed = meta.time;
-            store.live.settle(meta.observed);
+            .fold(self.in_flight.drain(..), metas.into_iter().enumerate());
+        for store in &mut self.stores {
+            store.live.settle(store.committed.1);
         }
         Ok(())
     }
@@ -191,17 +241,17 @@ impl TaskState {
     /// Drops everything that is not committed.
     pub fn abort(&mut self) {
         self.in_flight.clear();
-        for (meta, store) in self.committed.metas().iter().zip(&mut self.stores) {
+        for store in &mut self.stores {
             store.written = None;
-            store.time = store.time_committed;
-            store.live.abort(&self.committed, meta.observed);
+            store.times = store.committed.0.clone();
+            store.live.abort(&self.committed, store.committed.1);
         }
     }
 
     /// True when something is not committed.
     pub fn is_dirty(&self) -> bool {
         let mut stores = self.stores.iter();
-        stores.any(|store| store.live.is_dirty() || store.time != store.time_committed)
+        stores.any(|store| store.live.is_dirty() || store.times != store.committed.0)
     }
 
     /// The changelog offset behind the last record that the store reflects; `None` when nothing is
@@ -225,19 +275,24 @@ impl TaskState {
         next_offset: i64,
     ) -> Result<()> {
         let store = &mut self.stores[index];
-        let windowed = retention_of(&store.spec).is_some();
-        let folded = changelog::fold(store.id, windowed, records);
+        let folded = changelog::fold(store.id, store.spec.kind, records);
         let before = self.committed.meta(index);
+        let times = match folded.times {
+            Some(told) => told,
+            None if before.times.are_several() => before.times,
+            None => Times::one(before.times.of(0).max(folded.time)),
+        };
+        let observed = before.observed.max(folded.observed);
         let meta = Meta {
             position: Some(next_offset),
-            time: before.time.max(folded.time),
-            observed: before.observed.max(folded.observed),
+            times: times.clone(),
+            observed,
         };
         self.committed
             .fold(folded.changes.into_iter(), [(index, meta)].into_iter());
-        store.time = meta.time;
-        store.time_committed = meta.time;
-        store.live.forget(meta.observed);
+        store.times = times.clone();
+        store.committed = (times, observed);
+        store.live.forget(observed);
         Ok(())
     }
 

@@ -11,8 +11,8 @@ use crate::{
     committed::Committed,
     error::{Fault, Result, unwritable},
     layout::{
-        ID_BYTES, TIMESTAMP_BYTES, WINDOW_BYTES, bounds_of, first_live_start, push_window,
-        split_timestamp, split_window_key,
+        ID_BYTES, Suffix, TIMESTAMP_BYTES, bounds_of, first_live_time, retention_of,
+        split_timestamp,
     },
 };
 
@@ -115,7 +115,9 @@ impl StoreView {
 
     /// The first `limit` entries with `from <= key < to`, as encoded; without bounds from the
     /// first, to the last. Those of a key-value store are all of one moment. Keys of windows have
-    /// start and sequence number behind them: see [`split_window_key`].
+    /// start and sequence number behind them, those of sessions end and start: see
+    /// [`split_window_key`](crate::split_window_key) and
+    /// [`split_session_key`](crate::split_session_key).
     ///
     /// # Errors
     /// When the base cannot be read.
@@ -129,9 +131,9 @@ impl StoreView {
         let lower = from.map_or(first.to_vec(), |key| self.stored_key(key));
         let upper = to.map_or(end.to_vec(), |key| self.stored_key(key));
         let limit = limit.min(VIEW_PAGE_MAX);
-        let page = match self.kind {
-            StoreKind::KeyValue => self.committed.page(&lower, &upper, limit)?,
-            StoreKind::Window { .. } => {
+        let page = match Suffix::of(self.kind) {
+            None => self.committed.page(&lower, &upper, limit)?,
+            Some(_) => {
                 let first_live = self.first_live();
                 let all = self.committed.walk(&lower, &upper);
                 let live = all.filter(|entry| match entry {
@@ -161,30 +163,80 @@ impl StoreView {
         to: i64,
         limit: usize,
     ) -> Result<Vec<(i64, Bytes, i64)>> {
+        let mut windows = Vec::new();
+        self.visit(
+            Suffix::Window,
+            key,
+            (from, to),
+            &mut |start, _, value, at| {
+                windows.push((start, value, at));
+                windows.len() < limit.min(VIEW_PAGE_MAX)
+            },
+        )?;
+        windows.truncate(limit);
+        Ok(windows)
+    }
+
+    /// The first `limit` sessions of an encoded key that have a part in `from..=to`, by end: start,
+    /// end, value.
+    ///
+    /// # Errors
+    /// When the base cannot be read.
+    pub fn sessions(
+        &self,
+        key: &[u8],
+        from: i64,
+        to: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, i64, Bytes)>> {
+        let mut sessions = Vec::new();
+        self.visit(
+            Suffix::Session,
+            key,
+            (from, i64::MAX),
+            &mut |end, start, value, _| {
+                if start <= to {
+                    sessions.push((start, end, value));
+                }
+                sessions.len() < limit.min(VIEW_PAGE_MAX)
+            },
+        )?;
+        sessions.truncate(limit);
+        Ok(sessions)
+    }
+
+    /// Visits the live entries of a key whose time lies between two, both included, until `visit`
+    /// returns false: time, rank, value, timestamp. A store of another kind has none.
+    fn visit(
+        &self,
+        suffix: Suffix,
+        key: &[u8],
+        (from, to): (i64, i64),
+        visit: &mut dyn FnMut(i64, i64, Bytes, i64) -> bool,
+    ) -> Result<()> {
         let from = from.max(self.first_live());
-        if from > to {
-            return Ok(Vec::new());
+        if from > to || Suffix::of(self.kind) != Some(suffix) {
+            return Ok(());
         }
         let prefix = self.stored_key(key);
         let (mut lower, mut upper) = (prefix.clone(), prefix.clone());
-        push_window(&mut lower, from, 0);
-        push_window(&mut upper, to, u32::MAX);
-        upper.push(0);
-        let mut windows = Vec::new();
+        suffix.push(&mut lower, from, 0);
+        upper.extend_from_slice(&to.to_be_bytes());
+        // More than any rank.
+        upper.extend_from_slice(&[0xff; 9]);
         for entry in self.committed.walk(&lower, &upper) {
             let (key, stored) = entry?;
-            if windows.len() == limit.min(VIEW_PAGE_MAX) {
-                break;
-            }
             // A longer key may lie between the windows of this one.
-            if key.len() == prefix.len() + WINDOW_BYTES
-                && let Some((_, start, _)) = split_window_key(&key)
+            if key.len() == prefix.len() + suffix.bytes()
+                && let Some((_, time, rank)) = suffix.split(&key)
             {
                 let (value, timestamp) = self.split(&stored)?;
-                windows.push((start, value, timestamp));
+                if !visit(time, rank, value, timestamp) {
+                    break;
+                }
             }
         }
-        Ok(windows)
+        Ok(())
     }
 
     /// The value of a key of a key-value store, and its timestamp.
@@ -209,19 +261,16 @@ impl StoreView {
         [&self.id.to_be_bytes(), key].concat()
     }
 
-    /// The first window start that is not expired by committed time; 0 for a store without windows.
+    /// The first window start or session end that is not expired by committed time; 0 for a store
+    /// without them.
     fn first_live(&self) -> i64 {
-        match self.kind {
-            StoreKind::KeyValue => 0,
-            StoreKind::Window { retention_ms, .. } => {
-                first_live_start(self.committed.meta(self.index).observed, retention_ms)
-            }
-        }
+        let observed = || self.committed.meta(self.index).observed;
+        retention_of(self.kind).map_or(0, |retention| first_live_time(observed(), retention))
     }
 
     fn is_expired(&self, key: &[u8], first_live: i64) -> bool {
-        matches!(self.kind, StoreKind::Window { .. })
-            && split_window_key(key).is_some_and(|(_, start, _)| start < first_live)
+        let entry = Suffix::of(self.kind).and_then(|suffix| suffix.split(key));
+        entry.is_some_and(|(_, time, _)| time < first_live)
     }
 
     fn split(&self, stored: &Blob) -> Result<(Bytes, i64)> {

@@ -4,6 +4,7 @@ use crate::{
     blob::Blob,
     committed::Committed,
     error::Result,
+    layout::ID_BYTES,
     window_live::{Entry, WindowLive},
 };
 
@@ -90,9 +91,9 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
         }
         let key_at = self.live.locate(key, self.committed)?;
         let entries = self.live.entries_at(key_at);
-        let end = entries.partition_point(|entry| entry.start <= start);
+        let end = entries.partition_point(|entry| entry.time <= start);
         let sequence = match entries[..end].last() {
-            Some(last) if last.start == start => last.sequence + 1,
+            Some(last) if last.time == start => last.rank + 1,
             Some(_) | None => 0,
         };
         let entry = self.live.insert(key_at, end, Entry::new(start, sequence));
@@ -115,13 +116,10 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
     ) -> Result<()> {
         let from = from.max(self.live.first_live());
         let entries = self.live.entries_of(key, self.committed)?;
-        let first = entries.partition_point(|entry| entry.start < from);
-        for entry in entries[first..]
-            .iter()
-            .take_while(|entry| entry.start <= to)
-        {
+        let first = entries.partition_point(|entry| entry.time < from);
+        for entry in entries[first..].iter().take_while(|entry| entry.time <= to) {
             if let Some((value, timestamp)) = &entry.value {
-                visit(entry.start, value, *timestamp)?;
+                visit(entry.time, value, *timestamp)?;
             }
         }
         Ok(())
@@ -134,15 +132,15 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
     /// As [`get`](Self::get).
     pub fn fetch_all(&mut self, from: i64, to: i64) -> Result<Vec<(K, i64, V, i64)>> {
         let from = from.max(self.live.first_live());
-        let mut found: Vec<(i64, Blob, u32, V, i64)> = Vec::new();
+        let mut found: Vec<(i64, Blob, i64, V, i64)> = Vec::new();
         self.live.visit_all(self.committed, &mut |key, entry| {
             if let Some((value, timestamp)) = &entry.value
-                && (from..=to).contains(&entry.start)
+                && (from..=to).contains(&entry.time)
             {
                 found.push((
-                    entry.start,
+                    entry.time,
                     key.clone(),
-                    entry.sequence,
+                    entry.rank,
                     value.clone(),
                     *timestamp,
                 ));
@@ -160,6 +158,18 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
         self.live.observed
     }
 
+    /// Visits the encoded key and the start of every window that is kept, in no order.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn visit_starts(&mut self, visit: &mut dyn FnMut(&[u8], i64)) -> Result<()> {
+        self.live.visit_all(self.committed, &mut |key, entry| {
+            if entry.value.is_some() {
+                visit(&key[ID_BYTES..], entry.time);
+            }
+        })
+    }
+
     fn change<R>(
         &mut self,
         key: &K,
@@ -170,33 +180,6 @@ impl<'a, K: 'static, V: Clone + 'static> Window<'a, K, V> {
             !self.live.duplicates,
             "values are only added to a store with duplicates"
         );
-        self.live.observe(start)?;
-        if start < self.live.first_live() {
-            return change(&mut Entry::new(start, 0));
-        }
-        let key_at = self.live.locate(key, self.committed)?;
-        let entries = self.live.entries_at(key_at);
-        match entries.binary_search_by_key(&(start, 0), Entry::place) {
-            Ok(at) => {
-                let entry = &mut self.live.entries_at_mut(key_at)[at];
-                let was_present = entry.value.is_some();
-                let result = change(entry);
-                if was_present || entry.value.is_some() {
-                    self.live.mark_dirty(key_at, at);
-                }
-                result
-            }
-            Err(at) => {
-                let mut entry = Entry::new(start, 0);
-                let result = change(&mut entry);
-                if entry.value.is_some() {
-                    *self.live.insert(key_at, at, Entry::new(start, 0)) = entry;
-                    self.live.mark_dirty(key_at, at);
-                } else {
-                    self.live.drop_if_needless(key_at);
-                }
-                result
-            }
-        }
+        self.live.change(key, (start, 0), self.committed, change)
     }
 }

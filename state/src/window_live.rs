@@ -1,18 +1,21 @@
-//! `WindowLive`: the live layer of a window store. It holds all live windows, unless memory is
-//! short.
+//! `WindowLive`: the live layer of a store of windows or sessions. It holds all live ones, unless
+//! memory is short.
+//!
+//! What is said of windows and their starts here holds for sessions and their ends: the time of an
+//! entry is the one that it expires by, and its rank orders it among those of one time.
 
 mod commit;
 
 use foldhash::fast::RandomState;
 use indexmap::IndexMap;
-use millstream_topology::{Error, ErrorKind, WindowStore};
+use millstream_topology::{Error, ErrorKind, Serde};
 
 use crate::{
     blob::Blob,
     committed::Committed,
     error::{Fault, Result, unwritable},
     expiry::ExpiryQueue,
-    layout::{ID_BYTES, WINDOW_BYTES, bounds_of, first_live_start, push_window, split_window_key},
+    layout::{ID_BYTES, Suffix, bounds_of, first_live_time},
     live::read_stored,
 };
 
@@ -20,15 +23,16 @@ use crate::{
 /// most are in a join, then costs no look-up in the base.
 const LOAD_ENTRIES_MAX: usize = 1 << 18;
 
-/// Where an entry is: position of its key, start, sequence number.
-type Place = (u32, i64, u32);
+/// Where an entry is: position of its key, time, rank.
+type Place = (u32, i64, i64);
 
 type Keys<V> = IndexMap<Blob, KeyWindows<V>, RandomState>;
 
 /// Invariant: `dirty` and `in_flight` hold positions in `keys`, so while one of them has any, no
 /// key is taken out.
 pub(crate) struct WindowLive<K: 'static, V: 'static> {
-    store: WindowStore<K, V>,
+    store: Contents<K, V>,
+    suffix: Suffix,
     retention_ms: i64,
     pub(crate) duplicates: bool,
     id: u16,
@@ -54,7 +58,14 @@ pub(crate) struct WindowLive<K: 'static, V: 'static> {
     value_bytes: Vec<u8>,
 }
 
-/// The windows of a key, by start, then sequence number.
+/// What the descriptor of a store says of its entries.
+pub(crate) struct Contents<K: 'static, V: 'static> {
+    pub(crate) name: &'static str,
+    pub(crate) key: Serde<K>,
+    pub(crate) value: Serde<V>,
+}
+
+/// The windows of a key, by time, then rank.
 struct KeyWindows<V> {
     entries: Vec<Entry<V>>,
     /// False while the layers below may have more.
@@ -81,8 +92,8 @@ impl<V> KeyWindows<V> {
 
 /// One window of a key, or one of its values where there are several.
 pub(crate) struct Entry<V> {
-    pub(crate) start: i64,
-    pub(crate) sequence: u32,
+    pub(crate) time: i64,
+    pub(crate) rank: i64,
     dirty: bool,
     stored_bytes: u32,
     pub(crate) value: Option<(V, i64)>,
@@ -91,20 +102,20 @@ pub(crate) struct Entry<V> {
 }
 
 impl<V> Entry<V> {
-    pub(crate) fn new(start: i64, sequence: u32) -> Self {
+    pub(crate) fn new(time: i64, rank: i64) -> Self {
         Self {
-            start,
-            sequence,
+            time,
+            rank,
             dirty: false,
             stored_bytes: 0,
             value: None,
-            deleted_at: start,
+            deleted_at: time,
         }
     }
 
     /// What entries of a key are ordered by.
-    pub(crate) fn place(&self) -> (i64, u32) {
-        (self.start, self.sequence)
+    pub(crate) fn place(&self) -> (i64, i64) {
+        (self.time, self.rank)
     }
 
     fn bytes(&self) -> usize {
@@ -113,9 +124,15 @@ impl<V> Entry<V> {
 }
 
 impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
-    pub(crate) fn new(store: WindowStore<K, V>, retention_ms: i64, duplicates: bool) -> Self {
+    pub(crate) fn new(
+        store: Contents<K, V>,
+        suffix: Suffix,
+        retention_ms: i64,
+        duplicates: bool,
+    ) -> Self {
         Self {
             store,
+            suffix,
             retention_ms,
             duplicates,
             id: 0,
@@ -135,14 +152,26 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         }
     }
 
-    /// The first start that reads show.
-    pub(crate) fn first_live(&self) -> i64 {
-        first_live_start(self.observed, self.retention_ms)
+    pub(crate) fn suffix(&self) -> Suffix {
+        self.suffix
     }
 
-    /// The first start that reads show after an abort: memory holds everything from there on.
+    /// The first time that reads show.
+    pub(crate) fn first_live(&self) -> i64 {
+        first_live_time(self.observed, self.retention_ms)
+    }
+
+    /// The first time that puts reach.
+    pub(crate) fn first_put(&self) -> i64 {
+        first_live_time(self.observed, self.suffix.kept_ms(self.retention_ms))
+    }
+
+    /// The first time that is kept after an abort: memory holds everything from there on.
     fn first_kept(&self) -> i64 {
-        first_live_start(self.observed_committed, self.retention_ms)
+        first_live_time(
+            self.observed_committed,
+            self.suffix.kept_ms(self.retention_ms),
+        )
     }
 
     /// Sets the store's time to the committed one.
@@ -151,14 +180,14 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         self.observed_committed = observed;
     }
 
-    /// Moves the store's time to `start`, if that is later.
-    pub(crate) fn observe(&mut self, start: i64) -> Result<()> {
-        if start < 0 {
-            let store = self.store.name();
-            let message = format!("window starts before 1970. store=`{store}`, start={start}");
+    /// Moves the store's time to `time`, if that is later.
+    pub(crate) fn observe(&mut self, time: i64) -> Result<()> {
+        if time < 0 {
+            let store = self.store.name;
+            let message = format!("window lies before 1970. store=`{store}`, time={time}");
             return Err(Error::new(ErrorKind::Data, message));
         }
-        self.observed = self.observed.max(start);
+        self.observed = self.observed.max(time);
         Ok(())
     }
 
@@ -190,6 +219,46 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         Ok(self.add_key(entries))
     }
 
+    /// Changes one entry. What is made of one that has expired is dropped.
+    pub(crate) fn change<R>(
+        &mut self,
+        key: &K,
+        (time, rank): (i64, i64),
+        committed: &Committed,
+        change: impl FnOnce(&mut Entry<V>) -> Result<R>,
+    ) -> Result<R> {
+        self.observe(time)?;
+        if time < self.first_put() {
+            return change(&mut Entry::new(time, rank));
+        }
+        let key_at = self.locate(key, committed)?;
+        match self
+            .entries_at(key_at)
+            .binary_search_by_key(&(time, rank), Entry::place)
+        {
+            Ok(at) => {
+                let entry = &mut self.entries_at_mut(key_at)[at];
+                let was_present = entry.value.is_some();
+                let result = change(entry);
+                if was_present || entry.value.is_some() {
+                    self.mark_dirty(key_at, at);
+                }
+                result
+            }
+            Err(at) => {
+                let mut entry = Entry::new(time, rank);
+                let result = change(&mut entry);
+                if entry.value.is_some() {
+                    *self.insert(key_at, at, Entry::new(time, rank)) = entry;
+                    self.mark_dirty(key_at, at);
+                } else {
+                    self.drop_if_needless(key_at);
+                }
+                result
+            }
+        }
+    }
+
     pub(crate) fn entries_at(&self, key_at: usize) -> &[Entry<V>] {
         &self.keys[key_at].entries
     }
@@ -204,11 +273,11 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
             .keys
             .get_index_mut(key_at)
             .expect("the position was looked up just now");
-        let start = entry.start;
+        let time = entry.time;
         let near = [at.checked_sub(1), Some(at)].into_iter().flatten();
         let mut near = near.filter_map(|at| windows.entries.get(at));
-        if !near.any(|other| self.expiry.same_slice(other.start, start)) {
-            self.expiry.push(start, key.clone());
+        if !near.any(|other| self.expiry.same_slice(other.time, time)) {
+            self.expiry.push(time, key.clone());
         }
         self.bytes += entry.bytes();
         windows.entries.insert(at, entry);
@@ -220,13 +289,13 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         if !entry.dirty {
             entry.dirty = true;
             let key_at = u32::try_from(key_at).expect("a live layer has fewer than 2^32 keys");
-            self.dirty.push((key_at, entry.start, entry.sequence));
+            self.dirty.push((key_at, entry.time, entry.rank));
         }
     }
 
     pub(crate) fn decode_key(&self, key: &[u8]) -> Result<K> {
-        let decoded = self.store.key().decode(Some(&key[ID_BYTES..]));
-        decoded.map_err(|source| Fault::undecodable(self.store.name(), source))
+        let decoded = self.store.key.decode(Some(&key[ID_BYTES..]));
+        decoded.map_err(|source| Fault::undecodable(self.store.name, source))
     }
 
     /// Visits all live windows, of each key in order.
@@ -259,8 +328,8 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         self.load_if_untouched(committed)?;
         self.key_bytes.clear();
         self.key_bytes.extend_from_slice(&self.id.to_be_bytes());
-        let encoded = self.store.key().encode(key, &mut self.key_bytes);
-        encoded.map_err(|source| unwritable(self.store.name(), "key", source))?;
+        let encoded = self.store.key.encode(key, &mut self.key_bytes);
+        encoded.map_err(|source| unwritable(self.store.name, "key", source))?;
         let Some((at, _, windows)) = self.keys.get_full_mut(&self.key_bytes[..]) else {
             return Ok(None);
         };
@@ -275,14 +344,14 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
     /// The live windows that the layers below have of a key.
     fn read_below(&self, key: &[u8], committed: &Committed) -> Result<Vec<Entry<V>>> {
         let mut lower = key.to_vec();
-        push_window(&mut lower, self.first_kept(), 0);
-        // No start has the highest bit set.
+        self.suffix.push(&mut lower, self.first_kept(), 0);
+        // No time has the highest bit set.
         let upper = [key, &[0x80]].concat();
         let mut entries = Vec::new();
         for stored in committed.walk(&lower, &upper) {
             let (stored_key, stored) = stored?;
             // A longer key may lie between the windows of this one.
-            if stored_key.len() == key.len() + WINDOW_BYTES {
+            if stored_key.len() == key.len() + self.suffix.bytes() {
                 entries.push(self.read_entry(&stored_key, &stored)?.1);
             }
         }
@@ -290,12 +359,13 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
     }
 
     fn read_entry<'k>(&self, key: &'k [u8], stored: &[u8]) -> Result<(&'k [u8], Entry<V>)> {
-        let name = self.store.name();
-        let (key, start, sequence) =
-            split_window_key(key).ok_or_else(|| Fault::undecodable(name, "key has no window"))?;
-        let mut entry = Entry::new(start, sequence);
+        let name = self.store.name;
+        let split = self.suffix.split(key);
+        let (key, time, rank) =
+            split.ok_or_else(|| Fault::undecodable(name, "key has no window"))?;
+        let mut entry = Entry::new(time, rank);
         entry.stored_bytes = stored.len() as u32;
-        entry.value = Some(read_stored(name, &self.store.value(), stored)?);
+        entry.value = Some(read_stored(name, &self.store.value, stored)?);
         Ok((key, entry))
     }
 
@@ -316,7 +386,7 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
             }
             let (key, stored) = stored?;
             let (key, entry) = self.read_entry(&key, &stored)?;
-            if entry.start < first_kept {
+            if entry.time < first_kept {
                 continue;
             }
             match loaded.get_mut(key) {
@@ -352,10 +422,10 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
         assert!(windows.entries.is_empty(), "entries are loaded once");
         let mut last = None;
         for entry in &entries {
-            if !last.is_some_and(|last| self.expiry.same_slice(last, entry.start)) {
-                self.expiry.push(entry.start, key.clone());
+            if !last.is_some_and(|last| self.expiry.same_slice(last, entry.time)) {
+                self.expiry.push(entry.time, key.clone());
             }
-            last = Some(entry.start);
+            last = Some(entry.time);
             self.bytes += entry.bytes();
         }
         windows.entries = entries;

@@ -33,6 +33,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
         ],
     ),
     ("processors", ENGINE),
+    (
+        "conformance",
+        &["topology", "state", "operators", "runtime"],
+    ),
     ("benches", EVERY),
     ("tests", EVERY),
     ("", PROGRAM),

@@ -5,7 +5,7 @@ use std::{error::Error as StdError, fmt::Display, marker::PhantomData, str::From
 use ::serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value as JsonValue;
 
-use crate::BoxError;
+use crate::{BoxError, Windowed};
 
 /// A way to write one type as bytes.
 ///
@@ -312,6 +312,59 @@ impl<C: Codec> Codec for Nullable<C> {
     }
 }
 
+/// Codec of [`windowed`].
+#[derive(Clone, Copy)]
+pub struct WindowedKey<C>(PhantomData<fn() -> C>);
+
+/// A key with its window: the key, then start and end, 8 bytes each, big-endian.
+///
+/// ```
+/// use millstream_topology::{text, u64_be, windowed, Topic, Windowed};
+/// const PER_MINUTE: Topic<Windowed<String>, u64> =
+///     Topic::new("per-minute", windowed(text()), u64_be());
+/// ```
+pub const fn windowed<C: Codec>(_codec: C) -> WindowedKey<C> {
+    WindowedKey(PhantomData)
+}
+
+impl<C: Codec> Codec for WindowedKey<C> {
+    type Value = Windowed<C::Value>;
+    fn encode(value: &Self::Value, out: &mut Vec<u8>) -> Result<(), BoxError> {
+        C::encode(&value.key, out)?;
+        out.extend_from_slice(&value.start.to_be_bytes());
+        out.extend_from_slice(&value.end.to_be_bytes());
+        Ok(())
+    }
+    fn decode(bytes: &[u8]) -> Result<Self::Value, BoxError> {
+        let short = "a windowed key is shorter than its window";
+        let (rest, end) = bytes.split_last_chunk().ok_or(short)?;
+        let (key, start) = rest.split_last_chunk().ok_or(short)?;
+        Ok(Windowed {
+            key: C::decode(key)?,
+            start: i64::from_be_bytes(*start),
+            end: i64::from_be_bytes(*end),
+        })
+    }
+    fn to_json(value: &Self::Value) -> JsonValue {
+        let (start, end) = (value.start, value.end);
+        serde_json::json!({ "key": C::to_json(&value.key), "start": start, "end": end })
+    }
+    /// As [`Windowed`] is displayed: `KEY@START/END`.
+    fn parse(text: &str) -> Result<Self::Value, BoxError> {
+        let parts = || {
+            let (key, window) = text.rsplit_once('@')?;
+            let (start, end) = window.split_once('/')?;
+            Some((key, start, end))
+        };
+        let (key, start, end) = parts().ok_or("a windowed key reads KEY@START/END")?;
+        Ok(Windowed {
+            key: C::parse(key)?,
+            start: start.parse()?,
+            end: end.parse()?,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -357,6 +410,10 @@ mod tests {
         assert_eq!(Json::<u64>::parse("7").expect("number"), 7);
     }
 
+    fn windowed_text(text: &str) -> Windowed<String> {
+        WindowedKey::<Text<String>>::parse(text).expect("as it is displayed")
+    }
+
     proptest! {
         #[test]
         fn values_survive_a_round_trip(s in ".*", n in any::<u64>(), i in any::<i64>(), o in any::<Option<i64>>()) {
@@ -366,6 +423,9 @@ mod tests {
             round_trip(u64_be(), n);
             round_trip(i64_be(), i);
             round_trip(nullable(i64_be()), o);
+            let window = Windowed { key: s.clone(), start: i, end: i64::MAX };
+            prop_assert_eq!(&windowed_text(&window.to_string()), &window);
+            round_trip(windowed(text()), window);
             round_trip(bytes(), ::bytes::Bytes::from(s));
         }
     }

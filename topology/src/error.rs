@@ -40,6 +40,7 @@ struct Inner {
     kind: ErrorKind,
     message: String,
     node: Option<Arc<str>>,
+    output: bool,
     source: Option<BoxError>,
 }
 
@@ -50,6 +51,7 @@ impl Error {
             kind,
             message: message.into(),
             node: None,
+            output: false,
             source: None,
         }))
     }
@@ -70,6 +72,18 @@ impl Error {
     pub fn in_node(mut self, node: &Arc<str>) -> Self {
         self.0.node.get_or_insert_with(|| node.clone());
         self
+    }
+
+    /// Says that a result could not be written: it does not encode, or has no topic to go to.
+    #[must_use]
+    pub fn on_output(mut self) -> Self {
+        self.0.output = true;
+        self
+    }
+
+    /// True when a result could not be written, rather than a record read or processed.
+    pub fn is_on_output(&self) -> bool {
+        self.0.output
     }
 
     /// What the caller can do.

@@ -19,24 +19,33 @@ mod serde;
 mod codec;
 mod topic;
 mod store;
+mod versioned;
 mod window;
 mod error;
 mod plan;
 mod subtopology;
+mod suppress;
 mod describe;
 mod partition;
 
 pub use codec::{
-    Bincode, Codec, I64Be, Json, Nullable, RawBytes, Text, U32Be, U64Be, bincode, bytes, i64_be,
-    json, nullable, text, u32_be, u64_be,
+    Bincode, Codec, I64Be, Json, Nullable, RawBytes, Text, U32Be, U64Be, WindowedKey, bincode,
+    bytes, i64_be, json, nullable, text, u32_be, u64_be, windowed,
 };
 pub use describe::{DescribedNode, Description};
 pub use error::{BoxError, Error, ErrorKind, Result};
 pub use partition::{murmur2, partition_for_key};
-pub use plan::{Node, NodeId, NodeKind, Plan, StoreId, StoreKind, StoreSpec, TopicRole};
+pub use plan::{
+    GlobalSpec, Node, NodeId, NodeKind, Plan, StoreId, StoreKind, StoreSpec, TopicRole,
+};
 pub use record::{Change, Header, Headers, Record};
 pub use serde::Serde;
-pub use store::{KvStore, WindowStore};
+pub use store::{KvStore, SessionStore, WindowStore};
 pub use subtopology::{SubTopology, TaskId};
-pub use topic::{CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Topic};
-pub use window::{Hopping, TimeWindows, Tumbling, Windowed, days, hours, millis, mins, secs};
+pub use suppress::{Buffered, SuppressStore};
+pub use topic::{AnyTopic, CHANGELOG_SUFFIX, REPARTITION_SUFFIX, Topic, TopicPattern};
+pub use versioned::VersionedStore;
+pub use window::{
+    Hopping, Sessions, Sliding, TimeWindows, Tumbling, Unlimited, Windowed, days, hours, millis,
+    mins, secs,
+};

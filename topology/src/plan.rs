@@ -5,6 +5,8 @@
 
 use std::{fmt, sync::Arc};
 
+use regex::Regex;
+
 use crate::{Error, ErrorKind, Result};
 
 /// Index of a node in its plan.
@@ -23,12 +25,14 @@ pub enum NodeKind {
     Source,
     Sink,
     Filter,
+    DropNulls,
     Map,
     MapValues,
     FlatMap,
     Rekey,
     Peek,
     ForEach,
+    Print,
     Split,
     Branch,
     Merge,
@@ -37,8 +41,25 @@ pub enum NodeKind {
     ToStream,
     Aggregate,
     WindowAggregate,
+    SlidingAggregate,
+    SessionAggregate,
+    Cogroup,
+    Suppress,
     StreamJoin,
     StreamTableJoin,
+    StreamGlobalJoin,
+    TableFilter,
+    TableMapValues,
+    TableTransformValues,
+    TableFlatten,
+    Materialize,
+    TableGroupBy,
+    TableAggregate,
+    TableJoin,
+    ForeignKey,
+    ForeignSubscribe,
+    ForeignTable,
+    ForeignJoin,
 }
 
 impl fmt::Display for NodeKind {
@@ -47,12 +68,14 @@ impl fmt::Display for NodeKind {
             Self::Source => "source",
             Self::Sink => "sink",
             Self::Filter => "filter",
+            Self::DropNulls => "drop-nulls",
             Self::Map => "map",
             Self::MapValues => "map-values",
             Self::FlatMap => "flat-map",
             Self::Rekey => "rekey",
             Self::Peek => "peek",
             Self::ForEach => "for-each",
+            Self::Print => "print",
             Self::Split => "split",
             Self::Branch => "branch",
             Self::Merge => "merge",
@@ -61,8 +84,25 @@ impl fmt::Display for NodeKind {
             Self::ToStream => "to-stream",
             Self::Aggregate => "aggregate",
             Self::WindowAggregate => "window-aggregate",
+            Self::SlidingAggregate => "sliding-aggregate",
+            Self::SessionAggregate => "session-aggregate",
+            Self::Cogroup => "cogroup",
+            Self::Suppress => "suppress",
             Self::StreamJoin => "stream-join",
             Self::StreamTableJoin => "stream-table-join",
+            Self::StreamGlobalJoin => "stream-global-join",
+            Self::TableFilter => "table-filter",
+            Self::TableMapValues => "table-map-values",
+            Self::TableTransformValues => "table-transform-values",
+            Self::TableFlatten => "table-flatten",
+            Self::Materialize => "materialize",
+            Self::TableGroupBy => "table-group-by",
+            Self::TableAggregate => "table-aggregate",
+            Self::TableJoin => "table-join",
+            Self::ForeignKey => "foreign-key",
+            Self::ForeignSubscribe => "foreign-subscribe",
+            Self::ForeignTable => "foreign-table",
+            Self::ForeignJoin => "foreign-join",
         })
     }
 }
@@ -94,8 +134,14 @@ pub struct Node {
     pub stores: Vec<StoreId>,
     /// The topics that a source reads or a sink writes, by name without application prefix.
     pub topics: Vec<Arc<str>>,
+    /// The regular expression over whole topic names by which a source finds its topics; `topics` are
+    /// those found so far.
+    pub pattern: Option<Arc<str>>,
     /// Who makes those topics.
     pub role: TopicRole,
+    /// How long after its end a window of this node closes, in milliseconds; `None` when the node
+    /// makes no windows.
+    pub closes_after_ms: Option<i64>,
 }
 
 /// How the entries of a store are laid out and kept.
@@ -110,6 +156,14 @@ pub enum StoreKind {
         /// True when a key may hold several values at one time, as the buffers of joins do.
         duplicates: bool,
     },
+    /// Values by key, end and start of a session.
+    Session {
+        /// How long after its end a session is kept.
+        retention_ms: i64,
+    },
+    /// Entries of an operator that keeps a time with them, by keys that the operator makes and that
+    /// never begin with a zero byte.
+    Buffer,
 }
 
 /// One store.
@@ -129,6 +183,18 @@ pub struct Plan {
     nodes: Vec<Node>,
     stores: Vec<StoreSpec>,
     copartitioned: Vec<Vec<NodeId>>,
+    /// Inputs of nodes that have a use for records without a key.
+    null_keys: Vec<(NodeId, NodeId)>,
+    globals: Vec<GlobalSpec>,
+}
+
+/// A table that every instance has whole: it stands beside the sub-topologies, not in one.
+#[derive(Clone, Debug)]
+pub struct GlobalSpec {
+    /// The topic that it is read from, all partitions of it. It is the store's changelog too.
+    pub topic: Arc<str>,
+    /// Its store.
+    pub store: StoreSpec,
 }
 
 impl Plan {
@@ -147,7 +213,9 @@ impl Plan {
             inputs: inputs.to_vec(),
             stores: Vec::new(),
             topics: Vec::new(),
+            pattern: None,
             role: TopicRole::External,
+            closes_after_ms: None,
         });
         id
     }
@@ -155,6 +223,34 @@ impl Plan {
     /// Adds a source of those topics.
     pub fn add_source(&mut self, topics: &[&str], role: TopicRole) -> NodeId {
         self.add_topic_node(NodeKind::Source, &[], topics, role)
+    }
+
+    /// Adds a source of all topics whose whole names match a regular expression.
+    pub fn add_pattern_source(&mut self, pattern: &str) -> NodeId {
+        let id = self.add_node(NodeKind::Source, &[]);
+        self.nodes[id.0].pattern = Some(pattern.into());
+        id
+    }
+
+    /// Lets the sources by pattern read a topic that has been found; `false` when none of them matches,
+    /// or another source reads the topic already.
+    pub fn find_topic(&mut self, topic: &str) -> bool {
+        let Some(source) = self.finder_of(topic) else {
+            return false;
+        };
+        self.nodes[source.0].topics.push(topic.into());
+        true
+    }
+
+    /// The first source whose pattern matches a topic that no source reads yet.
+    pub fn finder_of(&self, topic: &str) -> Option<NodeId> {
+        let sources = || self.nodes.iter().filter(|n| n.kind == NodeKind::Source);
+        let takes = |n: &&Node| n.pattern.as_ref().is_some_and(|p| matches(p, topic));
+        let finder = sources().find(takes)?;
+        let known = sources()
+            .flat_map(|n| &n.topics)
+            .any(|known| &**known == topic);
+        (!known).then_some(finder.id)
     }
 
     /// Adds a sink to that topic behind `input`.
@@ -196,7 +292,36 @@ impl Plan {
     /// [`ErrorKind::Topology`] when the plan has a store of that name.
     pub fn add_store(&mut self, spec: StoreSpec) -> Result<StoreId> {
         check_name("store", &spec.name)?;
-        if self.stores.iter().any(|s| s.name == spec.name) {
+        self.check_store_is_new(&spec)?;
+        self.stores.push(spec);
+        Ok(StoreId(self.stores.len() - 1))
+    }
+
+    /// Adds a global table.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] when the plan has a store of that name.
+    pub fn add_global(&mut self, topic: &str, store: StoreSpec) -> Result<()> {
+        check_name("store", &store.name)?;
+        self.check_store_is_new(&store)?;
+        let topic = topic.into();
+        self.globals.push(GlobalSpec { topic, store });
+        Ok(())
+    }
+
+    /// The global tables, in the order in which they were added.
+    pub fn globals(&self) -> &[GlobalSpec] {
+        &self.globals
+    }
+
+    fn check_store_is_new(&self, spec: &StoreSpec) -> Result<()> {
+        let globals = self.globals.iter().map(|global| &global.store);
+        if self
+            .stores
+            .iter()
+            .chain(globals)
+            .any(|s| s.name == spec.name)
+        {
             return Err(Error::new(
                 ErrorKind::Topology,
                 format!(
@@ -205,8 +330,7 @@ impl Plan {
                 ),
             ));
         }
-        self.stores.push(spec);
-        Ok(StoreId(self.stores.len() - 1))
+        Ok(())
     }
 
     /// Says that a node reads or writes a store.
@@ -220,6 +344,65 @@ impl Plan {
     /// Says that records with one key must reach all of these nodes in one task.
     pub fn copartition(&mut self, nodes: &[NodeId]) {
         self.copartitioned.push(nodes.to_vec());
+    }
+
+    /// Says that a node makes windows, and how long after its end one closes.
+    pub fn closes_after(&mut self, node: NodeId, ms: i64) {
+        self.nodes[node.0].closes_after_ms = Some(ms);
+    }
+
+    /// How long after its end a window at `node` closes, in milliseconds: the longest time that the
+    /// nodes which make the windows give. `None` when records come to it from a topic without
+    /// windows in between.
+    pub fn window_closes_after_ms(&self, node: NodeId) -> Option<i64> {
+        let node = &self.nodes[node.0];
+        if node.closes_after_ms.is_some() {
+            return node.closes_after_ms;
+        }
+        let above = node
+            .inputs
+            .iter()
+            .map(|input| self.window_closes_after_ms(*input));
+        above.collect::<Option<Vec<i64>>>()?.into_iter().max()
+    }
+
+    /// Says that `node` has a use for records without a key that come from `input`, as a left join has
+    /// for those of its left side.
+    pub fn take_null_keys(&mut self, input: NodeId, node: NodeId) {
+        self.null_keys.push((input, node));
+    }
+
+    /// True when some node behind the topic of that name, however far, has a use for records without a
+    /// key. Where none has, they are not worth sending.
+    pub fn wants_null_keys(&self, repartition_topic: &str) -> bool {
+        let reads = |node: &Node, topic: &str| {
+            let own = matches!(node.role, TopicRole::Repartition { .. });
+            node.kind == NodeKind::Source && own && node.topics.iter().any(|t| &**t == topic)
+        };
+        let readers = |topic: &str| -> Vec<NodeId> {
+            self.nodes
+                .iter()
+                .filter(|n| reads(n, topic))
+                .map(|n| n.id)
+                .collect()
+        };
+        let mut open = readers(repartition_topic);
+        let mut seen = vec![false; self.nodes.len()];
+        while let Some(id) = open.pop() {
+            if std::mem::replace(&mut seen[id.0], true) {
+                continue;
+            }
+            if self.null_keys.iter().any(|(input, _)| *input == id) {
+                return true;
+            }
+            let behind = self.nodes.iter().filter(|n| n.inputs.contains(&id));
+            open.extend(behind.map(|n| n.id));
+            let node = &self.nodes[id.0];
+            if node.kind == NodeKind::Sink && node.role != TopicRole::External {
+                open.extend(node.topics.iter().flat_map(|topic| readers(topic)));
+            }
+        }
+        false
     }
 
     /// The nodes, in the order in which they were added.
@@ -275,7 +458,21 @@ impl Plan {
             ));
         }
         let mut read: Vec<(&str, &str)> = Vec::new();
+        for GlobalSpec { topic, store } in &self.globals {
+            check_name("topic", topic)?;
+            read.push((topic, &store.name));
+        }
         for node in sources() {
+            if node.topics.is_empty() && node.pattern.is_none() {
+                let what = "a stream of several topics has at least one";
+                return Err(Error::new(ErrorKind::Topology, what).in_node(&node.name));
+            }
+            if let Some(pattern) = &node.pattern {
+                whole(pattern).map_err(|source| {
+                    let what = format!("a pattern of topics is no regular expression. {pattern}");
+                    Error::caused(ErrorKind::Topology, what, source).in_node(&node.name)
+                })?;
+            }
             for topic in &node.topics {
                 check_name("topic", topic)?;
                 if let Some((_, first)) = read.iter().find(|(t, _)| *t == &**topic) {
@@ -293,6 +490,16 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// The regular expression, over whole names.
+fn whole(pattern: &str) -> std::result::Result<Regex, regex::Error> {
+    Regex::new(&format!("^(?:{pattern})$"))
+}
+
+/// True when the whole name matches; what is no regular expression matches nothing.
+fn matches(pattern: &str, topic: &str) -> bool {
+    whole(pattern).is_ok_and(|regex| regex.is_match(topic))
 }
 
 /// Kafka's limit, less room for the application's prefix and a suffix.
@@ -342,6 +549,55 @@ mod tests {
         let b = plan.add_source(&["t"], TopicRole::External);
         refused(plan.rename(b, "orders"), "name=`orders`");
         refused(plan.check(), "topic=`t`");
+    }
+
+    #[test]
+    fn a_pattern_covers_whole_names_and_leaves_topics_of_others_alone() {
+        let mut plan = Plan::default();
+        plan.add_source(&["in-b"], TopicRole::External);
+        let all = plan.add_pattern_source("in-[a-z]|out");
+        for topic in ["in-b", "in-ab", "xin-a", "in-"] {
+            assert!(!plan.find_topic(topic), "{topic}");
+        }
+        assert!(plan.find_topic("in-a"));
+        assert!(!plan.find_topic("in-a"), "found already");
+        assert_eq!(plan.nodes()[all.0].topics, ["in-a".into()]);
+        plan.add_pattern_source("(");
+        refused(plan.check(), "regular expression");
+    }
+
+    #[test]
+    fn a_window_closes_when_the_last_of_its_makers_says_so() {
+        let mut plan = Plan::default();
+        let source = plan.add_source(&["t"], TopicRole::External);
+        let makers = [3, 5].map(|ms| {
+            let maker = plan.add_node(NodeKind::WindowAggregate, &[source]);
+            plan.closes_after(maker, ms);
+            plan.add_node(NodeKind::Filter, &[maker])
+        });
+        let both = plan.add_node(NodeKind::Merge, &makers);
+        let mixed = plan.add_node(NodeKind::Merge, &[both, source]);
+        assert_eq!(plan.window_closes_after_ms(both), Some(5));
+        assert_eq!(plan.window_closes_after_ms(makers[0]), Some(3));
+        assert_eq!(plan.window_closes_after_ms(mixed), None);
+    }
+
+    #[test]
+    fn null_keys_are_wanted_where_a_node_behind_takes_them() {
+        let free = TopicRole::Repartition { partitions: None };
+        let mut plan = Plan::default();
+        let orders = plan.add_source(&["orders"], TopicRole::External);
+        for (through, next) in [("one", "two"), ("three", "four")] {
+            plan.add_sink(orders, through, free);
+            let first = plan.add_source(&[through], free);
+            plan.add_sink(first, next, free);
+        }
+        let second = plan.add_source(&["two"], free);
+        let join = plan.add_node(NodeKind::StreamTableJoin, &[second]);
+        plan.take_null_keys(second, join);
+        assert!(plan.wants_null_keys("one"), "through another topic");
+        assert!(plan.wants_null_keys("two"));
+        assert!(!plan.wants_null_keys("three"));
     }
 
     #[test]

@@ -73,6 +73,20 @@ pub struct Change<V> {
     pub new: Option<V>,
     /// The value before this change, where the table knows it.
     pub old: Option<V>,
+    /// False for a late update of a versioned table: it changes what held in the past, not what holds
+    /// now.
+    pub latest: bool,
+}
+
+impl<V> Change<V> {
+    /// A change of what holds now.
+    pub fn new(new: Option<V>, old: Option<V>) -> Self {
+        Self {
+            new,
+            old,
+            latest: true,
+        }
+    }
 }
 
 /// One header of a record.

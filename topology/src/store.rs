@@ -1,4 +1,4 @@
-//! `KvStore` and `WindowStore`: the name and the types of state, as constants.
+//! `KvStore`, `WindowStore` and `SessionStore`: the name and the types of state, as constants.
 
 use crate::{CHANGELOG_SUFFIX, Codec, Serde};
 
@@ -83,4 +83,15 @@ store_descriptor!(
     /// assert_eq!(PER_MINUTE.name(), "per-minute");
     /// ```
     WindowStore
+);
+store_descriptor!(
+    /// A session store: values by key, first and last timestamp of a session, kept for the retention
+    /// of its operator.
+    ///
+    /// ```
+    /// use millstream_topology::{text, u64_be, SessionStore};
+    /// const VISITS: SessionStore<String, u64> = SessionStore::new("visits", text(), u64_be());
+    /// assert_eq!(VISITS.name(), "visits");
+    /// ```
+    SessionStore
 );

@@ -55,3 +55,98 @@ impl<K, V> Topic<K, V> {
         self.value
     }
 }
+
+/// All topics whose names match a regular expression, with the types of their keys and values.
+///
+/// The expression covers the whole name; its syntax is that of the `regex` crate.
+///
+/// ```
+/// use millstream_topology::{text, TopicPattern};
+/// const CLICKS: TopicPattern<String, String> =
+///     TopicPattern::new("clicks-[a-z]+", text(), text());
+/// assert_eq!(CLICKS.pattern(), "clicks-[a-z]+");
+/// ```
+pub struct TopicPattern<K: 'static, V: 'static> {
+    pattern: &'static str,
+    key: Serde<K>,
+    value: Serde<V>,
+}
+
+impl<K, V> Clone for TopicPattern<K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, V> Copy for TopicPattern<K, V> {}
+
+impl<K, V> TopicPattern<K, V> {
+    /// The topics that match, read and written with those codecs.
+    pub const fn new<CK, CV>(pattern: &'static str, key: CK, value: CV) -> Self
+    where
+        CK: Codec<Value = K>,
+        CV: Codec<Value = V>,
+    {
+        Self {
+            pattern,
+            key: Serde::of(key),
+            value: Serde::of(value),
+        }
+    }
+
+    /// The regular expression.
+    pub const fn pattern(&self) -> &'static str {
+        self.pattern
+    }
+
+    /// How keys are written.
+    pub const fn key(&self) -> Serde<K> {
+        self.key
+    }
+
+    /// How values are written.
+    pub const fn value(&self) -> Serde<V> {
+        self.value
+    }
+}
+
+/// A topic whose name each record decides when it is written.
+///
+/// ```
+/// use millstream_topology::{text, AnyTopic};
+/// const BY_COUNTRY: AnyTopic<String, String> = AnyTopic::new(text(), text());
+/// ```
+pub struct AnyTopic<K: 'static, V: 'static> {
+    key: Serde<K>,
+    value: Serde<V>,
+}
+
+impl<K, V> Clone for AnyTopic<K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, V> Copy for AnyTopic<K, V> {}
+
+impl<K, V> AnyTopic<K, V> {
+    /// Records written with those codecs.
+    pub const fn new<CK, CV>(key: CK, value: CV) -> Self
+    where
+        CK: Codec<Value = K>,
+        CV: Codec<Value = V>,
+    {
+        Self {
+            key: Serde::of(key),
+            value: Serde::of(value),
+        }
+    }
+
+    /// How keys are written.
+    pub const fn key(&self) -> Serde<K> {
+        self.key
+    }
+
+    /// How values are written.
+    pub const fn value(&self) -> Serde<V> {
+        self.value
+    }
+}

@@ -1,4 +1,4 @@
-//! Windows over event time: tumbling and hopping, with grace.
+//! Windows over event time: tumbling, hopping, sliding, session and unlimited ones.
 
 use std::{fmt, time::Duration};
 
@@ -27,14 +27,18 @@ pub const fn days(n: u64) -> Duration {
     Duration::from_secs(n * 86_400)
 }
 
-/// A key within a window `[start, end)`, in milliseconds since the Unix epoch.
+/// A key within a window, in milliseconds since the Unix epoch.
+///
+/// Whether `end` is part of the window is a matter of its kind: of tumbling and hopping windows it is
+/// the first millisecond behind, of sliding windows and sessions the last one inside. An unlimited
+/// window ends at `i64::MAX`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Windowed<K> {
     /// The key.
     pub key: K,
     /// First millisecond of the window.
     pub start: i64,
-    /// First millisecond after the window.
+    /// End of the window.
     pub end: i64,
 }
 
@@ -171,6 +175,161 @@ impl TimeWindows {
     }
 }
 
+/// A window around each record: it holds the records of a key whose times differ by no more than
+/// the difference, both ends included.
+///
+/// A record makes the window that ends with it, and with a later record the one that begins right
+/// behind it. Windows never start before the epoch: records younger than the difference share the
+/// window `[0, difference]`.
+///
+/// ```
+/// use millstream_topology::{mins, secs, Sliding};
+/// const LAST_MINUTE: Sliding = Sliding::of(mins(1)).grace(secs(10));
+/// assert_eq!(LAST_MINUTE.difference_ms(), 60_000);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sliding {
+    difference_ms: i64,
+    grace_ms: i64,
+}
+
+impl Sliding {
+    /// Windows in which times differ by no more than that, without grace.
+    pub const fn of(difference: Duration) -> Self {
+        Self {
+            difference_ms: difference.as_millis() as i64,
+            grace_ms: 0,
+        }
+    }
+
+    /// Late records are taken up to this long after the window's end.
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace_ms = grace.as_millis() as i64;
+        self
+    }
+
+    /// Greatest difference between the times of a window, in milliseconds.
+    pub const fn difference_ms(&self) -> i64 {
+        self.difference_ms
+    }
+
+    /// How long after its end a window takes late records, in milliseconds.
+    pub const fn grace_ms(&self) -> i64 {
+        self.grace_ms
+    }
+
+    /// How long a window must be kept, in milliseconds: twice the difference, and grace.
+    pub const fn retention_ms(&self) -> i64 {
+        2 * self.difference_ms + self.grace_ms
+    }
+
+    /// Refuses windows that cannot be.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] when the difference is zero.
+    pub fn check(&self, node: &str) -> Result<()> {
+        if self.difference_ms > 0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Topology,
+            format!(
+                "a sliding window needs a difference of at least a millisecond; to fold records of \
+                 one instant use `Tumbling::of(millis(1))`. node=`{node}`"
+            ),
+        ))
+    }
+}
+
+/// Sessions: a key's records form one as long as no pause between them is longer than the gap.
+///
+/// ```
+/// use millstream_topology::{hours, mins, Sessions};
+/// const VISIT: Sessions = Sessions::of(mins(30)).grace(hours(1));
+/// assert_eq!(VISIT.gap_ms(), 1_800_000);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sessions {
+    gap_ms: i64,
+    grace_ms: i64,
+}
+
+impl Sessions {
+    /// Sessions that end when a key falls silent for longer than the gap, without grace.
+    pub const fn of(gap: Duration) -> Self {
+        Self {
+            gap_ms: gap.as_millis() as i64,
+            grace_ms: 0,
+        }
+    }
+
+    /// Late records are taken up to this long after a session could go on no more.
+    pub const fn grace(mut self, grace: Duration) -> Self {
+        self.grace_ms = grace.as_millis() as i64;
+        self
+    }
+
+    /// Longest pause within a session, in milliseconds.
+    pub const fn gap_ms(&self) -> i64 {
+        self.gap_ms
+    }
+
+    /// How long a session takes late records after it could go on no more, in milliseconds.
+    pub const fn grace_ms(&self) -> i64 {
+        self.grace_ms
+    }
+
+    /// How long a session must be kept behind its end, in milliseconds: gap and grace.
+    pub const fn retention_ms(&self) -> i64 {
+        self.gap_ms + self.grace_ms
+    }
+}
+
+/// One window for each key that begins at a time and never ends; records before it have none.
+///
+/// ```
+/// use millstream_topology::Unlimited;
+/// const SINCE_2024: Unlimited = Unlimited::since(1_704_067_200_000);
+/// assert_eq!(SINCE_2024.start_ms(), 1_704_067_200_000);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unlimited {
+    start_ms: i64,
+}
+
+impl Unlimited {
+    /// The end of every unlimited window.
+    pub const END_MS: i64 = i64::MAX;
+
+    /// A window that begins at that time, in milliseconds since the Unix epoch.
+    pub const fn since(start_ms: i64) -> Self {
+        Self { start_ms }
+    }
+
+    /// When the window begins, in milliseconds since the Unix epoch.
+    pub const fn start_ms(&self) -> i64 {
+        self.start_ms
+    }
+
+    /// Refuses windows that cannot be.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Topology`] when the start lies before the epoch.
+    pub fn check(&self, node: &str) -> Result<()> {
+        if self.start_ms >= 0 {
+            return Ok(());
+        }
+        Err(Error::new(
+            ErrorKind::Topology,
+            format!(
+                "a window cannot start before 1970; start it at 0 or later. node=`{node}`, \
+                 start_ms={}",
+                self.start_ms
+            ),
+        ))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -202,6 +361,9 @@ mod tests {
             ErrorKind::Topology
         );
         assert_eq!(gap.check("n").expect_err("gap").kind(), ErrorKind::Topology);
+        let (instant, early) = (Sliding::of(millis(0)), Unlimited::since(-1));
+        assert!(instant.check("n").is_err() && Sliding::of(millis(1)).check("n").is_ok());
+        assert!(early.check("n").is_err() && Unlimited::since(0).check("n").is_ok());
     }
 
     proptest! {

@@ -10,6 +10,7 @@ use crate::{
     edge::{Factory, edge},
 };
 
+/// A stream merged with itself gives each record once.
 pub(crate) fn merge<K: Clone + 'static, V: Clone + 'static>(
     left: KStream<K, V>,
     right: KStream<K, V>,
@@ -30,7 +31,9 @@ pub(crate) fn merge<K: Clone + 'static, V: Clone + 'static>(
             build.node(id, edge(move |cx, record| next.push(cx, record)))
         })
     });
-    left.port.subscribe(factory.clone());
-    right.port.subscribe(factory);
+    if left.id != right.id {
+        right.port.subscribe(factory.clone());
+    }
+    left.port.subscribe(factory);
     out
 }

@@ -28,7 +28,8 @@ where
     let out = stream.unary(NodeKind::Process, move |build, next| {
         let ids = build.stores_of(id);
         let processor = make(handles_of(stores, build, &ids));
-        let instance: Shared<Instance<P>> = Rc::new(RefCell::new(Instance::new(processor, next)));
+        let instance: Shared<Instance<P>> =
+            Rc::new(RefCell::new(Instance::new(processor, next, Vec::new())));
         let name = build.name(id);
         build.processors.push((name, instance.clone()));
         edge(move |cx: &mut Cx<'_>, record: Record<K, V>| instance.borrow_mut().process(cx, record))

@@ -5,7 +5,10 @@ use millstream_topology::{Topic, TopicRole};
 
 use crate::{
     KStream,
-    ops::{sink::sink, source::source},
+    ops::{
+        sink::sink,
+        source::{Origin, source},
+    },
 };
 
 pub(crate) fn repartition<K: Clone + 'static, V: Clone + 'static>(
@@ -16,5 +19,5 @@ pub(crate) fn repartition<K: Clone + 'static, V: Clone + 'static>(
     let role = TopicRole::Repartition { partitions };
     let draft = stream.draft.clone();
     sink(stream, through, role);
-    source(&draft, through, role, None)
+    source(&draft, Origin::Topics(vec![through]), role, None)
 }

@@ -2,7 +2,9 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use millstream_topology::{BoxError, Error, ErrorKind, Record, Result, Topic, TopicRole};
+use millstream_topology::{
+    BoxError, Error, ErrorKind, Record, Result, Serde, Topic, TopicPattern, TopicRole,
+};
 
 use crate::{
     Cx, KStream, RawRecord, RawSource,
@@ -13,13 +15,51 @@ use crate::{
 /// Gets key, value, the log's timestamp and the partition's time so far; returns the event time.
 pub(crate) type Extract<K, V> = Arc<dyn Fn(&K, &V, i64, i64) -> i64 + Send + Sync>;
 
+/// The topics of one stream.
+pub enum Origin<K: 'static, V: 'static> {
+    /// By name.
+    Topics(Vec<Topic<K, V>>),
+    /// By pattern.
+    Pattern(TopicPattern<K, V>),
+}
+
+impl<K, V> Origin<K, V> {
+    /// Names in a fixed order, or the pattern: what tells one origin from another.
+    pub(crate) fn identity(&self) -> (Vec<&'static str>, Option<&'static str>) {
+        match self {
+            Self::Topics(topics) => {
+                let mut names: Vec<_> = topics.iter().map(Topic::name).collect();
+                names.sort_unstable();
+                (names, None)
+            }
+            Self::Pattern(pattern) => (Vec::new(), Some(pattern.pattern())),
+        }
+    }
+
+    /// How the records of each topic are read; those of a pattern are all read alike.
+    fn serdes(&self) -> Vec<(Serde<K>, Serde<V>)> {
+        match self {
+            Self::Topics(topics) => topics.iter().map(|t| (t.key(), t.value())).collect(),
+            Self::Pattern(pattern) => vec![(pattern.key(), pattern.value())],
+        }
+    }
+}
+
+/// The records of several topics are one stream; between topics there is no order but that of time.
 pub(crate) fn source<K: Clone + 'static, V: Clone + 'static>(
     draft: &SharedDraft,
-    topic: Topic<K, V>,
+    origin: Origin<K, V>,
     role: TopicRole,
     extract: Option<Extract<K, V>>,
 ) -> KStream<K, V> {
-    let id = draft.lock().plan.add_source(&[topic.name()], role);
+    let id = match &origin {
+        Origin::Topics(topics) => {
+            let names: Vec<&str> = topics.iter().map(Topic::name).collect();
+            draft.lock().plan.add_source(&names, role)
+        }
+        Origin::Pattern(pattern) => draft.lock().plan.add_pattern_source(pattern.pattern()),
+    };
+    let serdes = origin.serdes();
     let out = KStream::new(draft, id, false);
     let port: Port<K, V> = out.port.clone();
     draft.lock().sources.insert(
@@ -27,20 +67,26 @@ pub(crate) fn source<K: Clone + 'static, V: Clone + 'static>(
         Arc::new(move |build| {
             let next = port.connect(build);
             let entry = build.node(id, move |cx: &mut Cx<'_>, record| next.push(cx, record));
-            let extract = extract.clone();
-            Rc::new(RefCell::new(Source {
-                topic,
-                extract,
-                entry,
-                decoded: None,
-            }))
+            let (serdes, extract) = (serdes.clone(), extract.clone());
+            Rc::new(move |at: usize| {
+                let (key, value) = serdes[at.min(serdes.len() - 1)];
+                let (extract, entry) = (extract.clone(), entry.clone());
+                Rc::new(RefCell::new(Source {
+                    key,
+                    value,
+                    extract,
+                    entry,
+                    decoded: None,
+                })) as _
+            })
         }),
     );
     out
 }
 
 struct Source<K: 'static, V: 'static> {
-    topic: Topic<K, V>,
+    key: Serde<K>,
+    value: Serde<V>,
     extract: Option<Extract<K, V>>,
     entry: Edge<K, V>,
     /// What `event_time` has decoded already, for the `push` that follows it.
@@ -49,14 +95,9 @@ struct Source<K: 'static, V: 'static> {
 
 impl<K, V> Source<K, V> {
     fn decode(&self, record: &RawRecord) -> Result<(K, V)> {
-        let key = self
-            .topic
-            .key()
-            .decode(record.key.as_deref())
-            .map_err(bad("key"))?;
+        let key = self.key.decode(record.key.as_deref()).map_err(bad("key"))?;
         let value = self
-            .topic
-            .value()
+            .value
             .decode(record.value.as_deref())
             .map_err(bad("value"))?;
         Ok((key, value))

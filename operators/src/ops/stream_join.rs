@@ -1,27 +1,29 @@
 //! Stream–stream join: records with equal keys whose times are close.
 
-use std::sync::Arc;
+use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
-use millstream_state::{KvDefinition, StoreDefinition, WindowDefinition};
+use millstream_state::{BufferDefinition, StoreDefinition, WindowDefinition};
 use millstream_topology::{
     Error, ErrorKind, KvStore, NodeId, NodeKind, Record, Result, StoreId, WindowStore,
 };
 
 use crate::{
-    Cx, KStream,
-    edge::{Next, Port, edge},
-    join::{Joiner, LeftJoiner, Within, WithinUnmatched},
+    Cx, JoinWindow, KStream, MaybeNull,
+    builder::SharedDraft,
+    edge::{Edge, Factory, Next, Push, edge},
+    join::{Joiner, LeftJoiner, OuterJoiner, Side, Within, WithinUnmatched},
+    ops::unmatched::{Released, Unmatched, Whose},
 };
 
 /// Inner join. Each side keeps its records in a buffer; a record meets those of the other side's
 /// buffer in order of time, then arrival, and is then put into its own. The result has the greater
 /// timestamp and the headers of the record that caused it. A buffer hides records that are older
-/// than before + after + grace.
+/// than before + after + grace. A record without key or value is dropped and counted.
 pub(crate) fn inner<K, L, R, VO>(
-    left: KStream<K, L>,
+    left: Side<K, L>,
     within: Within<K, L, R>,
-    joiner: Joiner<L, R, VO>,
+    joiner: Joiner<K, L, R, VO>,
 ) -> KStream<K, VO>
 where
     K: Clone + 'static,
@@ -29,44 +31,85 @@ where
     R: Clone + 'static,
     VO: Clone + 'static,
 {
-    let pair = move |l: &L, r: Option<&R>| r.map(|r| joiner(l, r));
-    wire(left, within, None, Arc::new(pair))
+    let pair = move |k: &K, l: Option<&L>, r: Option<&R>| Some(joiner(k, l?, r?));
+    wire(left, within, Keeps::NOTHING, Arc::new(pair))
 }
 
 /// Left join: a left record that has met nobody when its window has closed, grace included, is
-/// passed on alone, with its own timestamp, before the results of the record that moved the time.
+/// passed on alone, with its own timestamp and the headers of the record that moved the time, before
+/// that record's own results. A left record without a key is passed on alone at once.
 ///
 /// Kafka Streams passes a late one on at once although grace lasts (KAFKA-19536); here grace is
 /// kept.
-pub(crate) fn left<K, L, R, VO>(
-    left: KStream<K, L>,
+pub(crate) fn left<NK, K, L, R, VO>(
+    left: Side<K, L>,
     within: WithinUnmatched<K, L, R>,
-    joiner: LeftJoiner<L, R, VO>,
-) -> KStream<K, VO>
+    joiner: LeftJoiner<NK, L, R, VO>,
+) -> KStream<NK, VO>
 where
+    NK: MaybeNull<K>,
     K: Clone + 'static,
     L: Clone + 'static,
     R: Clone + 'static,
     VO: Clone + 'static,
 {
-    let WithinUnmatched { within, store } = within;
-    wire(
-        left,
-        within,
-        Some(store),
-        Arc::new(move |l, r| Some(joiner(l, r))),
-    )
+    let keeps = Keeps {
+        left: true,
+        right: false,
+        store: Some(within.store),
+    };
+    let pair = move |k: &NK, l: Option<&L>, r: Option<&R>| Some(joiner(k, l?, r));
+    wire(left, within.within, keeps, Arc::new(pair))
 }
 
-type Pair<L, R, VO> = Arc<dyn Fn(&L, Option<&R>) -> Option<VO> + Send + Sync>;
-
-fn wire<K, L, R, VO>(
-    left: KStream<K, L>,
-    within: Within<K, L, R>,
-    unmatched: Option<KvStore<Bytes, L>>,
-    joiner: Pair<L, R, VO>,
-) -> KStream<K, VO>
+/// Outer join: as a left join, for both sides. Unmatched records of one time go on right ones first.
+pub(crate) fn outer<NK, K, L, R, VO>(
+    left: Side<K, L>,
+    within: WithinUnmatched<K, L, R>,
+    joiner: OuterJoiner<NK, L, R, VO>,
+) -> KStream<NK, VO>
 where
+    NK: MaybeNull<K>,
+    K: Clone + 'static,
+    L: Clone + 'static,
+    R: Clone + 'static,
+    VO: Clone + 'static,
+{
+    let keeps = Keeps {
+        left: true,
+        right: true,
+        store: Some(within.store),
+    };
+    let pair = move |k: &NK, l: Option<&L>, r: Option<&R>| Some(joiner(k, l, r));
+    wire(left, within.within, keeps, Arc::new(pair))
+}
+
+/// Which sides' records are passed on alone.
+#[derive(Clone, Copy)]
+struct Keeps {
+    left: bool,
+    right: bool,
+    store: Option<KvStore<Bytes, Bytes>>,
+}
+
+impl Keeps {
+    const NOTHING: Self = Self {
+        left: false,
+        right: false,
+        store: None,
+    };
+}
+
+type Pair<OK, L, R, VO> = Arc<dyn Fn(&OK, Option<&L>, Option<&R>) -> Option<VO> + Send + Sync>;
+
+fn wire<OK, K, L, R, VO>(
+    left: Side<K, L>,
+    within: Within<K, L, R>,
+    keeps: Keeps,
+    pair: Pair<OK, L, R, VO>,
+) -> KStream<OK, VO>
+where
+    OK: MaybeNull<K>,
     K: Clone + 'static,
     L: Clone + 'static,
     R: Clone + 'static,
@@ -75,318 +118,287 @@ where
     let draft = left.draft.clone();
     let Within {
         right,
-        before_ms,
-        after_ms,
-        grace_ms,
+        window,
         left_buffer,
         right_buffer,
     } = within;
-    let retention_ms = before_ms + after_ms + grace_ms;
-    let (node, stores) = {
-        let mut draft = draft.lock();
-        if !left.draft.is(&right.draft) {
-            draft.fail(Error::new(
-                ErrorKind::Topology,
-                "streams of two builders cannot meet; make both with one `StreamsBuilder`",
-            ));
-        }
-        let node = draft
-            .plan
-            .add_node(NodeKind::StreamJoin, &[left.id, right.id]);
-        draft.plan.copartition(&[left.id, right.id]);
-        let buffer = |store: Arc<dyn StoreDefinition>, draft: &mut crate::builder::Draft| {
-            draft.own_store(node, store)
-        };
-        let left = WindowDefinition {
-            store: left_buffer,
-            retention_ms,
-            duplicates: true,
-        };
-        let right = WindowDefinition {
-            store: right_buffer,
-            retention_ms,
-            duplicates: true,
-        };
-        let stores = Ids {
-            left: buffer(Arc::new(left), &mut draft),
-            right: buffer(Arc::new(right), &mut draft),
-            unmatched: unmatched.map(|s| (draft.own_store(node, Arc::new(KvDefinition(s))), s)),
-        };
-        (node, stores)
-    };
-    let out: KStream<K, VO> = KStream::new(&draft, node, left.rekeyed || right.rekeyed);
-    let times = Times {
-        before_ms,
-        after_ms,
-        grace_ms,
-    };
+    let inputs = [(&left.draft, left.id), (&right.draft, right.id)];
+    let definitions: [Arc<dyn StoreDefinition>; 2] =
+        [buffer(left_buffer, window), buffer(right_buffer, window)];
+    let (node, ids, unmatched) = add_node(&draft, inputs, window, definitions, keeps);
+    let out: KStream<OK, VO> = KStream::new(&draft, node, false);
+    let unmatched = unmatched.map(|(id, store)| Unmatched {
+        id,
+        store,
+        left: left_buffer,
+        right: right_buffer,
+        window,
+    });
 
-    let (port, ids, pair) = (out.port.clone(), stores.clone(), joiner.clone());
-    left.port.subscribe(Arc::new(move |build| {
-        let next = once_next(build, node, &port);
-        let mut waiting = Waiting::of(&ids, build, left_buffer, times);
-        let (mine, theirs) = (build.store(ids.left), build.store(ids.right));
-        let pair = pair.clone();
-        let body = edge(move |cx: &mut Cx<'_>, record: Record<K, L>| {
-            let now = advance(cx, mine, record.timestamp);
-            waiting.release(
-                cx,
-                now,
-                record.timestamp,
-                &mut |cx, l: Record<K, L>| match pair(&l.value, None) {
-                    Some(value) => next.push(cx, l.with_value(value)),
-                    None => Ok(()),
-                },
-            )?;
-            let met = meet(
-                cx,
-                theirs,
-                &right_buffer,
-                &record,
-                times.seen_from_left(&record),
-            )?;
-            let alone = met.is_empty();
-            for (other, at) in met {
-                if let Some(value) = pair(&record.value, Some(&other)) {
-                    next.push(cx, result(&record, value, at))?;
-                }
-            }
-            if alone && waiting.takes(now, record.timestamp) {
-                waiting.add(cx, &record)?;
-            } else if alone
-                && waiting.exists()
-                && let Some(value) = pair(&record.value, None)
-            {
-                next.push(cx, record.clone().with_value(value))?;
-            }
-            cx.state
-                .window(mine, &left_buffer)
-                .add(&record.key, record.timestamp, record.value)
-        });
+    let (port, shared, waiting) = (out.port.clone(), pair.clone(), unmatched.clone());
+    let on_left: Factory<Option<K>, Option<L>> = Arc::new(move |build| {
+        let next: Next<OK, VO> = build.once(node, |build| port.connect(build));
+        let half = Half {
+            mine: (build.store(ids[0]), left_buffer),
+            theirs: (build.store(ids[1]), right_buffer),
+            clock: build.store(ids[0]),
+            whose: Whose::Left,
+            reach: (window.before_ms, window.after_ms),
+            unmatched: waiting.clone().map(|w| w.open(build)),
+            alone: keeps.left,
+        };
+        let (apart, pair) = (shared.clone(), shared.clone());
+        let pair = move |k: &OK, l: Option<&L>, r: Option<&R>| pair(k, l, r);
+        let body = edge(
+            move |cx: &mut Cx<'_>, record: Record<Option<K>, Option<L>>| {
+                half.take(cx, record, &next, &pair, &|k, l, r| apart(k, l, r))
+            },
+        );
         build.node(node, body)
-    }));
-
-    let (port, ids, pair) = (out.port.clone(), stores, joiner);
-    right.port.subscribe(Arc::new(move |build| {
-        let next = once_next(build, node, &port);
-        let mut waiting = Waiting::of(&ids, build, left_buffer, times);
-        let (mine, theirs) = (build.store(ids.right), build.store(ids.left));
-        let clock = theirs;
-        let pair = pair.clone();
-        let body = edge(move |cx: &mut Cx<'_>, record: Record<K, R>| {
-            let now = advance(cx, clock, record.timestamp);
-            waiting.release(
-                cx,
-                now,
-                record.timestamp,
-                &mut |cx, l: Record<K, L>| match pair(&l.value, None) {
-                    Some(value) => next.push(cx, l.with_value(value)),
-                    None => Ok(()),
-                },
-            )?;
-            for (other, at) in meet(
-                cx,
-                theirs,
-                &left_buffer,
-                &record,
-                times.seen_from_right(&record),
-            )? {
-                waiting.remove(cx, &record.key, at)?;
-                if let Some(value) = pair(&other, Some(&record.value)) {
-                    next.push(cx, result(&record, value, at))?;
-                }
-            }
-            cx.state
-                .window(mine, &right_buffer)
-                .add(&record.key, record.timestamp, record.value)
-        });
+    });
+    let (port, shared) = (out.port.clone(), pair);
+    let on_right: Factory<Option<K>, Option<R>> = Arc::new(move |build| {
+        let next: Next<OK, VO> = build.once(node, |build| port.connect(build));
+        let half = Half {
+            mine: (build.store(ids[1]), right_buffer),
+            theirs: (build.store(ids[0]), left_buffer),
+            clock: build.store(ids[0]),
+            whose: Whose::Right,
+            reach: (window.after_ms, window.before_ms),
+            unmatched: unmatched.clone().map(|w| w.open(build)),
+            alone: keeps.right,
+        };
+        let (apart, pair) = (shared.clone(), shared.clone());
+        let pair = move |k: &OK, r: Option<&R>, l: Option<&L>| pair(k, l, r);
+        let body = edge(
+            move |cx: &mut Cx<'_>, record: Record<Option<K>, Option<R>>| {
+                half.take(cx, record, &next, &pair, &|k, l, r| apart(k, l, r))
+            },
+        );
         build.node(node, body)
-    }));
+    });
+    (left.subscribe)(on_left);
+    (right.subscribe)(on_right);
     out
 }
 
-/// The nodes behind a join, built once although two inputs lead to it.
-fn once_next<K: 'static, V: 'static>(
-    build: &mut crate::build::TaskBuild<'_>,
-    node: NodeId,
-    port: &Port<K, V>,
-) -> Next<K, V> {
-    build.once(node, |build| port.connect(build))
+/// The definition of a buffer of records that may still be met.
+pub(crate) fn buffer<K: 'static, V: Clone + 'static>(
+    store: WindowStore<K, V>,
+    window: JoinWindow,
+) -> Arc<dyn StoreDefinition> {
+    Arc::new(WindowDefinition {
+        store,
+        retention_ms: (window.before_ms + window.after_ms + window.grace_ms).max(0),
+        duplicates: true,
+    })
 }
 
-#[derive(Clone)]
-struct Ids<L: 'static> {
-    left: StoreId,
-    right: StoreId,
-    unmatched: Option<(StoreId, KvStore<Bytes, L>)>,
+type Waits = (StoreId, KvStore<Bytes, Bytes>);
+
+fn add_node(
+    draft: &SharedDraft,
+    inputs: [(&SharedDraft, NodeId); 2],
+    window: JoinWindow,
+    buffers: [Arc<dyn StoreDefinition>; 2],
+    keeps: Keeps,
+) -> (NodeId, [StoreId; 2], Option<Waits>) {
+    let [(left_draft, left), (right_draft, right)] = inputs;
+    let same = left_draft.is(right_draft);
+    let mut draft = draft.lock();
+    if !same {
+        draft.fail(Error::new(
+            ErrorKind::Topology,
+            "streams of two builders cannot meet; make both with one `StreamsBuilder`",
+        ));
+    }
+    let inputs: &[NodeId] = if same { &[left, right] } else { &[left] };
+    let node = draft.plan.add_node(NodeKind::StreamJoin, inputs);
+    draft.plan.copartition(inputs);
+    if keeps.left {
+        draft.plan.take_null_keys(left, node);
+    }
+    if keeps.right {
+        draft.plan.take_null_keys(right, node);
+    }
+    check(&mut draft, node, window);
+    let ids = buffers.map(|buffer| draft.own_store(node, buffer));
+    let waits = keeps.store.map(|store| {
+        let definition = Arc::new(BufferDefinition(store));
+        (draft.own_store(node, definition), store)
+    });
+    (node, ids, waits)
 }
 
-#[derive(Clone, Copy)]
-struct Times {
-    before_ms: i64,
-    after_ms: i64,
-    grace_ms: i64,
+/// Refuses a window that ends before it begins.
+pub(crate) fn check(draft: &mut crate::builder::Draft, node: NodeId, window: JoinWindow) {
+    let (before, after) = (window.before_ms, window.after_ms);
+    if before.saturating_add(after) < 0 {
+        let name = draft.plan.nodes()[node.0].name.clone();
+        let what = format!(
+            "a join's window ends before it begins; let `before` and `after` add up to 0 ms or more. \
+             before={before}, after={after}"
+        );
+        draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+    }
 }
 
-impl Times {
-    /// Times of right records that a left record meets, both ends included.
-    fn seen_from_left<K, V>(&self, record: &Record<K, V>) -> (i64, i64) {
-        let at = record.timestamp;
-        ((at - self.before_ms).max(0), (at + self.after_ms).max(0))
+/// One side of a join: what it does with a record of its own.
+struct Half<K: 'static, L: 'static, R: 'static, M: 'static, O: 'static> {
+    mine: (usize, WindowStore<K, M>),
+    theirs: (usize, WindowStore<K, O>),
+    /// The store with which the join's time is kept, which both sides move.
+    clock: usize,
+    whose: Whose,
+    /// How far back and ahead of a record those of the other side may be.
+    reach: (i64, i64),
+    unmatched: Option<Unmatched<K, L, R, usize>>,
+    /// True when records of this side are passed on alone.
+    alone: bool,
+}
+
+impl<K, L, R, M, O> Half<K, L, R, M, O>
+where
+    K: Clone + 'static,
+    L: Clone + 'static,
+    R: Clone + 'static,
+    M: Clone + 'static,
+    O: Clone + 'static,
+{
+    /// `pair` makes a result of a record of this side and one of the other, `apart` of a left and a
+    /// right one.
+    fn take<OK: MaybeNull<K>, VO: Clone>(
+        &self,
+        cx: &mut Cx<'_>,
+        record: Record<Option<K>, Option<M>>,
+        next: &Next<OK, VO>,
+        pair: &dyn Fn(&OK, Option<&M>, Option<&O>) -> Option<VO>,
+        apart: &dyn Fn(&OK, Option<&L>, Option<&R>) -> Option<VO>,
+    ) -> Result<()> {
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        // A record that is dropped moves the time like any other.
+        let now = cx.state.time(self.clock).max(timestamp);
+        cx.state.set_time(self.clock, now);
+        let send = |cx: &mut Cx<'_>, key: OK, value: Option<VO>, timestamp| match value {
+            None => Ok(()),
+            Some(value) => {
+                let headers = headers.clone();
+                next.push(
+                    cx,
+                    Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    },
+                )
+            }
+        };
+        let (key, value) = match (key, value) {
+            (Some(key), Some(value)) => (key, value),
+            (None, Some(value)) if self.alone && OK::null().is_some() => {
+                return match OK::null() {
+                    Some(null) => {
+                        let result = pair(&null, Some(&value), None);
+                        send(cx, null, result, timestamp)
+                    }
+                    None => Ok(()),
+                };
+            }
+            _ => {
+                cx.counters.dropped += 1;
+                return Ok(());
+            }
+        };
+        if let Some(unmatched) = self.unmatched.as_ref().filter(|_| timestamp == now) {
+            unmatched.release(cx, now, &mut |cx, released: Released<K, L, R>| {
+                let key = OK::of(released.key);
+                let (l, r) = (released.left.as_ref(), released.right.as_ref());
+                let result = apart(&key, l, r);
+                send(cx, key, result, released.timestamp)
+            })?;
+        }
+        let key = OK::of(key);
+        let plain = key.as_present().expect("the key is not null").clone();
+        let met = self.meet(cx, &plain, timestamp)?;
+        for (other, at) in &met {
+            if let Some(unmatched) = &self.unmatched {
+                unmatched.remove(cx, self.whose.other(), &plain, *at)?;
+            }
+            let result = pair(&key, Some(&value), Some(other));
+            send(cx, key.clone(), result, timestamp.max(*at))?;
+        }
+        if let Some(unmatched) = self
+            .unmatched
+            .as_ref()
+            .filter(|_| met.is_empty() && self.alone)
+        {
+            if unmatched.is_open(self.whose, now, timestamp) {
+                let serde = self.mine.1.value();
+                unmatched.add(cx, self.whose, &plain, &serde, &value, timestamp)?;
+            } else {
+                let result = pair(&key, Some(&value), None);
+                send(cx, key, result, timestamp)?;
+            }
+        }
+        let (index, store) = &self.mine;
+        cx.state.window(*index, store).add(&plain, timestamp, value)
     }
 
-    /// Times of left records that a right record meets, both ends included.
-    fn seen_from_right<K, V>(&self, record: &Record<K, V>) -> (i64, i64) {
-        let at = record.timestamp;
-        ((at - self.after_ms).max(0), (at + self.before_ms).max(0))
+    /// The values of the other side that a record meets, with their times.
+    fn meet(&self, cx: &mut Cx<'_>, key: &K, at: i64) -> Result<Vec<(O, i64)>> {
+        let (index, store) = &self.theirs;
+        meet(cx, *index, store, key, at, self.reach)
     }
 }
 
-/// Moves the join's own stream time, which is kept with the left buffer.
-fn advance(cx: &mut Cx<'_>, clock: usize, timestamp: i64) -> i64 {
-    let now = cx.state.time(clock).max(timestamp);
-    cx.state.set_time(clock, now);
-    now
-}
-
-/// The values of the other side that a record meets, with their times.
-fn meet<K, V, O: Clone + 'static>(
+/// The values in a buffer that a record meets, with their times.
+pub(crate) fn meet<K: 'static, O: Clone + 'static>(
     cx: &mut Cx<'_>,
-    theirs: usize,
-    buffer: &WindowStore<K, O>,
-    record: &Record<K, V>,
-    (from, to): (i64, i64),
+    index: usize,
+    store: &WindowStore<K, O>,
+    key: &K,
+    at: i64,
+    (back, ahead): (i64, i64),
 ) -> Result<Vec<(O, i64)>> {
+    let (from, to) = ((at - back).max(0), (at + ahead).max(0));
     let mut met = Vec::new();
     cx.state
-        .window(theirs, buffer)
-        .fetch(&record.key, from, to, &mut |at, value, _| {
+        .window(index, store)
+        .fetch(key, from, to, &mut |at, value, _| {
             met.push((value.clone(), at));
             Ok(())
         })?;
     Ok(met)
 }
 
-fn result<K: Clone, V, VO>(cause: &Record<K, V>, value: VO, other_at: i64) -> Record<K, VO> {
-    Record {
-        key: cause.key.clone(),
-        value,
-        timestamp: cause.timestamp.max(other_at),
-        headers: cause.headers.clone(),
-    }
+/// A side's entry for a stream of these types.
+pub(crate) fn opened<NK, NV, K, V>(inner: Edge<Option<K>, Option<V>>) -> Edge<NK, NV>
+where
+    NK: MaybeNull<K>,
+    NV: MaybeNull<V>,
+    K: 'static,
+    V: 'static,
+{
+    Rc::new(RefCell::new(Opened(inner)))
 }
 
-/// Left records that have met nobody yet, ordered by time, then key, then arrival.
-///
-/// A key of the store is the time (8 bytes, big-endian), the record's key, and a number (4 bytes,
-/// big-endian) that tells records of one key and time apart.
-struct Waiting<K: 'static, L: 'static> {
-    store: Option<(usize, KvStore<Bytes, L>)>,
-    keys: WindowStore<K, L>,
-    times: Times,
-}
+/// Says of a record which of key and value are null.
+struct Opened<K, V>(Edge<Option<K>, Option<V>>);
 
-/// Upper bound of records released in one go before the store is asked again.
-const RELEASE_BATCH: usize = 256;
-const TIME_BYTES: usize = 8;
-const NUMBER_BYTES: usize = 4;
-
-impl<K: Clone + 'static, L: Clone + 'static> Waiting<K, L> {
-    fn of(
-        ids: &Ids<L>,
-        build: &crate::build::TaskBuild<'_>,
-        keys: WindowStore<K, L>,
-        times: Times,
-    ) -> Self {
-        let store = ids.unmatched.map(|(id, store)| (build.store(id), store));
-        Self { store, keys, times }
-    }
-
-    fn exists(&self) -> bool {
-        self.store.is_some()
-    }
-
-    /// True when a record of that time may still meet somebody.
-    fn takes(&self, now: i64, timestamp: i64) -> bool {
-        self.exists() && timestamp + self.times.after_ms + self.times.grace_ms >= now
-    }
-
-    fn prefix(&self, key: &K, timestamp: i64) -> Result<Vec<u8>> {
-        let mut bytes = timestamp.to_be_bytes().to_vec();
-        self.keys
-            .key()
-            .encode(key, &mut bytes)
-            .map_err(crate::ops::source::bad("key"))?;
-        Ok(bytes)
-    }
-
-    fn add(&mut self, cx: &mut Cx<'_>, record: &Record<K, L>) -> Result<()> {
-        let mut key = self.prefix(&record.key, record.timestamp)?;
-        let Some((index, store)) = &self.store else {
-            return Ok(());
+impl<NK: MaybeNull<K>, NV: MaybeNull<V>, K, V> Push<NK, NV> for Opened<K, V> {
+    fn push(&mut self, cx: &mut Cx<'_>, record: Record<NK, NV>) -> Result<()> {
+        let record = Record {
+            key: record.key.present(),
+            value: record.value.present(),
+            timestamp: record.timestamp,
+            headers: record.headers,
         };
-        let mut waiting = cx.state.kv(*index, store);
-        let number = same_key(waiting.prefix(&key, usize::MAX)?, key.len()).count() as u32;
-        key.extend_from_slice(&number.to_be_bytes());
-        waiting.put(&key.into(), record.value.clone(), record.timestamp)
+        self.0.borrow_mut().push(cx, record)
     }
-
-    fn remove(&mut self, cx: &mut Cx<'_>, key: &K, timestamp: i64) -> Result<()> {
-        if !self.exists() {
-            return Ok(());
-        }
-        let prefix = self.prefix(key, timestamp)?;
-        let Some((index, store)) = &self.store else {
-            return Ok(());
-        };
-        let mut waiting = cx.state.kv(*index, store);
-        let met: Vec<Bytes> =
-            same_key(waiting.prefix(&prefix, usize::MAX)?, prefix.len()).collect();
-        met.iter()
-            .try_for_each(|key| waiting.delete(key, timestamp))
-    }
-
-    /// Passes on what can meet nobody any more. Only a record that is not late itself moves the
-    /// time.
-    fn release(
-        &mut self,
-        cx: &mut Cx<'_>,
-        now: i64,
-        timestamp: i64,
-        pass_on: &mut dyn FnMut(&mut Cx<'_>, Record<K, L>) -> Result<()>,
-    ) -> Result<()> {
-        let Some((index, store)) = self.store.filter(|_| timestamp == now) else {
-            return Ok(());
-        };
-        // Closed is what satisfies `time + after + grace < now`.
-        let closed = (now - self.times.after_ms - self.times.grace_ms).max(0);
-        let end = Bytes::copy_from_slice(&closed.to_be_bytes());
-        loop {
-            let due = cx
-                .state
-                .kv(index, &store)
-                .range(None, Some(&end), RELEASE_BATCH)?;
-            for (key, value, at) in &due {
-                let inner = &key[TIME_BYTES..key.len() - NUMBER_BYTES];
-                let record_key = self
-                    .keys
-                    .key()
-                    .decode(Some(inner))
-                    .map_err(crate::ops::source::bad("key"))?;
-                pass_on(cx, Record::new(record_key, value.clone(), *at))?;
-                cx.state.kv(index, &store).delete(key, *at)?;
-            }
-            if due.len() < RELEASE_BATCH {
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// The store's keys among `found` that belong to exactly the record key of the prefix.
-fn same_key<L>(found: Vec<(Bytes, L, i64)>, prefix_length: usize) -> impl Iterator<Item = Bytes> {
-    found
-        .into_iter()
-        .map(|(key, ..)| key)
-        .filter(move |key| key.len() == prefix_length + NUMBER_BYTES)
 }

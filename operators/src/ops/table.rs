@@ -1,122 +1,234 @@
-//! `table`: the newest value of each key of a topic, kept in a store.
+//! `table` and `to_table`: the newest value of each key, kept in a store.
 
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
-use millstream_state::KvDefinition;
-use millstream_topology::{Change, KvStore, NodeKind, Record, Result, StoreId, Topic, TopicRole};
+use millstream_topology::{
+    BoxError, Change, NodeId, NodeKind, Record, Result, Serde, StoreId, Topic, TopicRole,
+};
 
 use crate::{
-    Cx, KTable, RawRecord, RawSource,
+    Cx, KStream, KTable, RawRecord, RawSource, TableStore,
     build::TaskBuild,
     builder::SharedDraft,
     edge::{Edge, Port, edge},
-    ops::source::bad,
-    table::{Getter, GetterFactory, Wishes},
+    graph::only_entry,
+    ops::{held::Passing, source::bad},
+    table::Wishes,
+    table_store::{history_of, store_getter},
 };
 
-/// Every update is applied and passed on, also one that is older than the value it replaces
-/// (Kafka Streams' `KTableSource`). The timestamp of a change is that of its record.
+/// How the records of a table's topic are read.
+pub struct RowFormat<K: 'static, V: 'static> {
+    name: &'static str,
+    /// `None` is a null key, where the topic may have them.
+    key: KeyOfRow<K>,
+    value: Serde<V>,
+}
+
+type KeyOfRow<K> = Arc<dyn Fn(Option<&[u8]>) -> Result<Option<K>, BoxError> + Send + Sync>;
+
+impl<K, V> RowFormat<K, V> {
+    pub(crate) fn plain(topic: Topic<K, V>) -> Self {
+        let key = topic.key();
+        let key: KeyOfRow<K> = Arc::new(move |bytes| key.decode(bytes).map(Some));
+        Self {
+            name: topic.name(),
+            key,
+            value: topic.value(),
+        }
+    }
+
+    pub(crate) fn nullable(topic: Topic<Option<K>, V>) -> Self {
+        let key = topic.key();
+        let key: KeyOfRow<K> = Arc::new(move |bytes| key.decode(bytes));
+        Self {
+            name: topic.name(),
+            key,
+            value: topic.value(),
+        }
+    }
+
+    fn decode(&self, record: &RawRecord) -> Result<Row<K, V>> {
+        let key = (self.key)(record.key.as_deref()).map_err(bad("key"))?;
+        let value = record.value.as_deref();
+        let value = value.map(|bytes| self.value.decode(Some(bytes)));
+        Ok((key, value.transpose().map_err(bad("value"))?))
+    }
+}
+
+/// Key and value of a record, `None` where they are null.
+type Row<K, V> = (Option<K>, Option<V>);
+
+/// Gets key and value, `None` where they are null, the log's timestamp and the partition's time so
+/// far; returns the event time.
+pub(crate) type RowTime<K, V> = Arc<dyn Fn(Option<&K>, Option<&V>, i64, i64) -> i64 + Send + Sync>;
+
 pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
     draft: &SharedDraft,
-    topic: Topic<K, V>,
-    store: KvStore<K, V>,
+    format: RowFormat<K, V>,
+    store: impl TableStore<K, V>,
+    extract: Option<RowTime<K, V>>,
 ) -> KTable<K, V> {
-    let (source, node, store_id) = {
-        let mut draft = draft.lock();
-        let source = draft.plan.add_source(&[topic.name()], TopicRole::External);
-        let node = draft.plan.add_node(NodeKind::Table, &[source]);
-        (
-            source,
-            node,
-            draft.own_store(node, Arc::new(KvDefinition(store))),
-        )
-    };
-    let port: Port<K, Change<V>> = Port::new();
-    let wishes: Arc<Wishes> = Arc::default();
-    let (shared, asked) = (port.clone(), wishes.clone());
+    let source = draft
+        .lock()
+        .plan
+        .add_source(&[format.name], TopicRole::External);
+    let format = Arc::new(format);
+    let rows = Rows::new(draft, source, store);
+    let table = rows.table.clone();
     draft.lock().sources.insert(
         source,
         Arc::new(move |build| {
-            let next = shared.connect(build);
-            let index = build.store(store_id);
-            let with_old = asked.old_values();
-            let keep = edge(move |cx: &mut Cx<'_>, record: Record<K, Option<V>>| {
-                let Record {
-                    key,
-                    value: new,
-                    timestamp,
-                    headers,
-                } = record;
-                let stored = new.clone().map(|value| (value, timestamp));
-                let old = cx.state.kv(index, &store).update(&key, |slot| {
-                    Ok(std::mem::replace(slot, stored).map(|(value, _)| value))
-                })?;
-                let old = old.filter(|_| with_old);
-                next.push(
-                    cx,
-                    Record {
-                        key,
-                        value: Change { new, old },
-                        timestamp,
-                        headers,
-                    },
-                )
-            });
-            let keep: Edge<K, Option<V>> = build.node(node, keep);
+            let keep = rows.node(build);
             let entry = build.node(source, move |cx: &mut Cx<'_>, record| {
                 keep.borrow_mut().push(cx, record)
             });
-            Rc::new(RefCell::new(TableSource { topic, entry }))
+            only_entry(TableSource {
+                format: format.clone(),
+                extract: extract.clone(),
+                entry,
+                decoded: None,
+            })
         }),
     );
-    KTable {
-        draft: draft.clone(),
-        id: node,
-        port,
-        getter: store_getter(store_id, store),
-        stores: vec![store_id],
-        wishes,
+    table
+}
+
+pub(crate) fn to_table<K, V, T>(stream: KStream<K, V>, store: impl TableStore<K, T>) -> KTable<K, T>
+where
+    K: Clone + 'static,
+    V: Clone + Into<Option<T>> + 'static,
+    T: Clone + 'static,
+{
+    let rows = Rows::new(&stream.draft, stream.id, store);
+    let table = rows.table.clone();
+    stream.port.subscribe(Arc::new(move |build| {
+        let keep = rows.node(build);
+        let body = edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
+            let value = value.into();
+            let record = Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            };
+            keep.borrow_mut().push(cx, record)
+        });
+        Rc::new(RefCell::new(Plain(body)))
+    }));
+    table
+}
+
+/// A body that is no node of its own.
+struct Plain<F>(F);
+
+impl<K, V, F: FnMut(&mut Cx<'_>, Record<K, V>) -> Result<()>> crate::edge::Push<K, V> for Plain<F> {
+    fn push(&mut self, cx: &mut Cx<'_>, record: Record<K, V>) -> Result<()> {
+        (self.0)(cx, record)
     }
 }
 
-/// Looks a table's values up in its store.
-pub(crate) fn store_getter<K: 'static, V: Clone + 'static>(
+/// A node that keeps rows in a store and passes changes on.
+struct Rows<K: 'static, V: 'static, S> {
+    table: KTable<K, V>,
+    store: S,
     id: StoreId,
-    store: KvStore<K, V>,
-) -> GetterFactory<K, V> {
-    Arc::new(move |build: &TaskBuild<'_>| {
-        let index = build.store(id);
-        let getter: Getter<K, V> = Rc::new(move |cx: &mut Cx<'_>, key: &K| {
-            cx.state.kv(index, &store).get_with_timestamp(key)
+}
+
+impl<K: Clone + 'static, V: Clone + 'static, S: TableStore<K, V>> Rows<K, V, S> {
+    fn new(draft: &SharedDraft, input: NodeId, store: S) -> Self {
+        let mut plan = draft.lock();
+        let node = plan.plan.add_node(NodeKind::Table, &[input]);
+        let id = plan.own_store(node, store.definition());
+        drop(plan);
+        let table = KTable {
+            draft: draft.clone(),
+            id: node,
+            port: Port::new(),
+            getter: store_getter(id, store),
+            history: history_of(store, id),
+            stores: vec![id],
+            wishes: Arc::<Wishes>::default(),
+        };
+        Self { table, store, id }
+    }
+
+    /// Every update is applied and passed on, also one that is older than the value it replaces
+    /// (Kafka Streams' `KTableSource`); only a versioned store knows better. The timestamp of a change
+    /// is that of its record.
+    fn node(&self, build: &mut TaskBuild<'_>) -> Edge<K, Option<V>> {
+        let next = self.table.port.connect(build);
+        let (store, index) = (self.store, build.store(self.id));
+        let passing = Passing::new(build, &self.table.wishes, || store.encode_key(), next);
+        let with_old = passing.wants_old();
+        let keep = edge(move |cx: &mut Cx<'_>, record: Record<K, Option<V>>| {
+            let Record {
+                key,
+                value: new,
+                timestamp,
+                headers,
+            } = record;
+            let Some(kept) = store.keep(cx, index, &key, new.clone(), timestamp)? else {
+                cx.counters.dropped += 1;
+                return Ok(());
+            };
+            let value = Change {
+                new,
+                old: kept.old.filter(|_| with_old),
+                latest: kept.latest,
+            };
+            passing.pass(
+                cx,
+                Record {
+                    key,
+                    value,
+                    timestamp,
+                    headers,
+                },
+            )
         });
-        getter
-    })
+        build.node(self.table.id, keep)
+    }
 }
 
 struct TableSource<K: 'static, V: 'static> {
-    topic: Topic<K, V>,
+    format: Arc<RowFormat<K, V>>,
+    extract: Option<RowTime<K, V>>,
     entry: Edge<K, Option<V>>,
+    /// What `event_time` has decoded already, for the `push` that follows it.
+    decoded: Option<Row<K, V>>,
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> RawSource for TableSource<K, V> {
-    fn event_time(&mut self, record: &RawRecord, _partition_time: i64) -> Result<i64> {
-        Ok(record.timestamp)
+    fn event_time(&mut self, record: &RawRecord, partition_time: i64) -> Result<i64> {
+        let Some(extract) = &self.extract else {
+            return Ok(record.timestamp);
+        };
+        let (key, value) = self.format.decode(record)?;
+        let time = extract(
+            key.as_ref(),
+            value.as_ref(),
+            record.timestamp,
+            partition_time,
+        );
+        self.decoded = Some((key, value));
+        Ok(time)
     }
 
     fn push(&mut self, cx: &mut Cx<'_>, record: RawRecord, event_time: i64) -> Result<()> {
-        let key = self
-            .topic
-            .key()
-            .decode(record.key.as_deref())
-            .map_err(bad("key"))?;
-        let value = match &record.value {
-            Some(bytes) => Some(
-                self.topic
-                    .value()
-                    .decode(Some(bytes))
-                    .map_err(bad("value"))?,
-            ),
-            None => None,
+        let (key, value) = match self.decoded.take() {
+            Some(decoded) => decoded,
+            None => self.format.decode(&record)?,
+        };
+        let Some(key) = key else {
+            cx.counters.dropped += 1;
+            return Ok(());
         };
         let record = Record {
             key,

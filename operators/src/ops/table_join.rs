@@ -2,49 +2,125 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{Error, ErrorKind, NodeKind, Record};
+use millstream_topology::{Error, ErrorKind, NodeKind, Record, Result};
 
-use crate::{Cx, KStream, KTable, edge::edge};
+use crate::{Cx, KStream, KTable, MaybeNull, build::TaskBuild, edge::edge};
 
-/// Gets the record's value and the table's, if there is one; `None` drops the record.
-pub(crate) type Lookup<V, T, VO> = Arc<dyn Fn(&V, Option<&T>) -> Option<VO> + Send + Sync>;
+/// Gets key and value of the record and the table's value, if there is one; `None` drops the record.
+pub(crate) type Lookup<K, V, T, VO> = Arc<dyn Fn(&K, &V, Option<&T>) -> Option<VO> + Send + Sync>;
 
-/// Only the stream triggers; the table's value is the one that holds now, whatever its timestamp.
-/// The result has the timestamp and the headers of the stream's record.
-pub(crate) fn table_join<K, V, T, VO>(
-    stream: KStream<K, V>,
+/// What becomes of a record without a partner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alone {
+    /// Nothing.
+    Silent,
+    /// It is joined with nothing.
+    Joined,
+}
+
+/// Only the stream triggers. A table's value is the one that holds now, whatever its timestamp; that of
+/// a versioned table is the one that held at the time of the record. The result has the timestamp and
+/// the headers of the stream's record.
+///
+/// `key_of` gives the key of the result; a record for which it gives none is dropped and counted.
+pub(crate) fn table_join<NK, K, OK, V, T, VO>(
+    stream: KStream<NK, V>,
     table: &KTable<K, T>,
-    joiner: Lookup<V, T, VO>,
-) -> KStream<K, VO>
+    key_of: fn(NK) -> Option<OK>,
+    alone: Alone,
+    joiner: Lookup<OK, V, T, VO>,
+) -> KStream<OK, VO>
 where
+    NK: Clone + 'static,
     K: Clone + 'static,
+    OK: MaybeNull<K>,
     V: Clone + 'static,
     T: Clone + 'static,
     VO: Clone + 'static,
 {
     let draft = stream.draft.clone();
-    if !draft.is(&table.draft) {
-        draft.lock().fail(Error::new(
-            ErrorKind::Topology,
-            "a stream and a table of two builders cannot meet; make both with one `StreamsBuilder`",
-        ));
-    }
-    let (left, getter) = (stream.id, table.getter.clone());
+    let left = stream.id;
+    let found_in = look_up(table);
     let out = stream.unary(NodeKind::StreamTableJoin, move |build, next| {
-        let (lookup, joiner) = (getter(build), joiner.clone());
-        edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let found = lookup(cx, &record.key)?;
-            match joiner(&record.value, found.as_ref().map(|(value, _)| value)) {
-                Some(value) => next.push(cx, record.with_value(value)),
+        let (look_up, joiner) = (found_in(build), joiner.clone());
+        edge(move |cx: &mut Cx<'_>, record: Record<NK, V>| {
+            let Record {
+                key,
+                value,
+                timestamp,
+                headers,
+            } = record;
+            let Some(key) = key_of(key) else {
+                cx.counters.dropped += 1;
+                return Ok(());
+            };
+            let found = match key.as_present() {
+                Some(key) => look_up(cx, key, timestamp)?,
+                None => None,
+            };
+            match joiner(&key, &value, found.as_ref()) {
+                Some(value) => next.push(
+                    cx,
+                    Record {
+                        key,
+                        value,
+                        timestamp,
+                        headers,
+                    },
+                ),
                 None => Ok(()),
             }
         })
     });
-    let mut plan = draft.lock();
-    for store in &table.stores {
-        plan.plan.connect(out.id, *store);
-    }
-    plan.plan.copartition(&[left, table.id]);
-    drop(plan);
+    connect(&draft, out.id, left, table, alone);
     out
+}
+
+/// Tells the plan what a join of a stream and a table needs.
+pub(crate) fn connect<K: 'static, T: 'static>(
+    draft: &crate::builder::SharedDraft,
+    node: millstream_topology::NodeId,
+    left: millstream_topology::NodeId,
+    table: &KTable<K, T>,
+    alone: Alone,
+) {
+    let same = draft.is(&table.draft);
+    let mut draft = draft.lock();
+    if !same {
+        draft.fail(Error::new(
+            ErrorKind::Topology,
+            "a stream and a table of two builders cannot meet; make both with one `StreamsBuilder`",
+        ));
+        return;
+    }
+    for store in &table.stores {
+        draft.plan.connect(node, *store);
+    }
+    draft.plan.copartition(&[left, table.id]);
+    if alone == Alone::Joined {
+        draft.plan.take_null_keys(left, node);
+    }
+}
+
+type LookUp<K, T> = Box<dyn Fn(&mut Cx<'_>, &K, i64) -> Result<Option<T>>>;
+
+/// Looks up what a table holds for a record of that time.
+pub(crate) fn look_up<K: 'static, T: 'static>(
+    table: &KTable<K, T>,
+) -> impl Fn(&TaskBuild<'_>) -> LookUp<K, T> + Send + Sync + use<K, T> {
+    let (getter, history) = (table.getter.clone(), table.history.clone());
+    move |build| match &history {
+        Some(history) => {
+            let past = (history.past)(build);
+            Box::new(move |cx: &mut Cx<'_>, key: &K, time: i64| {
+                Ok(past(cx, key, time)?.map(|(value, _)| value))
+            })
+        }
+        None => {
+            let now = getter(build);
+            Box::new(move |cx: &mut Cx<'_>, key: &K, _: i64| {
+                Ok(now(cx, key)?.map(|(value, _)| value))
+            })
+        }
+    }
 }

@@ -1,114 +1,271 @@
-//! Windowed `aggregate`, `reduce`, `count`: fold the values of each key and window.
+//! `aggregate`, `reduce`, `count` of tumbling, hopping and unlimited windows: fold the values of each
+//! key and window.
 
 use std::{rc::Rc, sync::Arc};
 
 use millstream_state::WindowDefinition;
-use millstream_topology::{Change, NodeId, NodeKind, Record, TimeWindows, WindowStore, Windowed};
-
-use crate::{
-    Cx, KStream, KTable,
-    edge::edge,
-    ops::aggregate::Step,
-    table::{Getter, GetterFactory, Wishes},
+use millstream_topology::{
+    BoxError, Error, ErrorKind, NodeKind, Record, Result, Serde, TimeWindows, Unlimited,
+    WindowStore, Windowed,
 };
 
-/// Windows of one record are updated by start, ascending. The operator's stream time lives with its
-/// store, so that a restart does not reopen windows that were closed.
-pub(crate) fn window_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static>(
-    stream: KStream<K, V>,
-    windows: TimeWindows,
+use crate::{
+    Cx, KTable,
+    ops::{
+        closing::Closing,
+        fold::{Folder, GetterAt, Input, Parts, Place, change, table},
+        held::EncodeKey,
+    },
+};
+
+/// Windows that lie fast in time, whatever the records.
+#[derive(Clone, Copy)]
+pub(crate) enum Frames {
+    Time(TimeWindows),
+    Unlimited(Unlimited),
+}
+
+impl Frames {
+    pub(crate) fn check(&self, node: &str) -> Result<()> {
+        match self {
+            Self::Time(windows) => windows.check(node),
+            Self::Unlimited(windows) => windows.check(node),
+        }
+    }
+
+    pub(crate) fn grace_ms(&self) -> i64 {
+        match self {
+            Self::Time(windows) => windows.grace_ms(),
+            Self::Unlimited(_) => 0,
+        }
+    }
+
+    pub(crate) fn retention_ms(&self) -> i64 {
+        match self {
+            Self::Time(windows) => windows.retention_ms(),
+            Self::Unlimited(_) => i64::MAX,
+        }
+    }
+
+    /// Length of a window.
+    fn size_ms(&self) -> i64 {
+        match self {
+            Self::Time(windows) => windows.size_ms(),
+            Self::Unlimited(_) => i64::MAX,
+        }
+    }
+
+    /// Calls `visit` with start and end of each window that a time lies in, by start.
+    fn visit(&self, timestamp: i64, mut visit: impl FnMut(i64, i64) -> Result<()>) -> Result<()> {
+        match self {
+            Self::Time(windows) => {
+                let size = windows.size_ms();
+                let mut starts = windows.starts(timestamp);
+                starts.try_for_each(|start| visit(start, start + size))
+            }
+            Self::Unlimited(windows) if timestamp >= windows.start_ms() => {
+                visit(windows.start_ms(), Unlimited::END_MS)
+            }
+            Self::Unlimited(_) => Ok(()),
+        }
+    }
+}
+
+/// Folds the records of one input into tumbling, hopping or unlimited windows.
+pub(crate) struct WindowFold<K: 'static, A: 'static> {
+    place: Place<Windowed<K>, A>,
     store: WindowStore<K, A>,
-    step: Step<K, V, A>,
-) -> KTable<Windowed<K>, A> {
-    let draft = stream.draft.clone();
-    let wishes: Arc<Wishes> = Arc::default();
-    let asked = wishes.clone();
-    let node = NodeId(draft.lock().plan.nodes().len());
-    let (size, grace) = (windows.size_ms(), windows.grace_ms());
-    let out = stream.unary(NodeKind::WindowAggregate, move |build, next| {
-        let index = build.store(build.stores_of(node)[0]);
-        let (step, with_old, quiet) = (step.clone(), asked.old_values(), next.is_empty());
-        edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
-            let Record {
-                key,
-                value,
-                timestamp,
-                headers,
-            } = record;
-            let stream_time = cx.state.time(index).max(timestamp);
-            cx.state.set_time(index, stream_time);
-            let close = stream_time - grace;
-            for start in windows.starts(timestamp) {
-                let end = start + size;
-                if end <= close {
-                    cx.counters.dropped += 1;
-                    continue;
-                }
-                let mut table = cx.state.window(index, &store);
-                let (change, newest) = table.update(&key, start, |slot| {
-                    let (old, newest) = match slot.clone() {
-                        Some((old, at)) => (Some(old), timestamp.max(at)),
-                        None => (None, timestamp),
-                    };
-                    let before = with_old.then(|| old.clone()).flatten();
-                    let new = step(&key, value.clone(), old)?;
-                    let passed_on = (!quiet).then(|| new.clone());
-                    *slot = Some((new, newest));
-                    Ok((
-                        Change {
-                            new: passed_on,
-                            old: before,
-                        },
-                        newest,
-                    ))
-                })?;
-                if !quiet {
-                    let key = Windowed {
-                        key: key.clone(),
-                        start,
-                        end,
-                    };
-                    let headers = headers.clone();
-                    next.push(
+    frames: Frames,
+    /// The windows to pass on when they close; `None` where every update is passed on.
+    closing: Option<Closing>,
+}
+
+impl<K: Clone + 'static, A: Clone + 'static> WindowFold<K, A> {
+    /// The windows of one record are updated by start, ascending. Each that has closed is counted as
+    /// dropped. The time of an input lives with the store, so that a restart does not reopen windows.
+    pub(crate) fn add(
+        &mut self,
+        cx: &mut Cx<'_>,
+        record: Record<K, ()>,
+        mut step: impl FnMut(&K, Option<A>) -> Result<Option<A>>,
+    ) -> Result<()> {
+        let now = self.close(cx, &record)?;
+        let close = now - self.frames.grace_ms();
+        let Record {
+            key,
+            timestamp,
+            headers,
+            ..
+        } = record;
+        let (place, store, closing) = (&self.place, &self.store, &mut self.closing);
+        let (with_old, quiet) = (place.wants_old(), place.is_quiet() || closing.is_some());
+        self.frames.visit(timestamp, |start, end| {
+            if end <= close {
+                cx.counters.dropped += 1;
+                return Ok(());
+            }
+            let mut windows = cx.state.window(place.store, store);
+            let (values, newest, is_new) = windows.update(&key, start, |slot| {
+                let (old, newest) = match slot.clone() {
+                    Some((old, at)) => (Some(old), timestamp.max(at)),
+                    None => (None, timestamp),
+                };
+                let before = with_old.then(|| old.clone()).flatten();
+                let was_absent = old.is_none();
+                let new = step(&key, old)?;
+                let passed_on = if quiet { None } else { new.clone() };
+                let is_new = was_absent && new.is_some();
+                *slot = new.map(|new| (new, newest));
+                Ok(((passed_on, before), newest, is_new))
+            })?;
+            match closing {
+                Some(closing) if is_new => closing.add((start, 0), &key, store.key()),
+                Some(_) => Ok(()),
+                None if quiet => Ok(()),
+                None => {
+                    let key = key.clone();
+                    place.pass(
                         cx,
-                        Record {
-                            key,
-                            value: change,
-                            timestamp: newest,
-                            headers,
-                        },
-                    )?;
+                        change(Windowed { key, start, end }, values, newest, &headers),
+                    )
                 }
             }
-            Ok(())
         })
-    });
-    assert_eq!(out.id, node, "one node was added");
-    let retention_ms = windows.retention_ms();
+    }
+
+    /// Moves the input's time, and passes on what closes by that: before the record is folded, so that
+    /// no jump of time hides windows that nobody has seen yet. None of its own windows is among them.
+    fn close(&mut self, cx: &mut Cx<'_>, record: &Record<K, ()>) -> Result<i64> {
+        let (before, now) = self.place.advance(cx, record.timestamp);
+        let Some(closing) = &mut self.closing else {
+            return Ok(now);
+        };
+        // The first start that is still open at a time.
+        let (size, grace) = (self.frames.size_ms(), self.frames.grace_ms());
+        let first_open = |time: i64| time.saturating_sub(grace).saturating_sub(size - 1);
+        let (index, store) = (self.place.store, &self.store);
+        closing.load_once(|add| {
+            cx.state
+                .window(index, store)
+                .visit_starts(&mut |key, start| {
+                    if start >= first_open(before) {
+                        add(start, 0, key);
+                    }
+                })
+        })?;
+        while let Some((start, _, key)) = closing.pop_before(first_open(now), store.key())? {
+            let Some((value, at)) = cx.state.window(index, store).get(&key, start)? else {
+                continue;
+            };
+            let window = Windowed {
+                key,
+                start,
+                end: start + size,
+            };
+            let values = (Some(value), None);
+            self.place
+                .pass(cx, change(window, values, at, &record.headers))?;
+        }
+        Ok(now)
+    }
+}
+
+/// How an aggregation in windows is to be made.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct WindowOptions {
+    /// How long windows are kept, where the user says so.
+    pub(crate) retention_ms: Option<i64>,
+    /// True when results are passed on once, when their window has closed.
+    pub(crate) on_close: bool,
+}
+
+/// One table over all inputs, each of which has a stream time of its own.
+pub(crate) fn window_aggregate<K: Clone + 'static, A: Clone + 'static>(
+    inputs: Vec<Input<K, A>>,
+    frames: Frames,
+    options: WindowOptions,
+    store: WindowStore<K, A>,
+) -> KTable<Windowed<K>, A> {
+    let WindowOptions {
+        retention_ms,
+        on_close,
+    } = options;
     let definition = WindowDefinition {
         store,
-        retention_ms,
+        retention_ms: retention_ms.unwrap_or(frames.retention_ms()),
         duplicates: false,
     };
-    let name = {
-        let mut draft = draft.lock();
-        let name = draft.plan.nodes()[node.0].name.clone();
-        draft.check(windows.check(&name));
-        draft.own_store(node, Arc::new(definition))
+    let retention_ms = definition.retention_ms;
+    let kind = match inputs.len() {
+        1 => NodeKind::WindowAggregate,
+        _ => NodeKind::Cogroup,
     };
-    let getter: GetterFactory<Windowed<K>, A> = Arc::new(move |build| {
-        let index = build.store(name);
-        let getter: Getter<Windowed<K>, A> = Rc::new(move |cx: &mut Cx<'_>, key: &Windowed<K>| {
+    let made = table(
+        inputs,
+        Parts {
+            kind,
+            definition: Arc::new(definition),
+            encode: windowed_key(store.key()),
+            getter: window_getter(store),
+            folder: Arc::new(move |place| {
+                Folder::Window(WindowFold {
+                    place,
+                    store,
+                    frames,
+                    closing: on_close.then(Closing::default),
+                })
+            }),
+        },
+    );
+    let refused = match frames {
+        Frames::Unlimited(_) if on_close => Err(Error::new(
+            ErrorKind::Topology,
+            "unlimited windows never close, so they cannot emit on close; leave `emit_on_close` out",
+        )),
+        Frames::Unlimited(_) | Frames::Time(_) => Ok(()),
+    };
+    let mut draft = made.draft.lock();
+    let name = draft.plan.nodes()[made.id.0].name.clone();
+    draft.check(frames.check(&name));
+    draft.check(refused.map_err(|e| e.in_node(&name)));
+    let kept = check_retention(store.name(), retention_ms, frames.retention_ms());
+    draft.check(kept.map_err(|e| e.in_node(&name)));
+    draft.plan.closes_after(made.id, frames.grace_ms());
+    drop(draft);
+    made
+}
+
+/// Looks windows up in their store.
+pub(crate) fn window_getter<K: Clone + 'static, A: Clone + 'static>(
+    store: WindowStore<K, A>,
+) -> GetterAt<Windowed<K>, A> {
+    Arc::new(move |index| {
+        Rc::new(move |cx: &mut Cx<'_>, key: &Windowed<K>| {
             cx.state.window(index, &store).get(&key.key, key.start)
-        });
-        getter
-    });
-    KTable {
-        draft,
-        id: node,
-        port: out.port,
-        getter,
-        stores: vec![name],
-        wishes,
+        })
+    })
+}
+
+/// Writes a windowed key: the key, then start and end.
+pub(crate) fn windowed_key<K: 'static>(serde: Serde<K>) -> EncodeKey<Windowed<K>> {
+    Arc::new(move |key, out| -> Result<bool, BoxError> {
+        serde.encode(&key.key, out)?;
+        out.extend_from_slice(&key.start.to_be_bytes());
+        out.extend_from_slice(&key.end.to_be_bytes());
+        Ok(true)
+    })
+}
+
+/// Refuses a store that would forget windows which still take records.
+pub(crate) fn check_retention(store: &str, retention_ms: i64, least_ms: i64) -> Result<()> {
+    if retention_ms >= least_ms {
+        return Ok(());
     }
+    Err(Error::new(
+        ErrorKind::Topology,
+        format!(
+            "a store keeps its windows for less than they are open; retain them for at least what \
+             they need. store=`{store}`, retention_ms={retention_ms}, least_ms={least_ms}"
+        ),
+    ))
 }

@@ -1,4 +1,5 @@
-//! What commits, aborts and short memory do to the live layer of a window store.
+//! What commits, aborts and short memory do to the live layer of windows and
+//! sessions.
 
 use std::{any::Any, mem};
 
@@ -7,18 +8,18 @@ use crate::{
     blob::Blob,
     committed::{Change, Committed},
     error::Result,
-    layout::{ID_BYTES, TIMESTAMP_BYTES, push_window},
+    layout::{ID_BYTES, TIMESTAMP_BYTES},
     live::{AnyStore, Log, write_stored},
 };
 
 type Found<'a, V> = (&'a Blob, &'a mut Entry<V>);
 
 /// The key and the entry of a place; `None` when the entry has expired since.
-fn entry_at<V>(keys: &mut Keys<V>, (key_at, start, sequence): Place) -> Option<Found<'_, V>> {
+fn entry_at<V>(keys: &mut Keys<V>, (key_at, time, rank): Place) -> Option<Found<'_, V>> {
     let (key, windows) = keys.get_index_mut(key_at as usize)?;
     let at = windows
         .entries
-        .binary_search_by_key(&(start, sequence), Entry::place)
+        .binary_search_by_key(&(time, rank), Entry::place)
         .ok()?;
     Some((key, &mut windows.entries[at]))
 }
@@ -46,11 +47,12 @@ impl<K: 'static, V: Clone + 'static> AnyStore for WindowLive<K, V> {
             };
             self.key_bytes.clear();
             self.key_bytes.extend_from_slice(key);
-            push_window(&mut self.key_bytes, entry.start, entry.sequence);
+            self.suffix
+                .push(&mut self.key_bytes, entry.time, entry.rank);
             entry.dirty = false;
             let (stored, timestamp) = write_stored(
-                self.store.name(),
-                &self.store.value(),
+                self.store.name,
+                &self.store.value,
                 entry.value.as_ref(),
                 &mut self.value_bytes,
             )?;
@@ -173,7 +175,7 @@ impl<K: 'static, V: Clone + 'static> WindowLive<K, V> {
             };
             let expired = windows
                 .entries
-                .partition_point(|entry| entry.start < first_kept);
+                .partition_point(|entry| entry.time < first_kept);
             let freed: usize = windows
                 .entries
                 .drain(..expired)

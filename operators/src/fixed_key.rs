@@ -1,0 +1,166 @@
+//! Processors of values: nodes of the user's own that cannot change keys.
+
+use millstream_topology::{Headers, Record, Result};
+
+use crate::{Context, Punctuation};
+
+/// A record whose key nobody can change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FixedKeyRecord<K, V> {
+    key: K,
+    /// The value.
+    pub value: V,
+    /// Event time in milliseconds since the Unix epoch.
+    pub timestamp: i64,
+    /// The headers, in order.
+    pub headers: Headers,
+}
+
+impl<K, V> FixedKeyRecord<K, V> {
+    /// The key.
+    pub fn key(&self) -> &K {
+        &self.key
+    }
+
+    /// The same record with another value.
+    pub fn with_value<V2>(self, value: V2) -> FixedKeyRecord<K, V2> {
+        let Self {
+            key,
+            timestamp,
+            headers,
+            ..
+        } = self;
+        FixedKeyRecord {
+            key,
+            value,
+            timestamp,
+            headers,
+        }
+    }
+}
+
+impl<K, V> From<Record<K, V>> for FixedKeyRecord<K, V> {
+    fn from(record: Record<K, V>) -> Self {
+        let Record {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        Self {
+            key,
+            value,
+            timestamp,
+            headers,
+        }
+    }
+}
+
+impl<K, V> From<FixedKeyRecord<K, V>> for Record<K, V> {
+    fn from(record: FixedKeyRecord<K, V>) -> Self {
+        let FixedKeyRecord {
+            key,
+            value,
+            timestamp,
+            headers,
+        } = record;
+        Self {
+            key,
+            value,
+            timestamp,
+            headers,
+        }
+    }
+}
+
+/// Says of a [`Context`] that records may be forwarded with any key.
+pub enum AnyKey {}
+
+/// Says of a [`Context`] that records are forwarded with the key that they came with.
+pub enum FixedKey {}
+
+/// What a [`FixedKeyProcessor`] can reach while it is called.
+pub type FixedKeyContext<'a, 'b, K, V> = Context<'a, 'b, K, V, FixedKey>;
+
+impl<K: Clone, V: Clone> FixedKeyContext<'_, '_, K, V> {
+    /// Hands a record to the nodes behind, and returns when they have processed it. Its key is that of a
+    /// record that came in, because no other can be made.
+    ///
+    /// # Errors
+    /// What a node behind fails with; pass it on with `?`.
+    pub fn forward(&mut self, record: FixedKeyRecord<K, V>) -> Result<()> {
+        self.push(record.into())
+    }
+}
+
+/// A node of the user's own that cannot change keys, so that equal keys stay in one task behind it.
+///
+/// ```
+/// use millstream_operators::{FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, KvHandle};
+/// use millstream_topology::Result;
+///
+/// /// Passes a value on if it differs from the one before.
+/// struct Changes {
+///     last: KvHandle<String, String>,
+/// }
+///
+/// impl FixedKeyProcessor for Changes {
+///     type Key = String;
+///     type Value = String;
+///     type OutValue = String;
+///
+///     fn process(
+///         &mut self,
+///         cx: &mut FixedKeyContext<'_, '_, String, String>,
+///         record: FixedKeyRecord<String, String>,
+///     ) -> Result<()> {
+///         let mut last = cx.store(self.last);
+///         if last.get(record.key())?.as_ref() == Some(&record.value) {
+///             return Ok(());
+///         }
+///         last.put(record.key(), record.value.clone(), record.timestamp)?;
+///         cx.forward(record)
+///     }
+/// }
+/// ```
+pub trait FixedKeyProcessor: 'static {
+    /// Key of the records it takes and forwards.
+    type Key: Clone + 'static;
+    /// Value of the records it takes.
+    type Value: 'static;
+    /// Value of the records it forwards.
+    type OutValue: Clone + 'static;
+
+    /// Called once when the task starts, with its stores restored: the place for
+    /// [`Context::schedule`].
+    ///
+    /// # Errors
+    /// An error keeps the task from starting.
+    fn init(&mut self, cx: &mut FixedKeyContext<'_, '_, Self::Key, Self::OutValue>) -> Result<()> {
+        let _ = cx;
+        Ok(())
+    }
+
+    /// Called for each record.
+    ///
+    /// # Errors
+    /// The application's policy for processing errors decides what becomes of the record.
+    fn process(
+        &mut self,
+        cx: &mut FixedKeyContext<'_, '_, Self::Key, Self::OutValue>,
+        record: FixedKeyRecord<Self::Key, Self::Value>,
+    ) -> Result<()>;
+
+    /// Called when a schedule is due.
+    ///
+    /// # Errors
+    /// An error aborts the transaction; the call is tried again.
+    fn punctuate(
+        &mut self,
+        cx: &mut FixedKeyContext<'_, '_, Self::Key, Self::OutValue>,
+        tick: Punctuation,
+    ) -> Result<()> {
+        let _ = (cx, tick);
+        Ok(())
+    }
+}

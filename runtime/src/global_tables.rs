@@ -1,0 +1,216 @@
+//! `GlobalTables`: the tables that an instance has whole, and the thread that keeps them up to date.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use millstream_broker::{Admin, Fetched, PartitionIx, Reader, Start, TopicPartition};
+use millstream_operators::{Globals, RawRecord, Topology};
+use millstream_state::{MemoryBytes, StoreDefinition, TaskState};
+use millstream_topology::{Error, ErrorKind, Result};
+use tracing::{info, warn};
+
+use crate::{Policies, policy::ErrorPolicy};
+
+/// Records read in one go.
+const BATCH_RECORDS: usize = 20_000;
+/// How long one step waits for records.
+const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How often those who wait for the tables look whether the application stops.
+const LOOK_AROUND: Duration = Duration::from_millis(100);
+
+/// The stores of the global tables. They lie in memory and are read from their topics at each start:
+/// the topics are their changelogs.
+pub(crate) struct GlobalTables {
+    topology: Topology,
+    state: TaskState,
+}
+
+impl GlobalTables {
+    /// Empty stores.
+    pub(crate) fn open(topology: &Topology) -> Result<Self> {
+        let globals = topology.globals().iter();
+        let definitions: Vec<Arc<dyn StoreDefinition>> =
+            globals.map(|global| global.definition().clone()).collect();
+        Ok(Self {
+            topology: topology.clone(),
+            state: TaskState::open(Arc::new(MemoryBytes::default()), &definitions)?,
+        })
+    }
+
+    /// What tasks see of them.
+    pub(crate) fn views(&self) -> Globals {
+        Globals::new((0..self.topology.globals().len()).map(|index| self.state.view(index)))
+    }
+
+    /// The tables that are read from a topic.
+    pub(crate) fn fed_by(&self, topic: &str) -> Vec<usize> {
+        fed_by(&self.topology, topic)
+    }
+
+    /// Applies a record; `false` when it has no key and is dropped. Tasks see it after
+    /// [`commit`](Self::commit).
+    pub(crate) fn apply(&mut self, index: usize, record: &RawRecord) -> Result<bool> {
+        self.topology.globals()[index].apply(&mut self.state, index, record)
+    }
+
+    /// Shows tasks what was applied.
+    pub(crate) fn commit(&mut self) -> Result<()> {
+        // What would be logged is what was read from the log.
+        self.state.write_changelog(&mut |_, _, _, _| Ok(()))?;
+        self.state.commit(&[])?;
+        match self.state.start_flush() {
+            Some(job) => job.run().map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// The stores, for a driver that shows their entries.
+    pub(crate) fn state(&mut self) -> &mut TaskState {
+        &mut self.state
+    }
+}
+
+fn fed_by(topology: &Topology, topic: &str) -> Vec<usize> {
+    let globals = topology.globals().iter().enumerate();
+    let fed = globals.filter(|(_, global)| &**global.topic() == topic);
+    fed.map(|(index, _)| index).collect()
+}
+
+/// Tells stream threads when the global tables are there whole.
+#[derive(Debug, Default)]
+pub(crate) struct Ready {
+    views: Mutex<Option<Globals>>,
+    changed: Condvar,
+}
+
+impl Ready {
+    pub(crate) fn reach(&self, views: Globals) {
+        *self.views.lock().expect("waiting does not panic") = Some(views);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the tables are there, or the application stops.
+    pub(crate) fn wait(&self, stopping: impl Fn() -> bool) {
+        let mut views = self.views.lock().expect("waiting does not panic");
+        while views.is_none() && !stopping() {
+            let waited = self.changed.wait_timeout(views, LOOK_AROUND);
+            views = waited.expect("waiting does not panic").0;
+        }
+    }
+
+    /// What tasks see of the tables; nothing before they are there.
+    pub(crate) fn views(&self) -> Globals {
+        let views = self.views.lock().expect("waiting does not panic");
+        views.clone().unwrap_or_default()
+    }
+}
+
+/// Reads the topics of the global tables until the application stops.
+pub(crate) struct Follower {
+    topology: Topology,
+    reader: Box<dyn Reader>,
+    /// By partition: the tables that it feeds, and where the topic ended when the reader began.
+    partitions: Vec<(Vec<usize>, i64)>,
+}
+
+impl Follower {
+    /// Reads from the oldest record on, all partitions of each topic.
+    pub(crate) fn begin(
+        topology: &Topology,
+        mut reader: Box<dyn Reader>,
+        admin: &dyn Admin,
+    ) -> Result<Self> {
+        let topics = admin.topics()?;
+        let counts: BTreeMap<&str, u32> = topics
+            .iter()
+            .map(|topic| (&*topic.name, topic.partitions))
+            .collect();
+        let (mut starts, mut partitions) = (Vec::new(), Vec::new());
+        for global in topology.globals() {
+            let name = global.topic();
+            let count = counts.get(&**name).copied().ok_or_else(|| {
+                let what = "the topic of a global table does not exist; create it first";
+                Error::new(ErrorKind::Topology, format!("{what}. topic=`{name}`"))
+            })?;
+            for partition in 0..count {
+                let place = TopicPartition::new(name.clone(), partition as i32);
+                let ends = admin.watermarks(&place)?;
+                starts.push((place, Start::Offset(ends.low)));
+                partitions.push((fed_by(topology, name), ends.high));
+            }
+        }
+        reader.assign(&starts)?;
+        Ok(Self {
+            topology: topology.clone(),
+            reader,
+            partitions,
+        })
+    }
+
+    /// Works until `stop` is set.
+    pub(crate) fn run(
+        mut self,
+        ready: &Ready,
+        policies: &Policies,
+        stop: &AtomicBool,
+    ) -> Result<()> {
+        let mut tables = GlobalTables::open(&self.topology)?;
+        let mut fetched: Vec<Fetched> = Vec::new();
+        let mut whole = false;
+        while !stop.load(Ordering::Acquire) {
+            if !whole && self.is_whole()? {
+                whole = true;
+                info!(
+                    tables = self.partitions.len(),
+                    "global tables are up to date"
+                );
+                ready.reach(tables.views());
+            }
+            fetched.clear();
+            self.reader.poll(POLL_WAIT, BATCH_RECORDS, &mut fetched)?;
+            for record in fetched.drain(..) {
+                let (fed, _) = &self.partitions[record.partition.0 as usize];
+                let raw = RawRecord {
+                    key: record.key,
+                    value: record.value,
+                    timestamp: record.timestamp,
+                    headers: record.headers,
+                };
+                for index in fed {
+                    if let Err(error) = tables.apply(*index, &raw) {
+                        skip(policies, error)?;
+                    }
+                }
+            }
+            tables.commit()?;
+        }
+        Ok(())
+    }
+
+    /// True when everything has been read that was there at the start.
+    fn is_whole(&mut self) -> Result<bool> {
+        for (at, (_, end)) in self.partitions.iter().enumerate() {
+            if *end > 0 && self.reader.position(PartitionIx(at as u32))? < *end {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// There are no dead letters for records of global tables: every instance would write one.
+fn skip(policies: &Policies, error: Error) -> Result<()> {
+    match policies.for_error(&error) {
+        ErrorPolicy::Fail => Err(error),
+        ErrorPolicy::Skip | ErrorPolicy::DeadLetter => {
+            warn!(error = %error.chain(), "a record of a global table is skipped");
+            Ok(())
+        }
+    }
+}
