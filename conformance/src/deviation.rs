@@ -1,6 +1,6 @@
-//! Known deviations: scenarios with an oddity of the JVM that Millstream does not copy.
+//! Known deviations: oddities of the JVM that Millstream does not copy, and the scenarios that show them.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fmt, fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,16 +9,26 @@ use crate::{
     scenario::{Expected, Output, Scenario, StoreEntry},
 };
 
+/// An oddity of the JVM that Millstream does not copy.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Oddity {
+    /// The tag of the scenarios that may show it.
+    pub oddity: String,
+    /// What Millstream does instead.
+    pub reason: String,
+    /// The page that decides it, under `docs/decisions/`.
+    pub decision: String,
+}
+
 /// One scenario in which Millstream deliberately differs.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Deviation {
     /// The scenario.
     pub name: String,
-    /// Why.
-    pub reason: String,
-    /// The page that decides it, under `docs/decisions/`.
-    pub decision: String,
+    /// Why: one of the oddities.
+    pub because: String,
     /// The scenario's alternative that holds, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alternative: Option<String>,
@@ -33,9 +43,20 @@ pub struct Deviation {
     pub dropped: Option<u64>,
 }
 
-/// The file of known deviations.
+/// A line of the file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Oddity(Oddity),
+    Deviation(Deviation),
+}
+
+/// The file of known deviations: first the oddities, then the scenarios.
 #[derive(Clone, Debug, Default)]
-pub struct Deviations(Vec<Deviation>);
+pub struct Deviations {
+    oddities: Vec<Oddity>,
+    listed: Vec<Deviation>,
+}
 
 impl Deviations {
     /// Reads the file; there are none where there is no file.
@@ -48,10 +69,41 @@ impl Deviations {
         }
         let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         let lines = (1..).zip(text.lines()).filter(|(_, line)| !line.is_empty());
-        let all = lines.map(|(at, line)| {
-            serde_json::from_str(line).map_err(|e| format!("{}:{at}: {e}", path.display()))
-        });
-        Ok(Self(all.collect::<Result<_, String>>()?))
+        let mut all = Self::default();
+        for (at, line) in lines {
+            let line = serde_json::from_str(line);
+            match line.map_err(|e| format!("{}:{at}: {e}", path.display()))? {
+                Line::Oddity(oddity) => all.oddities.push(oddity),
+                Line::Deviation(deviation) => {
+                    if all.oddity(&deviation.because).is_none() {
+                        return Err(format!(
+                            "{}:{at}: there is no oddity `{}` above",
+                            path.display(),
+                            deviation.because
+                        ));
+                    }
+                    all.listed.push(deviation);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    fn oddity(&self, tag: &str) -> Option<&Oddity> {
+        self.oddities.iter().find(|oddity| oddity.oddity == tag)
+    }
+
+    /// The first oddity that a scenario may show and Millstream does not copy.
+    pub fn oddity_of(&self, scenario: &Scenario) -> Option<&Oddity> {
+        let tags = scenario.quirks.iter().chain(&scenario.sensitive);
+        tags.flat_map(|tag| self.oddity(tag)).next()
+    }
+
+    /// Why a listed scenario differs.
+    pub fn reason(&self, deviation: &Deviation) -> String {
+        self.oddity(&deviation.because)
+            .map(ToString::to_string)
+            .unwrap_or_default()
     }
 
     /// Writes the file.
@@ -59,15 +111,18 @@ impl Deviations {
     /// # Errors
     /// A message when it cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), String> {
-        let line = |deviation| serde_json::to_string(deviation).map(|line| line + "\n");
-        let text: Result<String, _> = self.0.iter().map(line).collect();
+        fn line(entry: &impl Serialize) -> serde_json::Result<String> {
+            serde_json::to_string(entry).map(|line| line + "\n")
+        }
+        let lines = self.oddities.iter().map(line);
+        let text: Result<String, _> = lines.chain(self.listed.iter().map(line)).collect();
         let text = text.map_err(|e| e.to_string())?;
         fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
     }
 
     /// Takes what a listed scenario does now for what is expected of it.
     pub fn accept(&mut self, scenario: &Scenario, actual: &Actual) {
-        let Some(listed) = self.0.iter_mut().find(|d| d.name == scenario.name) else {
+        let Some(listed) = self.listed.iter_mut().find(|d| d.name == scenario.name) else {
             return;
         };
         let jvm = &scenario.expected;
@@ -87,7 +142,7 @@ impl Deviations {
     /// # Errors
     /// When the scenario shows no oddity, so that it must not deviate, or has no such alternative.
     pub fn of(&self, scenario: &Scenario) -> Result<Option<&Deviation>, String> {
-        let Some(found) = self.0.iter().find(|d| d.name == scenario.name) else {
+        let Some(found) = self.listed.iter().find(|d| d.name == scenario.name) else {
             return Ok(None);
         };
         if scenario.quirks.is_empty() && scenario.sensitive.is_empty() && scenario.file != "quirks"
@@ -100,6 +155,12 @@ impl Deviations {
             return Err(format!("it has no alternative `{alternative}`"));
         }
         Ok(Some(found))
+    }
+}
+
+impl fmt::Display for Oddity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} ({})", self.oddity, self.reason, self.decision)
     }
 }
 

@@ -1,6 +1,9 @@
 //! `Interpreter`: builds the topology of a scenario, step by step, with the public DSL.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use millstream_operators::{GlobalKTable, KStream, KTable, StreamsBuilder, Topology};
 use millstream_runtime::TestDriver;
@@ -142,6 +145,8 @@ pub struct Interpreter {
     tables: HashMap<String, Table>,
     globals: HashMap<String, GlobalKTable<Key, Text>>,
     dumps: Vec<(String, Dump)>,
+    /// Tables whose values some step needs.
+    needed: HashSet<String>,
 }
 
 impl Interpreter {
@@ -159,6 +164,7 @@ impl Interpreter {
             tables: HashMap::new(),
             globals: HashMap::new(),
             dumps: Vec::new(),
+            needed: tables_needed(&scenario.topology),
         };
         for step in &scenario.topology {
             let mut fields = step.clone();
@@ -282,6 +288,13 @@ impl Interpreter {
         Ok(store)
     }
 
+    /// True when the table that a step makes is kept in a store. If the scenario names none, it is kept
+    /// only where its values are needed: Kafka Streams finds that out for itself, a Millstream program
+    /// says it.
+    pub fn is_kept(&self, id: &str, field: &Option<StoreField>) -> bool {
+        field.is_some() || self.needed.contains(id)
+    }
+
     /// The key-value store of a table step, read at the end if the scenario names it; one that it
     /// does not name is called after the step.
     ///
@@ -302,6 +315,32 @@ impl Interpreter {
         });
         Ok(store)
     }
+}
+
+/// The tables that a step looks values up in or takes old ones from, itself or through tables that
+/// have no store.
+fn tables_needed(steps: &[serde_json::Map<String, Json>]) -> HashSet<String> {
+    let mut needed = HashSet::new();
+    for step in steps.iter().rev() {
+        let text = |field: &str| step.get(field).and_then(Json::as_str).unwrap_or_default();
+        let above: &[&str] = match text("op") {
+            "stream_table_join" => &["right"],
+            "table_table_join" | "fk_join" => &["left", "right"],
+            "table_aggregate" => &["from"],
+            "table_filter"
+            | "table_filter_not"
+            | "table_map_values"
+            | "table_transform_values"
+            | "suppress"
+                if needed.contains(text("id")) && !step.contains_key("store") =>
+            {
+                &["from"]
+            }
+            _ => &[],
+        };
+        needed.extend(above.iter().map(|field| text(field).to_owned()));
+    }
+    needed
 }
 
 /// The name of a store that is neither versioned nor kept for some time.

@@ -79,6 +79,9 @@ fn report(tally: &Tally) -> ExitCode {
         if let Some(reason) = &outcome.deviation {
             println!("deviation {}: {reason}", outcome.name);
         }
+        for difference in &outcome.unlisted {
+            println!("  {}", difference.replace('\n', "\n  "));
+        }
     }
     for (file, (passed, failed)) in tally.files() {
         println!("{file}: {passed} passed, {failed} failed");

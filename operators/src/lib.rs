@@ -66,5 +66,5 @@ pub use suppress::{
     SuppressUntil, UntilTimeLimit, UntilWindowCloses, until_time_limit, until_window_closes,
 };
 pub use table::KTable;
-pub use table_store::{Kept, Remembers, TableStore};
+pub use table_store::{Kept, NoStore, Remembers, TableStore};
 pub use windows::{SessionGrouped, WindowedGrouped, Windows};

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use millstream_topology::{Change, NodeId, Result, StoreId, Topic};
+use millstream_topology::{Change, Error, ErrorKind, NodeId, Result, StoreId, Topic};
 
 use crate::{
     Cx, ForeignKey, GroupedTable, KStream, TableStore,
@@ -48,6 +48,8 @@ impl<K, V> Clone for History<K, V> {
 /// What those behind a table ask of the node that makes it.
 #[derive(Debug, Default)]
 pub(crate) struct Wishes {
+    /// Nobody can have values looked up, nor the value before a change: the table has no store.
+    unkept: bool,
     /// Somebody needs the value before a change.
     old_values: AtomicBool,
     /// Changes are passed on once a commit, not once an update.
@@ -63,6 +65,19 @@ impl Wishes {
             above: above.iter().map(|wishes| (*wishes).clone()).collect(),
             ..Self::default()
         })
+    }
+
+    /// The wishes of a table without a store.
+    pub(crate) fn unkept() -> Arc<Self> {
+        Arc::new(Self {
+            unkept: true,
+            ..Self::default()
+        })
+    }
+
+    /// True when the values of the table can be looked up, and are told with a change.
+    pub(crate) fn can_be_had(&self) -> bool {
+        !self.unkept && self.above.iter().all(|above| above.can_be_had())
     }
 
     pub(crate) fn old_values(&self) -> bool {
@@ -364,14 +379,30 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     /// each update. The store is the same either way (Kafka Streams' record cache does this by
     /// size, here it is the operator's choice).
     ///
-    /// Only tables made by an aggregation hold changes back; others pass each on at once.
+    /// Tables that have a store of their own hold changes back; others pass each on as it comes to
+    /// them.
     pub fn emit_on_commit(self) -> Self {
+        self.need_values();
         self.wishes.on_commit.store(true, Ordering::Relaxed);
         self
     }
+}
 
+impl<K: 'static, V: 'static> KTable<K, V> {
     pub(crate) fn want_old_values(&self) {
         self.wishes.want_old_values();
+    }
+
+    /// Refuses the topology if the values of this table cannot be had.
+    pub(crate) fn need_values(&self) {
+        if self.wishes.can_be_had() {
+            return;
+        }
+        let mut draft = self.draft.lock();
+        let name = draft.plan.nodes()[self.id.0].name.clone();
+        let what = "the values of this table are needed, but it is not kept; give it a `KvStore` \
+                    instead of `NoStore`";
+        draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
     }
 }
 

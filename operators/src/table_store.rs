@@ -21,15 +21,16 @@ pub struct Kept<V> {
     pub(crate) latest: bool,
 }
 
-/// What the rows of a table can be kept in: a [`KvStore`], or a [`VersionedStore`] for a table that
-/// remembers its past.
+/// What the rows of a table can be kept in: a [`KvStore`], a [`VersionedStore`] for a table that
+/// remembers its past, or [`NoStore`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot keep the rows of a table from `{K}` to `{V}`",
     note = "name a `KvStore<K, V>` or a `VersionedStore<K, V>` with the types of the table"
 )]
 pub trait TableStore<K: 'static, V: 'static>: Copy + Send + Sync + 'static {
+    /// `None` when nothing is kept.
     #[doc(hidden)]
-    fn definition(self) -> Arc<dyn StoreDefinition>;
+    fn definition(self) -> Option<Arc<dyn StoreDefinition>>;
 
     /// Writes a key as the store does.
     #[doc(hidden)]
@@ -54,8 +55,8 @@ pub trait TableStore<K: 'static, V: 'static>: Copy + Send + Sync + 'static {
 }
 
 impl<K: 'static, V: Clone + 'static> TableStore<K, V> for KvStore<K, V> {
-    fn definition(self) -> Arc<dyn StoreDefinition> {
-        Arc::new(KvDefinition(self))
+    fn definition(self) -> Option<Arc<dyn StoreDefinition>> {
+        Some(Arc::new(KvDefinition(self)))
     }
 
     fn encode_key(self) -> EncodeKey<K> {
@@ -87,8 +88,8 @@ impl<K: 'static, V: Clone + 'static> TableStore<K, V> for KvStore<K, V> {
 }
 
 impl<K: 'static, V: Clone + 'static> TableStore<K, V> for VersionedStore<K, V> {
-    fn definition(self) -> Arc<dyn StoreDefinition> {
-        Arc::new(VersionedDefinition(self))
+    fn definition(self) -> Option<Arc<dyn StoreDefinition>> {
+        Some(Arc::new(VersionedDefinition(self)))
     }
 
     fn encode_key(self) -> EncodeKey<K> {
@@ -129,6 +130,56 @@ impl<K: 'static, V: Clone + 'static> TableStore<K, V> for VersionedStore<K, V> {
             past: Arc::new(past),
             ms: self.history_ms(),
         }))
+    }
+}
+
+/// For a table that is not kept in a store: its changes go on as they come, without the values before
+/// them.
+///
+/// A filter behind such a table passes on a deletion for each row that it does not accept, since it
+/// cannot know whether the row was there. What must look values up, a join, or take old ones out, a
+/// grouping, is refused when the topology is built (Kafka Streams gives the table a store of its own
+/// choice then).
+///
+/// ```
+/// # use millstream_operators::{NoStore, StreamsBuilder};
+/// # use millstream_topology::{text, Topic};
+/// const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+/// const LOUD: Topic<String, Option<String>> =
+///     Topic::new("loud", text(), millstream_topology::nullable(text()));
+/// # let b = StreamsBuilder::new();
+/// b.table(NAMES, NoStore).map_values(|_, name| name.to_uppercase()).to_stream().to(LOUD);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct NoStore;
+
+impl<K: Clone + 'static, V: Clone + 'static> TableStore<K, V> for NoStore {
+    fn definition(self) -> Option<Arc<dyn StoreDefinition>> {
+        None
+    }
+
+    fn encode_key(self) -> EncodeKey<K> {
+        unreachable!("changes wait for the commit in front of a store")
+    }
+
+    fn keep(
+        self,
+        _: &mut Cx<'_>,
+        _: usize,
+        _: &K,
+        _: Option<V>,
+        _: i64,
+    ) -> Result<Option<Kept<V>>> {
+        let (old, latest) = (None, true);
+        Ok(Some(Kept { old, latest }))
+    }
+
+    fn look_up(self, _: &mut Cx<'_>, _: usize, _: &K) -> Result<Option<(V, i64)>> {
+        unreachable!("a topology that looks up what is not kept is refused")
+    }
+
+    fn remembers(self, _: StoreId) -> Option<Remembers<K, V>> {
+        None
     }
 }
 

@@ -1,6 +1,6 @@
 //! `fk_join`: two tables joined by a foreign key.
 
-use millstream_operators::{ForeignKey, KTable};
+use millstream_operators::{ForeignKey, KTable, NoStore, TableStore};
 use millstream_topology::{Codec, KvStore, Topic, bytes, text};
 use serde::Deserialize;
 
@@ -38,13 +38,25 @@ fn fk_join(at: &mut Interpreter, fields: Fields) -> Applied {
     let table = match at.table(&step.left)? {
         Table::Plain(left) => {
             let through = step.through(KeyCodec);
-            let store = at.table_store::<Key>(&step.id, &step.store)?;
-            join((&left, &right), through, store, step.kind, key_of, joiner)?
+            let sides = (&left, &right);
+            match at.is_kept(&step.id, &step.store) {
+                true => {
+                    let store = at.table_store::<Key>(&step.id, &step.store)?;
+                    join(sides, through, store, step.kind, key_of, joiner)?
+                }
+                false => join(sides, through, NoStore, step.kind, key_of, joiner)?,
+            }
         }
         Table::Windowed(left) => {
             let through = step.through(WindowedKeyCodec);
-            let store = at.table_store(&step.id, &step.store)?;
-            join((&left, &right), through, store, step.kind, key_of, joiner)?
+            let sides = (&left, &right);
+            match at.is_kept(&step.id, &step.store) {
+                true => {
+                    let store = at.table_store(&step.id, &step.store)?;
+                    join(sides, through, store, step.kind, key_of, joiner)?
+                }
+                false => join(sides, through, NoStore, step.kind, key_of, joiner)?,
+            }
         }
     };
     at.add_table(&step.id, table);
@@ -65,7 +77,7 @@ impl ForeignStep {
 fn join<T: TableKey>(
     (left, right): (&KTable<T, Text>, &KTable<Key, Text>),
     through: ForeignKey<T, Text, Key, Text>,
-    store: KvStore<T, Text>,
+    store: impl TableStore<T, Text>,
     kind: JoinType,
     key_of: KeyMapper,
     joiner: Joiner,

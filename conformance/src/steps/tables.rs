@@ -1,6 +1,6 @@
 //! `table`, `to_table`, `to_stream` and the operators on one table.
 
-use millstream_operators::KTable;
+use millstream_operators::{KTable, NoStore};
 use millstream_runtime::TestDriver;
 use millstream_topology::{Error, Topic, VersionedStore, nullable, text};
 use serde::Deserialize;
@@ -44,6 +44,9 @@ fn table(at: &mut Interpreter, fields: Fields) -> Applied {
     };
     let table = match versioned_store(at, &step.store)? {
         Some(store) => at.builder.table_by_time(topic, store, time),
+        None if !at.is_kept(&step.id, &step.store) => {
+            at.builder.table_by_time(topic, NoStore, time)
+        }
         None => {
             let store = at.table_store(&step.id, &step.store)?;
             let table = at.builder.table_by_time(topic, store, time);
@@ -115,8 +118,14 @@ fn to_table(at: &mut Interpreter, fields: Fields) -> Applied {
     let step: ToTableStep = fields.read()?;
     let through = repartition_name(&step.id, &step.repartition);
     let stream = at.partitioned(&step.from, &through)?;
-    let store = at.table_store::<Key>(&step.id, &step.store)?;
-    let table = at.cached(stream.drop_null_keys().to_table(store));
+    let stream = stream.drop_null_keys();
+    let table = match at.is_kept(&step.id, &step.store) {
+        true => {
+            let store = at.table_store::<Key>(&step.id, &step.store)?;
+            at.cached(stream.to_table(store))
+        }
+        false => stream.to_table(NoStore),
+    };
     at.add_table(&step.id, Table::Plain(table));
     Ok(())
 }

@@ -20,7 +20,7 @@ pub(crate) type Derive<K, V, V2> = Arc<dyn Fn(&K, Option<V>) -> Option<V2> + Sen
 pub(crate) enum PassOn {
     /// All.
     Every,
-    /// Those of rows that are there, or were there before.
+    /// Those of rows that are there, or were there before; all where that cannot be known.
     Seen,
 }
 
@@ -31,6 +31,10 @@ pub(crate) fn derive<K: Clone + 'static, V: Clone + 'static, V2: Clone + 'static
     map: Derive<K, V, V2>,
 ) -> KTable<K, V2> {
     let wishes = Wishes::behind(&[&table.wishes]);
+    let pass_on = match wishes.can_be_had() {
+        true => pass_on,
+        false => PassOn::Every,
+    };
     let (asked, derived) = (wishes.clone(), map.clone());
     let (id, port) = table.behind(kind, move |_, next: Next<K, Change<V2>>| {
         let (map, with_old) = (derived.clone(), asked.old_values());

@@ -66,6 +66,8 @@ where
             "tables of two builders cannot meet; make both with one `StreamsBuilder`",
         ));
     }
+    left.need_values();
+    right.need_values();
     let questions = raw(through.questions.name());
     sink_any_key(ask(left, through, kind, key_of), questions, ROLE);
     let asked = source(&draft, Origin::Topics(vec![questions]), ROLE, None);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{Change, NodeId, NodeKind, Record};
+use millstream_topology::{Change, Error, ErrorKind, NodeId, NodeKind, Record, StoreId};
 
 use crate::{
     Cx, KTable, TableStore,
@@ -52,7 +52,18 @@ pub(crate) fn materialize<K: Clone + 'static, V: Clone + 'static>(
         })
     });
     assert_eq!(id, node, "one node was added");
-    let store_id = table.draft.lock().own_store(node, store.definition());
+    let store_id = {
+        let mut draft = table.draft.lock();
+        match store.definition() {
+            Some(definition) => draft.own_store(node, definition),
+            None => {
+                let name = draft.plan.nodes()[node.0].name.clone();
+                let what = "`materialize` keeps a table in a store; give it one";
+                draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+                StoreId(0)
+            }
+        }
+    };
     KTable {
         draft: table.draft.clone(),
         id,

@@ -142,8 +142,9 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         if let Some(previous) = previous {
             let start = previous + 1;
             let is_new = found.iter().all(|window| window.start != start);
-            // The one that begins where this record's own window does is that window.
-            if is_new && start + difference > at {
+            // It may be the one that ends with this record: then it is made here and made again below, both
+            // times passed on, as Kafka Streams does.
+            if is_new && start + difference >= at {
                 self.update(cx, arrival, start, None, None, step)?;
             }
         }
@@ -224,7 +225,14 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         }
         let new = step(arrival.key, fold.cloned())?;
         let newest = stored.map_or(arrival.at, |stored| stored.newest.max(arrival.at));
-        self.put(cx, arrival, start, new, stored, newest)
+        self.put(
+            cx,
+            arrival,
+            start,
+            (new, fold.cloned()),
+            newest,
+            stored.is_none(),
+        )
     }
 
     /// The window behind the record: what is later than it.
@@ -234,18 +242,20 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         arrival: &Arrival<'_, K>,
         later: &Found<A>,
     ) -> Result<()> {
-        let fold = Some(later.fold.clone());
-        self.put(cx, arrival, arrival.at + 1, fold, None, later.newest)
+        let fold = (Some(later.fold.clone()), None);
+        self.put(cx, arrival, arrival.at + 1, fold, later.newest, true)
     }
 
+    /// Keeps a window and passes it on, with the fold that it went on from as its old value. Of a new
+    /// window that ends with the record this is the fold of the window before, as in Kafka Streams.
     fn put(
         &mut self,
         cx: &mut Cx<'_>,
         arrival: &Arrival<'_, K>,
         start: i64,
-        new: Option<A>,
-        stored: Option<&Found<A>>,
+        (new, old): (Option<A>, Option<A>),
         newest: i64,
+        is_new: bool,
     ) -> Result<()> {
         let Self {
             place,
@@ -255,10 +265,7 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         } = self;
         let quiet = place.is_quiet() || closing.is_some();
         let passed_on = if quiet { None } else { new.clone() };
-        if let Some(closing) = closing
-            .as_mut()
-            .filter(|_| stored.is_none() && new.is_some())
-        {
+        if let Some(closing) = closing.as_mut().filter(|_| is_new && new.is_some()) {
             closing.add((start, 0), arrival.key, store.key())?;
         }
         let mut kept = cx.state.window(place.store, store);
@@ -266,9 +273,7 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         if quiet {
             return Ok(());
         }
-        let old = stored
-            .filter(|_| place.wants_old())
-            .map(|stored| stored.fold.clone());
+        let old = old.filter(|_| place.wants_old());
         let window = Windowed {
             key: arrival.key.clone(),
             start,

@@ -193,7 +193,7 @@ pub(crate) fn suppress<K: Clone + 'static, V: Clone + 'static>(
         getter,
         history: None,
         stores,
-        wishes: Arc::<Wishes>::default(),
+        wishes: Wishes::behind(&[&table.wishes]),
     }
 }
 

@@ -138,23 +138,29 @@ impl<K, V, F: FnMut(&mut Cx<'_>, Record<K, V>) -> Result<()>> crate::edge::Push<
 struct Rows<K: 'static, V: 'static, S> {
     table: KTable<K, V>,
     store: S,
-    id: StoreId,
+    /// `None` when nothing is kept.
+    id: Option<StoreId>,
 }
 
 impl<K: Clone + 'static, V: Clone + 'static, S: TableStore<K, V>> Rows<K, V, S> {
     fn new(draft: &SharedDraft, input: NodeId, store: S) -> Self {
         let mut plan = draft.lock();
         let node = plan.plan.add_node(NodeKind::Table, &[input]);
-        let id = plan.own_store(node, store.definition());
+        let id = store.definition().map(|kept| plan.own_store(node, kept));
         drop(plan);
+        // Of a table that is not kept nothing is looked up.
+        let place = id.unwrap_or(StoreId(usize::MAX));
         let table = KTable {
             draft: draft.clone(),
             id: node,
             port: Port::new(),
-            getter: store_getter(id, store),
-            history: history_of(store, id),
-            stores: vec![id],
-            wishes: Arc::<Wishes>::default(),
+            getter: store_getter(place, store),
+            history: history_of(store, place),
+            stores: id.into_iter().collect(),
+            wishes: match id {
+                Some(_) => Arc::default(),
+                None => Wishes::unkept(),
+            },
         };
         Self { table, store, id }
     }
@@ -164,7 +170,8 @@ impl<K: Clone + 'static, V: Clone + 'static, S: TableStore<K, V>> Rows<K, V, S> 
     /// is that of its record.
     fn node(&self, build: &mut TaskBuild<'_>) -> Edge<K, Option<V>> {
         let next = self.table.port.connect(build);
-        let (store, index) = (self.store, build.store(self.id));
+        let store = self.store;
+        let index = self.id.map_or(usize::MAX, |id| build.store(id));
         let passing = Passing::new(build, &self.table.wishes, || store.encode_key(), next);
         let with_old = passing.wants_old();
         let keep = edge(move |cx: &mut Cx<'_>, record: Record<K, Option<V>>| {

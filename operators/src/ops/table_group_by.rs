@@ -30,6 +30,7 @@ where
     K2: Clone + PartialEq + 'static,
     V2: Clone + 'static,
 {
+    table.need_values();
     table.want_old_values();
     let draft = table.draft.clone();
     let node = add_node(&draft, NodeKind::TableGroupBy, &[table.id]);

@@ -85,6 +85,7 @@ pub(crate) fn connect<K: 'static, T: 'static>(
     alone: Alone,
 ) {
     let same = draft.is(&table.draft);
+    table.need_values();
     let mut draft = draft.lock();
     if !same {
         draft.fail(Error::new(

@@ -38,6 +38,8 @@ where
             "tables of two builders cannot meet; make both with one `StreamsBuilder`",
         ));
     }
+    left.need_values();
+    right.need_values();
     match sides {
         Sides::Both => {}
         Sides::Left => left.want_old_values(),
