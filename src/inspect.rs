@@ -56,6 +56,8 @@ pub(crate) fn stores(flags: &Flags) -> Outcome {
             let kind = match spec.kind {
                 StoreKind::KeyValue => "key-value",
                 StoreKind::Window { .. } => "window",
+                StoreKind::Session { .. } => "session",
+                StoreKind::Buffer => "buffer",
             };
             let changelog = format!("{application}-{}{CHANGELOG_SUFFIX}", spec.name);
             let (partitions, records) = match topics.get(&*changelog) {

@@ -1,4 +1,5 @@
-//! Known deviations: oddities of the JVM that Millstream does not copy, and the scenarios that show them.
+//! Known deviations: oddities of the JVM that Millstream does not copy, and the scenarios that show
+//! them.
 
 use std::{collections::BTreeMap, fmt, fs, path::Path};
 

@@ -194,8 +194,8 @@ pub fn initial(name: &str) -> Result<Option<Text>, Unknown> {
     })
 }
 
-/// Aggregators, adders and subtractors take key, value and aggregate; reducers are called with no key,
-/// the new value as value, and the value so far as aggregate.
+/// Aggregators, adders and subtractors take key, value and aggregate; reducers are called with no
+/// key, the new value as value, and the value so far as aggregate.
 pub fn aggregator(name: &str) -> Result<Aggregator, Unknown> {
     Ok(match name {
         "concat" => |_, v, agg| joined(agg, "+", v),

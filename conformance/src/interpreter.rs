@@ -288,9 +288,9 @@ impl Interpreter {
         Ok(store)
     }
 
-    /// True when the table that a step makes is kept in a store. If the scenario names none, it is kept
-    /// only where its values are needed: Kafka Streams finds that out for itself, a Millstream program
-    /// says it.
+    /// True when the table that a step makes is kept in a store. If the scenario names none, it is
+    /// kept only where its values are needed: Kafka Streams finds that out for itself, a Millstream
+    /// program says it.
     pub fn is_kept(&self, id: &str, field: &Option<StoreField>) -> bool {
         field.is_some() || self.needed.contains(id)
     }

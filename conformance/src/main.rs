@@ -2,8 +2,8 @@
 //! `conformance --accept [FILES]`: takes what the listed deviations do now for what is expected of
 //! them; look at the change before it is committed.
 //!
-//! Prints each mismatch, one line on differences of shape, one on each known deviation, and
-//! `N passed, N failed` at the end. Exit status: 0 nothing failed, 1 something did, 2 unusable files.
+//! Prints each mismatch, one line on differences of shape, one on each known deviation, and `N
+//! passed, N failed` at the end. Exit status: 0 nothing failed, 1 something did, 2 unusable files.
 
 use std::{
     env, fs,

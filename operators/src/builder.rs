@@ -129,8 +129,8 @@ impl Draft {
         self.wanted.push((node, definition));
     }
 
-    /// Refuses a second descriptor of a store if its types are others: they would read what the first
-    /// did not write.
+    /// Refuses a second descriptor of a store if its types are others: they would read what the
+    /// first did not write.
     fn connect(&mut self, node: NodeId, store: StoreId, definition: &dyn StoreDefinition) {
         let (known, asked) = (self.definitions[store.0].types(), definition.types());
         if known != asked {
@@ -211,14 +211,14 @@ impl StreamsBuilder {
         Self::default()
     }
 
-    /// The records of a topic, of several topics (an array or a vector of descriptors), or of all topics
-    /// that match a [`TopicPattern`]. The timestamp of each is the one that the log holds; one with a
-    /// negative timestamp is dropped and counted.
+    /// The records of a topic, of several topics (an array or a vector of descriptors), or of all
+    /// topics that match a [`TopicPattern`]. The timestamp of each is the one that the log holds;
+    /// one with a negative timestamp is dropped and counted.
     ///
     /// A null key or value is data that does not decode, unless the descriptor's codec is
     /// [`nullable`](millstream_topology::nullable). Asking for the same topics again gives the same
-    /// stream; two streams cannot share only some of their topics. A topic that begins to match while an
-    /// application runs is read from its next start on.
+    /// stream; two streams cannot share only some of their topics. A topic that begins to match
+    /// while an application runs is read from its next start on.
     ///
     /// ```
     /// use millstream_operators::StreamsBuilder;
@@ -258,9 +258,9 @@ impl StreamsBuilder {
         stream
     }
 
-    /// As [`stream`](Self::stream), with the event time taken from the record. `extract` gets key, value,
-    /// the log's timestamp and the greatest event time of the topic's partition so far (-1 at first). A
-    /// record with a negative time is dropped and counted.
+    /// As [`stream`](Self::stream), with the event time taken from the record. `extract` gets key,
+    /// value, the log's timestamp and the greatest event time of the topic's partition so far (-1
+    /// at first). A record with a negative time is dropped and counted.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -286,11 +286,11 @@ impl StreamsBuilder {
     /// [`KvStore`](millstream_topology::KvStore), or a
     /// [`VersionedStore`](millstream_topology::VersionedStore) that remembers what held before.
     ///
-    /// A null value deletes its key. A null key is data that does not decode, unless the topic's key
-    /// codec is [`nullable`](millstream_topology::nullable): then it is dropped and counted. Every update
-    /// is applied and passed on with its timestamp, also one that is older than the value it replaces. A
-    /// versioned store puts such an update into the past, and drops and counts what is older than its
-    /// history.
+    /// A null value deletes its key. A null key is data that does not decode, unless the topic's
+    /// key codec is [`nullable`](millstream_topology::nullable): then it is dropped and counted.
+    /// Every update is applied and passed on with its timestamp, also one that is older than the
+    /// value it replaces. A versioned store puts such an update into the past, and drops and counts
+    /// what is older than its history.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -323,12 +323,13 @@ impl StreamsBuilder {
         ops::table::table(&self.draft, topic.rows(), store, Some(Arc::new(extract)))
     }
 
-    /// The newest value of each key of a topic, all partitions of it, in a store that every instance has
-    /// whole, so that a stream may look any key up in it: `stream.join(global.by(key), joiner)`.
+    /// The newest value of each key of a topic, all partitions of it, in a store that every
+    /// instance has whole, so that a stream may look any key up in it: `stream.join(global.by(key),
+    /// joiner)`.
     ///
-    /// A null value deletes its key; a record with a null key is dropped and counted. The topic is read
-    /// to its end before the first record of a stream is processed; from then on its updates are applied
-    /// as they come, in no order with the streams, and trigger nothing.
+    /// A null value deletes its key; a record with a null key is dropped and counted. The topic is
+    /// read to its end before the first record of a stream is processed; from then on its updates
+    /// are applied as they come, in no order with the streams, and trigger nothing.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;

@@ -18,9 +18,9 @@ use crate::{
 /// Several grouped streams with equal keys, each with a function that folds its values. Made by
 /// [`Grouped::cogroup`].
 ///
-/// All of them share one store and one table. Null keys and values, lateness and timestamps are as for
-/// an aggregation of one stream; each input has a stream time of its own, so a slow one is not late
-/// because another is ahead. Streams that are not partitioned alike are refused.
+/// All of them share one store and one table. Null keys and values, lateness and timestamps are as
+/// for an aggregation of one stream; each input has a stream time of its own, so a slow one is not
+/// late because another is ahead. Streams that are not partitioned alike are refused.
 pub struct Cogrouped<K: 'static, A: 'static> {
     inputs: Vec<Input<K, A>>,
 }
@@ -44,8 +44,8 @@ impl<K: Clone + 'static, A: Clone + 'static> Cogrouped<K, A> {
         })
     }
 
-    /// As [`cogroup`](Self::cogroup), with a function that may also delete: it gets the fold so far,
-    /// `None` if there is none, and returns the one from now on, `None` to have none.
+    /// As [`cogroup`](Self::cogroup), with a function that may also delete: it gets the fold so
+    /// far, `None` if there is none, and returns the one from now on, `None` to have none.
     pub fn cogroup_or_delete<V: Clone + 'static>(
         mut self,
         stream: Grouped<K, V>,
@@ -87,8 +87,8 @@ impl<K: Clone + 'static, A: Clone + 'static> Cogrouped<K, A> {
     }
 }
 
-/// Several grouped streams whose records are further split by tumbling, hopping, sliding or unlimited
-/// windows; see [`WindowedGrouped`](crate::WindowedGrouped) for the rules.
+/// Several grouped streams whose records are further split by tumbling, hopping, sliding or
+/// unlimited windows; see [`WindowedGrouped`](crate::WindowedGrouped) for the rules.
 pub struct WindowedCogrouped<K: 'static, A: 'static> {
     streams: Cogrouped<K, A>,
     windows: InWindowStore,
@@ -144,8 +144,8 @@ impl<K: Clone + 'static, A: Clone + 'static> SessionCogrouped<K, A> {
         self
     }
 
-    /// The table of all folds by key and session; `merge` makes one fold of two when sessions become
-    /// one, and gets `A::default()` with the first of them.
+    /// The table of all folds by key and session; `merge` makes one fold of two when sessions
+    /// become one, and gets `A::default()` with the first of them.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -177,8 +177,8 @@ impl<K: Clone + 'static, A: Clone + 'static> SessionCogrouped<K, A> {
         })
     }
 
-    /// As [`aggregate`](Self::aggregate), with a merger that gets `None` with the first session, and
-    /// may delete.
+    /// As [`aggregate`](Self::aggregate), with a merger that gets `None` with the first session,
+    /// and may delete.
     pub fn aggregate_or_delete(
         self,
         store: SessionStore<K, A>,

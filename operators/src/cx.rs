@@ -25,7 +25,8 @@ pub trait Outbox {
         headers: &Headers,
     ) -> Result<()>;
 
-    /// As [`send`](Self::send), to a topic that the record chose. It is none of the application's own.
+    /// As [`send`](Self::send), to a topic that the record chose. It is none of the application's
+    /// own.
     ///
     /// # Errors
     /// When the topic does not exist, or the log refuses it.

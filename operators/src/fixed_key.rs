@@ -83,8 +83,8 @@ pub enum FixedKey {}
 pub type FixedKeyContext<'a, 'b, K, V> = Context<'a, 'b, K, V, FixedKey>;
 
 impl<K: Clone, V: Clone> FixedKeyContext<'_, '_, K, V> {
-    /// Hands a record to the nodes behind, and returns when they have processed it. Its key is that of a
-    /// record that came in, because no other can be made.
+    /// Hands a record to the nodes behind, and returns when they have processed it. Its key is that
+    /// of a record that came in, because no other can be made.
     ///
     /// # Errors
     /// What a node behind fails with; pass it on with `?`.

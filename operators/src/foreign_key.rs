@@ -5,11 +5,11 @@ use millstream_topology::{KvStore, Topic};
 
 /// What a foreign-key join from rows of `K` and `V` to rows of `FK` and `T` goes through.
 ///
-/// Where a row of the left table refers to a row of the right one, the left side asks for it through
-/// one topic, under the foreign key; the right side remembers in a store who has asked, and answers
-/// through another topic, under the left row's key. The codecs of the two topics are those of the keys,
-/// of the left values, of which the questions carry a hash, and of the right values, which the answers
-/// carry. A hash stands for a value, so the codec must write equal values alike.
+/// Where a row of the left table refers to a row of the right one, the left side asks for it
+/// through one topic, under the foreign key; the right side remembers in a store who has asked, and
+/// answers through another topic, under the left row's key. The codecs of the two topics are those
+/// of the keys, of the left values, of which the questions carry a hash, and of the right values,
+/// which the answers carry. A hash stands for a value, so the codec must write equal values alike.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -37,8 +37,8 @@ impl<K, V, FK, T> Clone for ForeignKey<K, V, FK, T> {
 impl<K, V, FK, T> Copy for ForeignKey<K, V, FK, T> {}
 
 impl<K, V, FK, T> ForeignKey<K, V, FK, T> {
-    /// Asks through `questions`, answers through `answers`, and remembers in `subscriptions` which left
-    /// rows refer to a right one.
+    /// Asks through `questions`, answers through `answers`, and remembers in `subscriptions` which
+    /// left rows refer to a right one.
     pub const fn new(
         questions: Topic<FK, V>,
         answers: Topic<K, T>,

@@ -66,8 +66,8 @@ impl<K: Clone + 'static, V: Clone + 'static> GlobalKTable<K, V> {
     /// `key` makes of its key and value, `None` for none.
     ///
     /// Only the stream triggers, and its keys may be null and need not be those by which it is
-    /// partitioned. An inner join drops and counts a record that `key` gives no key for; a left join
-    /// joins it with nothing. Results have key, timestamp and headers of the record.
+    /// partitioned. An inner join drops and counts a record that `key` gives no key for; a left
+    /// join joins it with nothing. Results have key, timestamp and headers of the record.
     pub fn by<SK, SV, G>(
         &self,
         key: impl Fn(&SK, &SV) -> G + Send + Sync + 'static,

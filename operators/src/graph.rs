@@ -100,8 +100,8 @@ impl Topology {
         &self.plan
     }
 
-    /// The same topology, with that topic read by the first source whose pattern it matches; `None` when
-    /// there is no such source, or the topic is read already.
+    /// The same topology, with that topic read by the first source whose pattern it matches; `None`
+    /// when there is no such source, or the topic is read already.
     pub fn find_topic(&self, topic: &str) -> Option<Self> {
         self.plan.finder_of(topic)?;
         let mut plan = (*self.plan).clone();
@@ -133,7 +133,8 @@ impl Topology {
         &self.definitions[store.0]
     }
 
-    /// The global tables; their place here is their place among the views of [`Globals`](crate::Globals).
+    /// The global tables; their place here is their place among the views of
+    /// [`Globals`](crate::Globals).
     pub fn globals(&self) -> &[GlobalSource] {
         &self.globals
     }
@@ -204,8 +205,8 @@ impl TaskGraph {
         &self.sources
     }
 
-    /// Adds the entry of a topic that `topology` has found by pattern since this was built from it; `None`
-    /// when it belongs to another task.
+    /// Adds the entry of a topic that `topology` has found by pattern since this was built from it;
+    /// `None` when it belongs to another task.
     pub fn find_topic(&mut self, topology: &Topology, topic: &str) -> Option<&SourceTopic> {
         let (id, entry_of) = self.by_pattern.iter().find(|(id, _)| {
             topology.plan.nodes()[id.0]

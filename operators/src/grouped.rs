@@ -18,8 +18,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         Self(stream)
     }
 
-    /// How many records each key has had. The timestamp of a count is the greatest of its records, its
-    /// headers are those of the last one.
+    /// How many records each key has had. The timestamp of a count is the greatest of its records,
+    /// its headers are those of the last one.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -33,8 +33,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         self.aggregate(store, |_, _, count| count + 1)
     }
 
-    /// Combines the values of each key; the first value stands as it is. The timestamp of a result is the
-    /// greatest of its records, its headers are those of the last one.
+    /// Combines the values of each key; the first value stands as it is. The timestamp of a result
+    /// is the greatest of its records, its headers are those of the last one.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -58,8 +58,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         ops::aggregate::aggregate(self.0, store, Arc::new(step))
     }
 
-    /// Folds the values of each key, from `A::default()` on. The timestamp of a result is the greatest of
-    /// its records, its headers are those of the last one.
+    /// Folds the values of each key, from `A::default()` on. The timestamp of a result is the
+    /// greatest of its records, its headers are those of the last one.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -80,8 +80,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         ops::aggregate::aggregate(self.0, store, Arc::new(step))
     }
 
-    /// As [`aggregate`](Self::aggregate), with a function that may fail; the application's policy for
-    /// processing errors decides what becomes of the record then, and the fold stays as it was.
+    /// As [`aggregate`](Self::aggregate), with a function that may fail; the application's policy
+    /// for processing errors decides what becomes of the record then, and the fold stays as it was.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -152,7 +152,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{mins, secs, text, u64_be, Topic, Tumbling, WindowStore};
     /// const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
-    /// const PER_MINUTE: WindowStore<String, u64> = WindowStore::new("per-minute", text(), u64_be());
+    /// const PER_MINUTE: WindowStore<String, u64> =
+    ///     WindowStore::new("per-minute", text(), u64_be());
     /// # let b = StreamsBuilder::new();
     /// let minutes = Tumbling::of(mins(1)).grace(secs(10));
     /// let counts = b.stream(CLICKS).group_by_key().windowed_by(minutes).count(PER_MINUTE);
@@ -187,8 +188,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         Cogrouped::empty().cogroup(self, step)
     }
 
-    /// As [`cogroup`](Self::cogroup), with a function that may also delete: it gets the fold so far,
-    /// `None` if there is none, and returns the one from now on, `None` to have none.
+    /// As [`cogroup`](Self::cogroup), with a function that may also delete: it gets the fold so
+    /// far, `None` if there is none, and returns the one from now on, `None` to have none.
     pub fn cogroup_or_delete<A: Clone + 'static>(
         self,
         step: impl Fn(&K, V, Option<A>) -> Option<A> + Send + Sync + 'static,

@@ -9,11 +9,11 @@ use crate::{KStream, KTable, ops, ops::table_aggregate::Steps};
 /// The rows of a table in groups, from [`KTable::group_by`].
 ///
 /// An aggregation follows the rows: a row that changes is first taken out of its group by the
-/// subtractor and then put into its new one by the adder, in one step where the group stays the same.
-/// Between two groups the step is not atomic: readers may see the row in neither.
+/// subtractor and then put into its new one by the adder, in one step where the group stays the
+/// same. Between two groups the step is not atomic: readers may see the row in neither.
 ///
-/// The timestamp of a result is the greatest of the records that made it; its headers are those of the
-/// last one.
+/// The timestamp of a result is the greatest of the records that made it; its headers are those of
+/// the last one.
 pub struct GroupedTable<K: 'static, V: 'static>(KStream<K, Change<V>>);
 
 impl<K: Clone + 'static, V: Clone + 'static> GroupedTable<K, V> {
@@ -87,8 +87,8 @@ impl<K: Clone + 'static, V: Clone + 'static> GroupedTable<K, V> {
         )
     }
 
-    /// Folds the values of each group, from `A::default()` on: `add` puts a value in, `subtract` takes
-    /// one out.
+    /// Folds the values of each group, from `A::default()` on: `add` puts a value in, `subtract`
+    /// takes one out.
     pub fn aggregate<A: Clone + Default + 'static>(
         self,
         store: KvStore<K, A>,
@@ -102,9 +102,9 @@ impl<K: Clone + 'static, V: Clone + 'static> GroupedTable<K, V> {
         )
     }
 
-    /// Folds the values of each group with functions that may also delete: `add` gets the fold so far,
-    /// `None` if there is none; both return the one from now on, `None` to have none. `subtract` is not
-    /// called where there is nothing to take a value out of.
+    /// Folds the values of each group with functions that may also delete: `add` gets the fold so
+    /// far, `None` if there is none; both return the one from now on, `None` to have none.
+    /// `subtract` is not called where there is nothing to take a value out of.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;

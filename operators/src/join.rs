@@ -131,13 +131,13 @@ pub struct WithGrace<K: 'static, V: 'static, T: 'static> {
 }
 
 impl<K: Clone + 'static, T: Clone + 'static> KTable<K, T> {
-    /// This table as the right-hand side of a join that waits: a record of the stream is joined when
-    /// the stream's time has passed it by `grace`, with what the table then knows to have held at the
-    /// time of the record. Meanwhile it lies in `waiting`, by time, then key, then arrival.
+    /// This table as the right-hand side of a join that waits: a record of the stream is joined
+    /// when the stream's time has passed it by `grace`, with what the table then knows to have held
+    /// at the time of the record. Meanwhile it lies in `waiting`, by time, then key, then arrival.
     ///
-    /// The table is versioned and remembers at least as far as `grace`. A record that comes later than
-    /// that is joined at once, and so is, in a left join, one without a key. Results keep timestamp and
-    /// headers of their record.
+    /// The table is versioned and remembers at least as far as `grace`. A record that comes later
+    /// than that is joined at once, and so is, in a left join, one without a key. Results keep
+    /// timestamp and headers of their record.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -149,7 +149,8 @@ impl<K: Clone + 'static, T: Clone + 'static> KTable<K, T> {
     /// const UNPRICED: KvStore<String, u64> = KvStore::new("unpriced", text(), u64_be());
     /// # let b = StreamsBuilder::new();
     /// let prices = b.table(PRICES, PRICE);
-    /// let priced = b.stream(ORDERS).join(prices.with_grace(mins(5), UNPRICED), |n, cents| n * cents);
+    /// let prices = prices.with_grace(mins(5), UNPRICED);
+    /// let priced = b.stream(ORDERS).join(prices, |n, cents| n * cents);
     /// ```
     pub fn with_grace<V: Clone + 'static>(
         &self,
@@ -331,8 +332,8 @@ impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> Within<K, L, R>
         self
     }
 
-    /// The store in which records wait for a partner, for a left or an outer join. Its keys and values
-    /// are made by the operator.
+    /// The store in which records wait for a partner, for a left or an outer join. Its keys and
+    /// values are made by the operator.
     pub fn unmatched(self, store: KvStore<Bytes, Bytes>) -> WithinUnmatched<K, L, R> {
         WithinUnmatched {
             within: self,

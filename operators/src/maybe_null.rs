@@ -2,8 +2,8 @@
 
 /// A `T`, or an `Option<T>` whose `None` is Kafka's null.
 ///
-/// Joins take both: whether a null is dropped and counted, or joined with nothing, is the rule of the
-/// join, and only a stream whose type can be null has any.
+/// Joins take both: whether a null is dropped and counted, or joined with nothing, is the rule of
+/// the join, and only a stream whose type can be null has any.
 #[diagnostic::on_unimplemented(
     message = "a join needs `{T}` or `Option<{T}>`, but the stream has `{Self}`",
     note = "both sides of a join have keys of one type, and a buffer has the type of its stream"

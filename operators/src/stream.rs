@@ -185,14 +185,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map::map(self, Arc::new(move |k, v| Ok(map(k, v)))).marked_rekeyed()
     }
 
-    /// Changes the key; value, timestamp and headers stay. What needs equal keys in one task then needs a
-    /// [`repartition`](Self::repartition) first: [`rekey`](Self::rekey) does both.
+    /// Changes the key; value, timestamp and headers stay. What needs equal keys in one task then
+    /// needs a [`repartition`](Self::repartition) first: [`rekey`](Self::rekey) does both.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{nullable, text, Topic};
     /// # const WORDS: Topic<String, String> = Topic::new("words", text(), text());
-    /// const BY_LETTER: Topic<Option<char>, String> = Topic::new("by-letter", nullable(text()), text());
+    /// const BY_LETTER: Topic<Option<char>, String> =
+    ///     Topic::new("by-letter", nullable(text()), text());
     /// # let b = StreamsBuilder::new();
     /// b.stream(WORDS).select_key(|_, word| word.chars().next()).to(BY_LETTER);
     /// ```
@@ -203,8 +204,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::map::rekey(self, Arc::new(key)).marked_rekeyed()
     }
 
-    /// As [`map`](Self::map), with a function that may fail; the application's policy for processing
-    /// errors decides what becomes of the record then.
+    /// As [`map`](Self::map), with a function that may fail; the application's policy for
+    /// processing errors decides what becomes of the record then.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -223,8 +224,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Makes none, one or several records of each, in order. What needs equal keys in one task then
     /// needs a [`repartition`](Self::repartition) first.
     ///
-    /// Called for nulls too, where keys or values are `Option`s. Each result has the timestamp and the
-    /// headers of the record that it was made of.
+    /// Called for nulls too, where keys or values are `Option`s. Each result has the timestamp and
+    /// the headers of the record that it was made of.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -273,11 +274,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
             .marked_rekeyed()
     }
 
-    /// Makes none, one or several values of each record, in order; the key stays, so that nothing needs
-    /// to be repartitioned.
+    /// Makes none, one or several values of each record, in order; the key stays, so that nothing
+    /// needs to be repartitioned.
     ///
-    /// Called for null values too, where values are `Option`s. Each result has the timestamp and the
-    /// headers of the record that it was made of.
+    /// Called for null values too, where values are `Option`s. Each result has the timestamp and
+    /// the headers of the record that it was made of.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -347,8 +348,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::print::print(self, label, Arc::new(write));
     }
 
-    /// Does something for each record, nulls too; nothing follows. It may be done again for a record
-    /// whose transaction was aborted.
+    /// Does something for each record, nulls too; nothing follows. It may be done again for a
+    /// record whose transaction was aborted.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -361,8 +362,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::peek::for_each(self, Arc::new(act));
     }
 
-    /// The records of both streams, nulls too, untouched; between the two there is no order. A stream
-    /// merged with itself gives each record once.
+    /// The records of both streams, nulls too, untouched; between the two there is no order. A
+    /// stream merged with itself gives each record once.
     ///
     /// If the keys of one may have changed, those of the result may.
     ///
@@ -378,8 +379,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::merge::merge(self, other)
     }
 
-    /// Sends each record to the first branch that takes it, untouched. One that no branch takes is gone,
-    /// uncounted.
+    /// Sends each record to the first branch that takes it, untouched. One that no branch takes is
+    /// gone, uncounted.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -407,9 +408,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Gives each record a new key and sends it through a topic of the application
     /// (`<application>-<name>-repartition`), so that equal keys meet in one task.
     ///
-    /// The descriptor names the topic and says how the new key and the value are written. Timestamp and
-    /// headers stay. A null key, where the new key is an `Option`, vanishes in the topic, uncounted,
-    /// unless a join behind it has a use for it.
+    /// The descriptor names the topic and says how the new key and the value are written. Timestamp
+    /// and headers stay. A null key, where the new key is an `Option`, vanishes in the topic,
+    /// uncounted, unless a join behind it has a use for it.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -447,8 +448,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::repartition::repartition(self, through, None)
     }
 
-    /// As [`repartition`](Self::repartition), with a number of partitions, so that more tasks, or fewer,
-    /// work on what follows. A join with a topic of another number is refused.
+    /// As [`repartition`](Self::repartition), with a number of partitions, so that more tasks, or
+    /// fewer, work on what follows. A join with a topic of another number is refused.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -479,8 +480,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         self
     }
 
-    /// Writes the stream to a topic, nulls too, with timestamps and headers; the partition is murmur2 of
-    /// the key, as in Kafka's own clients. The topic must exist.
+    /// Writes the stream to a topic, nulls too, with timestamps and headers; the partition is
+    /// murmur2 of the key, as in Kafka's own clients. The topic must exist.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -513,8 +514,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::sink::sink_to_any(self, topics, Arc::new(choose));
     }
 
-    /// The stream as a table: the newest value of each key, kept in a store. A value of `None`, where
-    /// values are `Option`s, deletes its key; keys that may be null go through
+    /// The stream as a table: the newest value of each key, kept in a store. A value of `None`,
+    /// where values are `Option`s, deletes its key; keys that may be null go through
     /// [`drop_null_keys`](KStream::drop_null_keys) first.
     ///
     /// Every update is applied and passed on, with its timestamp and headers, as
@@ -527,7 +528,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// const WARM: KvStore<String, i64> = KvStore::new("warm", text(), i64_be());
     /// # let b = StreamsBuilder::new();
     /// // A sensor below 20 degrees is not in the table.
-    /// b.stream(READINGS).map_values(|_, degrees| Some(degrees).filter(|d| *d >= 20)).to_table(WARM);
+    /// let warm = b.stream(READINGS).map_values(|_, degrees| Some(degrees).filter(|d| *d >= 20));
+    /// warm.to_table(WARM);
     /// ```
     pub fn to_table<T: Clone + 'static>(self, store: impl TableStore<K, T>) -> KTable<K, T>
     where
@@ -537,9 +539,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::table::to_table(self, store)
     }
 
-    /// Groups by the key. Keys that may be null go through [`drop_null_keys`](KStream::drop_null_keys)
-    /// first, values through [`drop_null_values`](KStream::drop_null_values) unless the aggregation is
-    /// to see them.
+    /// Groups by the key. Keys that may be null go through
+    /// [`drop_null_keys`](KStream::drop_null_keys) first, values through
+    /// [`drop_null_values`](KStream::drop_null_values) unless the aggregation is to see them.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -576,10 +578,10 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Joins with a table, a global table, or a stream within a window; records without partner are
     /// left out.
     ///
-    /// A record without a key is dropped and counted, and so is one without a value in a join with a
-    /// stream; the value of a record that meets a table is not null by its type
-    /// ([`drop_null_values`](KStream::drop_null_values)). A result has the headers of the record that
-    /// caused it, and its timestamp; in a join with a stream the greater one of both sides'.
+    /// A record without a key is dropped and counted, and so is one without a value in a join with
+    /// a stream; the value of a record that meets a table is not null by its type
+    /// ([`drop_null_values`](KStream::drop_null_values)). A result has the headers of the record
+    /// that caused it, and its timestamp; in a join with a stream the greater one of both sides'.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -591,7 +593,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
     /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
     /// # let b = StreamsBuilder::new();
-    /// let (orders, payments, names) = (b.stream(ORDERS), b.stream(PAYMENTS), b.table(NAMES, BY_ID));
+    /// let (orders, payments) = (b.stream(ORDERS), b.stream(PAYMENTS));
+    /// let names = b.table(NAMES, BY_ID);
     /// let named = orders.clone().join(&names, |cents, name| format!("{name}: {cents}"));
     /// let paid = orders.join(payments.within(mins(10), LEFT, RIGHT), |due, paid| due - paid);
     /// ```
@@ -621,8 +624,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// As [`join`](Self::join), with the records of this side that find no partner: the joiner gets
-    /// `None` for it. Records without a key have none. In a join with a stream, a record goes on alone
-    /// when its window has closed, grace included.
+    /// `None` for it. Records without a key have none. In a join with a stream, a record goes on
+    /// alone when its window has closed, grace included.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -662,9 +665,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         other.left_join_from(self, Arc::new(joiner))
     }
 
-    /// As [`join`](Self::join) with a stream, with the records of either side that find no partner: the
-    /// joiner gets `None` for it, never for both. A right record without a key is joined with nothing
-    /// where the keys of this stream can be null, else dropped and counted.
+    /// As [`join`](Self::join) with a stream, with the records of either side that find no partner:
+    /// the joiner gets `None` for it, never for both. A right record without a key is joined with
+    /// nothing where the keys of this stream can be null, else dropped and counted.
     pub fn outer_join<J, VO>(
         self,
         other: J,
@@ -690,9 +693,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         other.outer_join_from(self, Arc::new(joiner))
     }
 
-    /// Joins the stream with itself, over one buffer: a record meets those whose times are close, as the
-    /// left one and as the right one, and itself once. A record without key or value is dropped and
-    /// counted. Timestamps and headers are those of [`join`](Self::join) with a stream.
+    /// Joins the stream with itself, over one buffer: a record meets those whose times are close,
+    /// as the left one and as the right one, and itself once. A record without key or value is
+    /// dropped and counted. Timestamps and headers are those of [`join`](Self::join) with a stream.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -720,8 +723,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// This stream as the right-hand side of a join: records whose times differ by no more than a
-    /// duration meet, or those that a [`JoinWindow`] says. The two stores buffer the left and the right
-    /// side.
+    /// duration meet, or those that a [`JoinWindow`] says. The two stores buffer the left and the
+    /// right side.
     pub fn within<K2, L, R>(
         self,
         window: impl Into<JoinWindow>,
@@ -758,8 +761,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::process::process(self, stores, make).marked_rekeyed()
     }
 
-    /// Runs a processor of the user's on each record that cannot change keys, so that what comes out is
-    /// partitioned as before. `make` is called once for each task with handles on the stores named.
+    /// Runs a processor of the user's on each record that cannot change keys, so that what comes
+    /// out is partitioned as before. `make` is called once for each task with handles on the stores
+    /// named.
     pub fn process_values<S, P>(
         self,
         stores: S,
@@ -772,8 +776,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::process_values::process_values(self, stores, make)
     }
 
-    /// As [`process`](Self::process), with further outputs, each with types of its own. Returns what
-    /// [`Context::forward`](crate::Context::forward) leads to, and the outputs.
+    /// As [`process`](Self::process), with further outputs, each with types of its own. Returns
+    /// what [`Context::forward`](crate::Context::forward) leads to, and the outputs.
     ///
     /// ```
     /// use millstream_operators::{Context, Output, OutputHandle, Processor, StreamsBuilder};
@@ -844,8 +848,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> KStream<Option<K>, V> {
-    /// Drops the records without a key and counts them, as Kafka Streams does in front of what needs
-    /// a key. From here on a key is no longer an `Option`.
+    /// Drops the records without a key and counts them, as Kafka Streams does in front of what
+    /// needs a key. From here on a key is no longer an `Option`.
     ///
     /// A stream whose keys are marked as changed stays so. Timestamp and headers stay.
     ///

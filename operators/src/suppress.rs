@@ -10,8 +10,8 @@ use crate::{KTable, ops, windows::millis_of};
 #[derive(Clone, Copy, Debug)]
 pub struct UntilWindowCloses(());
 
-/// Holds the changes of a table with windowed keys back until the window has closed, so that only the
-/// final result of each window goes on.
+/// Holds the changes of a table with windowed keys back until the window has closed, so that only
+/// the final result of each window goes on.
 pub fn until_window_closes() -> UntilWindowCloses {
     UntilWindowCloses(())
 }
@@ -23,8 +23,8 @@ pub struct UntilTimeLimit {
     records_max: usize,
 }
 
-/// Holds the changes of a key back until the time of the table has gone on by `limit` since the first
-/// of them.
+/// Holds the changes of a key back until the time of the table has gone on by `limit` since the
+/// first of them.
 pub fn until_time_limit(limit: Duration) -> UntilTimeLimit {
     UntilTimeLimit {
         limit,
@@ -33,8 +33,8 @@ pub fn until_time_limit(limit: Duration) -> UntilTimeLimit {
 }
 
 impl UntilTimeLimit {
-    /// Holds no more than so many keys back; when there are more, the one that has waited longest goes
-    /// on early. Without it their number is not bounded.
+    /// Holds no more than so many keys back; when there are more, the one that has waited longest
+    /// goes on early. Without it their number is not bounded.
     pub fn max_records(mut self, records_max: usize) -> Self {
         self.records_max = records_max;
         self
@@ -92,29 +92,33 @@ impl<K> SuppressUntil<K> for UntilTimeLimit {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
-    /// Holds the changes of the table back in a buffer, and passes on only the last one of each key.
+    /// Holds the changes of the table back in a buffer, and passes on only the last one of each
+    /// key.
     ///
-    /// With [`until_window_closes`] the result of a window goes on once, when the window's end and its
-    /// grace (of sessions: the gap too) lie behind; deleted windows, such as sessions that became part
-    /// of others, do not go on at all. With [`until_time_limit`] a key goes on when the limit is over
-    /// since its first change in the buffer; a deletion is a change like any other.
+    /// With [`until_window_closes`] the result of a window goes on once, when the window's end and
+    /// its grace (of sessions: the gap too) lie behind; deleted windows, such as sessions that
+    /// became part of others, do not go on at all. With [`until_time_limit`] a key goes on when the
+    /// limit is over since its first change in the buffer; a deletion is a change like any other.
     ///
-    /// Time is the greatest timestamp of the changes that reach the operator: nothing goes on while the
-    /// table does not change. Changes that go on together are ordered by the time that they waited
-    /// for, then key, then window. Each has the timestamp and the headers of the last change of its
-    /// key, and as old value the one that went on before it. There are no null keys in a table; a null
-    /// value is a deletion.
+    /// Time is the greatest timestamp of the changes that reach the operator: nothing goes on while
+    /// the table does not change. Changes that go on together are ordered by the time that they
+    /// waited for, then key, then window. Each has the timestamp and the headers of the last change
+    /// of its key, and as old value the one that went on before it. There are no null keys in a
+    /// table; a null value is a deletion.
     ///
-    /// Reads of the resulting table show, for a key that is held back, the value that went on before.
+    /// Reads of the resulting table show, for a key that is held back, the value that went on
+    /// before.
     ///
     /// ```
     /// # use millstream_operators::{StreamsBuilder, until_time_limit, until_window_closes};
     /// # use millstream_topology::{
-    /// #     KvStore, SuppressStore, Topic, Tumbling, WindowStore, Windowed, mins, secs, text, u64_be,
+    /// #     KvStore, SuppressStore, Topic, Tumbling, WindowStore, Windowed, mins, secs, text,
+    /// #     u64_be,
     /// #     windowed,
     /// # };
     /// const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
-    /// const PER_MINUTE: WindowStore<String, u64> = WindowStore::new("per-minute", text(), u64_be());
+    /// const PER_MINUTE: WindowStore<String, u64> =
+    ///     WindowStore::new("per-minute", text(), u64_be());
     /// const OPEN: SuppressStore<Windowed<String>, u64> =
     ///     SuppressStore::new("open-minutes", windowed(text()), u64_be());
     /// const EVER: KvStore<String, u64> = KvStore::new("ever", text(), u64_be());

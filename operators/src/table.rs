@@ -96,8 +96,8 @@ impl Wishes {
 
 /// A table: the newest value of each key.
 ///
-/// A table is a stream of changes with a way to look values up. What is computed from a table without
-/// a store of its own is looked up through it.
+/// A table is a stream of changes with a way to look values up. What is computed from a table
+/// without a store of its own is looked up through it.
 pub struct KTable<K: 'static, V: 'static> {
     pub(crate) draft: SharedDraft,
     pub(crate) id: NodeId,
@@ -127,16 +127,16 @@ impl<K, V> Clone for KTable<K, V> {
 impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     /// The changes of the table as records; `None` says that the key was deleted.
     ///
-    /// Timestamp and headers are those of the change. A late update of a versioned table is a record
-    /// like any other.
+    /// Timestamp and headers are those of the change. A late update of a versioned table is a
+    /// record like any other.
     pub fn to_stream(&self) -> KStream<K, Option<V>> {
         ops::to_stream::to_stream(self)
     }
 
     /// The rows that `keep` accepts; it is not asked about deletions.
     ///
-    /// A value that is not accepted deletes its key here. Nothing is passed on where neither the value
-    /// before nor the new one is accepted. Timestamp and headers are those of the change.
+    /// A value that is not accepted deletes its key here. Nothing is passed on where neither the
+    /// value before nor the new one is accepted. Timestamp and headers are those of the change.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -157,8 +157,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
 
     /// The table with other values; `map` is not called for deletions, which are passed on as such.
     ///
-    /// Timestamp and headers are those of the change. For values that may be absent let `map` return an
-    /// `Option` and [`flatten`](KTable::flatten) the result.
+    /// Timestamp and headers are those of the change. For values that may be absent let `map`
+    /// return an `Option` and [`flatten`](KTable::flatten) the result.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -218,14 +218,14 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     }
 
     /// Groups the rows anew, by a key made of key and value, through a topic of the application
-    /// (`<application>-<name>-repartition`). `group` gives the new key and what is to be aggregated,
-    /// or `None` to leave a row out; it is not called for deletions.
+    /// (`<application>-<name>-repartition`). `group` gives the new key and what is to be
+    /// aggregated, or `None` to leave a row out; it is not called for deletions.
     ///
-    /// A change takes the old row out of its group and puts the new one into its own: as one record if
-    /// the group is the same (KIP-904), else as two, the old one first. The topic holds Kafka Streams'
-    /// format: of a record with both values the length of the new one (4 bytes, big-endian), the new
-    /// one, the old one and a byte 2; of one with one value, the value and a byte, 1 for a new and 0
-    /// for an old one. Late updates of a versioned table change no group.
+    /// A change takes the old row out of its group and puts the new one into its own: as one record
+    /// if the group is the same (KIP-904), else as two, the old one first. The topic holds Kafka
+    /// Streams' format: of a record with both values the length of the new one (4 bytes,
+    /// big-endian), the new one, the old one and a byte 2; of one with one value, the value and a
+    /// byte, 1 for a new and 0 for an old one. Late updates of a versioned table change no group.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -289,8 +289,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
         ops::table_table_join::table_table_join(self, other, Sides::Left, Arc::new(left))
     }
 
-    /// As [`join`](Self::join), with the rows of either table that have no partner in the other: the
-    /// joiner gets `None` for it, never for both.
+    /// As [`join`](Self::join), with the rows of either table that have no partner in the other:
+    /// the joiner gets `None` for it, never for both.
     pub fn outer_join<T: Clone + 'static, VO: Clone + 'static>(
         &self,
         other: &KTable<K, T>,
@@ -301,15 +301,15 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
         ops::table_table_join::table_table_join(self, other, Sides::Any, Arc::new(any))
     }
 
-    /// The rows with the rows of `other` that they refer to by a foreign key, both combined; rows that
-    /// refer to none are left out. Both tables update the result, which is kept in `store`.
+    /// The rows with the rows of `other` that they refer to by a foreign key, both combined; rows
+    /// that refer to none are left out. Both tables update the result, which is kept in `store`.
     ///
     /// `foreign_key` gives the key of the partner, `None` where a row refers to none; such a row is
-    /// counted as dropped. `joiner` may give an `Option`, whose `None` deletes the result. A result has
-    /// the timestamp of the right row if that has changed, the greater one of both sides' if the left
-    /// one has, and the headers of the change. Late updates of versioned tables are dropped and
-    /// counted, and so are answers about a left row that has changed meanwhile. What changes on
-    /// different rows of both sides comes in no order.
+    /// counted as dropped. `joiner` may give an `Option`, whose `None` deletes the result. A result
+    /// has the timestamp of the right row if that has changed, the greater one of both sides' if
+    /// the left one has, and the headers of the change. Late updates of versioned tables are
+    /// dropped and counted, and so are answers about a left row that has changed meanwhile. What
+    /// changes on different rows of both sides comes in no order.
     ///
     /// ```
     /// # use millstream_operators::{ForeignKey, StreamsBuilder};

@@ -133,13 +133,13 @@ impl<K: 'static, V: Clone + 'static> TableStore<K, V> for VersionedStore<K, V> {
     }
 }
 
-/// For a table that is not kept in a store: its changes go on as they come, without the values before
-/// them.
+/// For a table that is not kept in a store: its changes go on as they come, without the values
+/// before them.
 ///
 /// A filter behind such a table passes on a deletion for each row that it does not accept, since it
 /// cannot know whether the row was there. What must look values up, a join, or take old ones out, a
-/// grouping, is refused when the topology is built (Kafka Streams gives the table a store of its own
-/// choice then).
+/// grouping, is refused when the topology is built (Kafka Streams gives the table a store of its
+/// own choice then).
 ///
 /// ```
 /// # use millstream_operators::{NoStore, StreamsBuilder};

@@ -140,16 +140,17 @@ pub(crate) fn millis_of(duration: Duration) -> i64 {
 ///
 /// # Late records
 /// A window with an end `e` takes records as long as `e > t - grace`, where `t` is the greatest
-/// timestamp that the operator has seen, of whatever key; a sliding window also at `e = t - grace`. A
-/// record that comes later does not change it, and is counted as dropped: once for each such window
-/// (for sliding windows, once if all its windows have closed, else once for each that it would have
-/// changed). Records before the start of an [`Unlimited`] window are ignored without being counted.
+/// timestamp that the operator has seen, of whatever key; a sliding window also at `e = t - grace`.
+/// A record that comes later does not change it, and is counted as dropped: once for each such
+/// window (for sliding windows, once if all its windows have closed, else once for each that it
+/// would have changed). Records before the start of an [`Unlimited`] window are ignored without
+/// being counted.
 ///
 /// # Nulls
 /// Keys and values of plain types are never null. Of a stream with null keys drop them first, with
-/// [`drop_null_keys`](KStream::drop_null_keys). Kafka Streams hands null values to the aggregators of
-/// tumbling, hopping and unlimited windows, and drops and counts them for sliding ones: here the type
-/// says which, `Option<V>` as it is, or after [`drop_null_values`](KStream::drop_null_values).
+/// [`drop_null_keys`](KStream::drop_null_keys). Kafka Streams hands null values to the aggregators
+/// of tumbling, hopping and unlimited windows, and drops and counts them for sliding ones: here the
+/// type says which, `Option<V>` as it is, or after [`drop_null_values`](KStream::drop_null_values).
 pub struct WindowedGrouped<K: 'static, V: 'static> {
     stream: KStream<K, V>,
     windows: InWindowStore,
@@ -157,9 +158,9 @@ pub struct WindowedGrouped<K: 'static, V: 'static> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
-    /// Keeps windows in the store for so long after their start, for queries; without it, for as long
-    /// as they take records: their size and grace, of sliding windows twice the difference and grace.
-    /// Less than that is refused.
+    /// Keeps windows in the store for so long after their start, for queries; without it, for as
+    /// long as they take records: their size and grace, of sliding windows twice the difference and
+    /// grace. Less than that is refused.
     pub fn retain(mut self, retention: Duration) -> Self {
         self.options.retention_ms = Some(millis_of(retention));
         self
@@ -168,9 +169,9 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
     /// Passes the result of a window on once, when it has closed, instead of at each update.
     ///
     /// Results that close together go by window start, then key. The record that closes them gives
-    /// them its headers; their timestamps are those of their windows. They close by the times of the
-    /// records that reach the operator: an idle stream closes nothing. The store has the unfinished
-    /// results too. [`Unlimited`] windows never close, and are refused.
+    /// them its headers; their timestamps are those of their windows. They close by the times of
+    /// the records that reach the operator: an idle stream closes nothing. The store has the
+    /// unfinished results too. [`Unlimited`] windows never close, and are refused.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -245,11 +246,11 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
         self.fold(store, Arc::new(step))
     }
 
-    /// Folds the values of each key and window with a function that may also delete: it gets the fold
-    /// so far, `None` if there is none, and returns the one from now on, `None` to have none.
+    /// Folds the values of each key and window with a function that may also delete: it gets the
+    /// fold so far, `None` if there is none, and returns the one from now on, `None` to have none.
     ///
-    /// A deletion goes on as a change without a new value, also where there was nothing to delete. The
-    /// timestamp of a result is the greatest of the records since the window was last empty.
+    /// A deletion goes on as a change without a new value, also where there was nothing to delete.
+    /// The timestamp of a result is the greatest of the records since the window was last empty.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -298,16 +299,16 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
 ///
 /// # Results
 /// A record that touches sessions of its key (those that begin or end within the gap of it, the gap
-/// included) makes one of them and itself. Each session that it replaces is deleted: a change without
-/// a new value, with that session's end as timestamp. Then comes the new session, with its own end as
-/// timestamp. Only a record of the same instant as a session of one instant updates that in place.
-/// The headers of all of them are those of the record. With [`emit_on_close`](Self::emit_on_close) only
-/// the last state of a session is passed on.
+/// included) makes one of them and itself. Each session that it replaces is deleted: a change
+/// without a new value, with that session's end as timestamp. Then comes the new session, with its
+/// own end as timestamp. Only a record of the same instant as a session of one instant updates that
+/// in place. The headers of all of them are those of the record. With
+/// [`emit_on_close`](Self::emit_on_close) only the last state of a session is passed on.
 ///
 /// # Late records
-/// A record is dropped and counted when the session that it would make, with all that it touches, ends
-/// before `t - gap - grace`, where `t` is the greatest timestamp that the operator has seen, of
-/// whatever key. A session that ends at that time or before is touched by nothing any more.
+/// A record is dropped and counted when the session that it would make, with all that it touches,
+/// ends before `t - gap - grace`, where `t` is the greatest timestamp that the operator has seen,
+/// of whatever key. A session that ends at that time or before is touched by nothing any more.
 ///
 /// # Nulls
 /// Keys and values of plain types are never null. Of a stream with null keys drop them first, with
@@ -320,9 +321,9 @@ pub struct SessionGrouped<K: 'static, V: 'static> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
-    /// Keeps sessions in the store for so long after their end; without it, for as long as they take
-    /// records: gap and grace. Less than that is refused. As in Kafka Streams, a longer time also lets
-    /// late records join sessions that have closed, together with such that have not.
+    /// Keeps sessions in the store for so long after their end; without it, for as long as they
+    /// take records: gap and grace. Less than that is refused. As in Kafka Streams, a longer time
+    /// also lets late records join sessions that have closed, together with such that have not.
     pub fn retain(mut self, retention: Duration) -> Self {
         self.options.retention_ms = Some(millis_of(retention));
         self
@@ -330,8 +331,8 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
 
     /// Passes a session on once, when it has closed, instead of at each update.
     ///
-    /// Sessions that close together go by end, then start, then key. The record that closes them gives
-    /// them its headers; their timestamps are their ends.
+    /// Sessions that close together go by end, then start, then key. The record that closes them
+    /// gives them its headers; their timestamps are their ends.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -407,8 +408,9 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
         )
     }
 
-    /// Folds the values of each session with functions that may also delete. `step` gets the fold so
-    /// far, `None` if there is none; `merge` gets it too, and the fold of the session that joins.
+    /// Folds the values of each session with functions that may also delete. `step` gets the fold
+    /// so far, `None` if there is none; `merge` gets it too, and the fold of the session that
+    /// joins.
     ///
     /// A deletion goes on as a change without a new value, also where there was nothing to delete.
     pub fn aggregate_or_delete<A: Clone + 'static>(

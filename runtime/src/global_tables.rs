@@ -1,4 +1,5 @@
-//! `GlobalTables`: the tables that an instance has whole, and the thread that keeps them up to date.
+//! `GlobalTables`: the tables that an instance has whole, and the thread that keeps them up to
+//! date.
 
 use std::{
     collections::BTreeMap,
@@ -24,8 +25,8 @@ const POLL_WAIT: Duration = Duration::from_millis(100);
 /// How often those who wait for the tables look whether the application stops.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 
-/// The stores of the global tables. They lie in memory and are read from their topics at each start:
-/// the topics are their changelogs.
+/// The stores of the global tables. They lie in memory and are read from their topics at each
+/// start: the topics are their changelogs.
 pub(crate) struct GlobalTables {
     topology: Topology,
     state: TaskState,

@@ -33,8 +33,8 @@ pub(crate) struct Layout {
     pub(crate) tasks: Vec<u32>,
 }
 
-/// The topology with the topics that its patterns match now. Those that an application makes for itself
-/// are left alone.
+/// The topology with the topics that its patterns match now. Those that an application makes for
+/// itself are left alone.
 ///
 /// # Errors
 /// When no topic matches a pattern, or the log does not answer.

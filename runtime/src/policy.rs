@@ -24,9 +24,9 @@ pub struct Policies {
     /// For records on which a function of the user failed or panicked. What it had written to
     /// stores and topics before it failed stays (KIP-1033).
     pub process: ErrorPolicy,
-    /// For records one of whose results could not be written, because it does not encode or chose a topic
-    /// that does not exist (Kafka Streams' production exception handler). It is the record that is
-    /// skipped or set aside; what it had written before stays.
+    /// For records one of whose results could not be written, because it does not encode or chose a
+    /// topic that does not exist (Kafka Streams' production exception handler). It is the record
+    /// that is skipped or set aside; what it had written before stays.
     pub produce: ErrorPolicy,
     /// The topic that [`ErrorPolicy::DeadLetter`] writes to.
     pub dead_letter_topic: Option<&'static str>,

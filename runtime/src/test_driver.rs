@@ -30,8 +30,9 @@ struct Logged {
     timestamp: i64,
 }
 
-/// Runs a topology step by step, with one partition of everything: each record is processed to the end, through
-/// all topics that the topology reads itself, and committed, before [`send`](Self::send) returns.
+/// Runs a topology step by step, with one partition of everything: each record is processed to the
+/// end, through all topics that the topology reads itself, and committed, before
+/// [`send`](Self::send) returns.
 ///
 /// ```
 /// # use millstream_operators::StreamsBuilder;
@@ -220,8 +221,9 @@ impl TestDriver {
         Ok(())
     }
 
-    /// Stops all tasks and starts them again: what was committed is there, what nodes kept in memory is gone.
-    /// With `keep_state` false the stores are lost too and come back from their changelogs.
+    /// Stops all tasks and starts them again: what was committed is there, what nodes kept in
+    /// memory is gone. With `keep_state` false the stores are lost too and come back from their
+    /// changelogs.
     ///
     /// # Errors
     /// When a store cannot be opened, or a processor fails to start.
@@ -249,8 +251,8 @@ impl TestDriver {
     /// Sends a record and processes it to the end.
     ///
     /// # Errors
-    /// When no task reads the topic, the record does not encode, or its processing fails and the policy is
-    /// to stop.
+    /// When no task reads the topic, the record does not encode, or its processing fails and the
+    /// policy is to stop.
     pub fn send<K, V>(
         &mut self,
         topic: Topic<K, V>,
@@ -503,8 +505,8 @@ impl TestDriver {
         Ok(found.map(|(value, _)| value))
     }
 
-    /// All windows of a store that are not expired, with key, start, value and timestamp, by start, then
-    /// in byte order of their keys.
+    /// All windows of a store that are not expired, with key, start, value and timestamp, by start,
+    /// then in byte order of their keys.
     ///
     /// # Errors
     /// As [`get`](Self::get).
@@ -519,8 +521,8 @@ impl TestDriver {
             .fetch_all(0, i64::MAX)
     }
 
-    /// All sessions of a store that are not expired, with start and end of each, in byte order of their
-    /// keys, then by start and end.
+    /// All sessions of a store that are not expired, with start and end of each, in byte order of
+    /// their keys, then by start and end.
     ///
     /// # Errors
     /// As [`get`](Self::get).

@@ -96,8 +96,8 @@ fn over_tables(join: impl FnOnce(Tables)) -> Topology {
     b.build().expect("builds")
 }
 
-/// Feeds the steps, restarts in the middle, and compares the result after each with what `model` makes
-/// of both tables.
+/// Feeds the steps, restarts in the middle, and compares the result after each with what `model`
+/// makes of both tables.
 fn check_tables<V: Clone + std::fmt::Debug + PartialEq>(
     topology: &Topology,
     steps: &[Step],

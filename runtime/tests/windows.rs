@@ -31,8 +31,8 @@ fn topology(windows: TimeWindows) -> Result<millstream_operators::Topology> {
     b.build()
 }
 
-/// Feeds `key:value@time` words and compares what comes out, once in one go and once with a stop and a
-/// restore from the changelogs in the middle.
+/// Feeds `key:value@time` words and compares what comes out, once in one go and once with a stop
+/// and a restore from the changelogs in the middle.
 #[track_caller]
 fn check(windows: impl Into<TimeWindows>, input: &str, expect: &str, dropped: u64) {
     let topology = topology(windows.into()).expect("builds");

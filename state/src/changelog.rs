@@ -12,8 +12,8 @@ use crate::{
     layout::{Suffix, Times, numbers, push_timestamp},
 };
 
-/// The key of the record that tells the times of a store whose operator keeps one. It is too short for
-/// the key of a window or a session, and no key of a buffer begins with a zero byte.
+/// The key of the record that tells the times of a store whose operator keeps one. It is too short
+/// for the key of a window or a session, and no key of a buffer begins with a zero byte.
 pub(crate) const TIMES_KEY: &[u8] = &[0];
 
 /// The value of the record with [`TIMES_KEY`]: the observed time, then those of the inputs.

@@ -27,8 +27,8 @@ pub trait StoreDefinition: Send + Sync {
         std::any::type_name::<Self>()
     }
 
-    /// The bytes of a key that is given as text, as in a URL; of a store of windows or sessions, the
-    /// key without the window.
+    /// The bytes of a key that is given as text, as in a URL; of a store of windows or sessions,
+    /// the key without the window.
     ///
     /// # Errors
     /// [`ErrorKind::Data`] for text that is no key.
@@ -69,8 +69,8 @@ pub struct SessionDefinition<K: 'static, V: 'static> {
     pub retention_ms: i64,
 }
 
-/// Defines a store of entries whose keys an operator makes, none of which begins with a zero byte, and
-/// with which it keeps a time. Used as a key-value store.
+/// Defines a store of entries whose keys an operator makes, none of which begins with a zero byte,
+/// and with which it keeps a time. Used as a key-value store.
 pub struct BufferDefinition<K: 'static, V: 'static>(pub KvStore<K, V>);
 
 impl<K: 'static, V: Clone + 'static> StoreDefinition for KvDefinition<K, V> {

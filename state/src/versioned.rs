@@ -29,8 +29,8 @@ pub enum Versions {
 
 /// A versioned store of a task.
 ///
-/// Time in it is the greatest time put into it. A version is dropped when its key is next changed, once
-/// it ceased to hold longer ago than the history reaches.
+/// Time in it is the greatest time put into it. A version is dropped when its key is next changed,
+/// once it ceased to hold longer ago than the history reaches.
 pub struct Versioned<'a, K: 'static, V: 'static> {
     versions: Kv<'a, Bytes, Bytes>,
     store: VersionedStore<K, V>,
@@ -66,8 +66,8 @@ impl<'a, K: 'static, V: Clone + 'static> Versioned<'a, K, V> {
         Ok(last.and_then(|(_, value, from)| Some((value?, from))))
     }
 
-    /// The value that held at a time, and since when. Of times before the history only the value that
-    /// holds now is known.
+    /// The value that held at a time, and since when. Of times before the history only the value
+    /// that holds now is known.
     ///
     /// # Errors
     /// As [`get`](Self::get).

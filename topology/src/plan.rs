@@ -134,8 +134,8 @@ pub struct Node {
     pub stores: Vec<StoreId>,
     /// The topics that a source reads or a sink writes, by name without application prefix.
     pub topics: Vec<Arc<str>>,
-    /// The regular expression over whole topic names by which a source finds its topics; `topics` are
-    /// those found so far.
+    /// The regular expression over whole topic names by which a source finds its topics; `topics`
+    /// are those found so far.
     pub pattern: Option<Arc<str>>,
     /// Who makes those topics.
     pub role: TopicRole,
@@ -232,8 +232,8 @@ impl Plan {
         id
     }
 
-    /// Lets the sources by pattern read a topic that has been found; `false` when none of them matches,
-    /// or another source reads the topic already.
+    /// Lets the sources by pattern read a topic that has been found; `false` when none of them
+    /// matches, or another source reads the topic already.
     pub fn find_topic(&mut self, topic: &str) -> bool {
         let Some(source) = self.finder_of(topic) else {
             return false;
@@ -366,14 +366,14 @@ impl Plan {
         above.collect::<Option<Vec<i64>>>()?.into_iter().max()
     }
 
-    /// Says that `node` has a use for records without a key that come from `input`, as a left join has
-    /// for those of its left side.
+    /// Says that `node` has a use for records without a key that come from `input`, as a left join
+    /// has for those of its left side.
     pub fn take_null_keys(&mut self, input: NodeId, node: NodeId) {
         self.null_keys.push((input, node));
     }
 
-    /// True when some node behind the topic of that name, however far, has a use for records without a
-    /// key. Where none has, they are not worth sending.
+    /// True when some node behind the topic of that name, however far, has a use for records
+    /// without a key. Where none has, they are not worth sending.
     pub fn wants_null_keys(&self, repartition_topic: &str) -> bool {
         let reads = |node: &Node, topic: &str| {
             let own = matches!(node.role, TopicRole::Repartition { .. });

@@ -73,8 +73,8 @@ pub struct Change<V> {
     pub new: Option<V>,
     /// The value before this change, where the table knows it.
     pub old: Option<V>,
-    /// False for a late update of a versioned table: it changes what held in the past, not what holds
-    /// now.
+    /// False for a late update of a versioned table: it changes what held in the past, not what
+    /// holds now.
     pub latest: bool,
 }
 

@@ -85,8 +85,8 @@ store_descriptor!(
     WindowStore
 );
 store_descriptor!(
-    /// A session store: values by key, first and last timestamp of a session, kept for the retention
-    /// of its operator.
+    /// A session store: values by key, first and last timestamp of a session, kept for the
+    /// retention of its operator.
     ///
     /// ```
     /// use millstream_topology::{text, u64_be, SessionStore};

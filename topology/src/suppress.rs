@@ -65,8 +65,8 @@ impl<K, V> SuppressStore<K, V> {
 /// A change that is held back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Buffered<V> {
-    /// What it is ordered by, in milliseconds: the time of the first change that was held back since
-    /// the key was last passed on, or the end of its window.
+    /// What it is ordered by, in milliseconds: the time of the first change that was held back
+    /// since the key was last passed on, or the end of its window.
     pub time_ms: i64,
     /// The newest value; `None` means deleted.
     pub new: Option<V>,
@@ -76,8 +76,8 @@ pub struct Buffered<V> {
     pub headers: Headers,
 }
 
-/// First byte of every key of a buffer. It sets them apart from the record of a changelog that holds
-/// the operator's time, whose key is a zero byte.
+/// First byte of every key of a buffer. It sets them apart from the record of a changelog that
+/// holds the operator's time, whose key is a zero byte.
 const ENTRY: u8 = 1;
 
 struct BufferKey<C>(PhantomData<fn() -> C>);
@@ -123,8 +123,8 @@ impl<C> Clone for BufferValue<C> {
 impl<C> Copy for BufferValue<C> {}
 
 /// Buffer time (8), then the new and the prior value and the number of headers (4), then for each
-/// header its name and its value. Each of the values is preceded by its length (4), or by -1 for null.
-/// Integers are big-endian.
+/// header its name and its value. Each of the values is preceded by its length (4), or by -1 for
+/// null. Integers are big-endian.
 impl<C: Codec> Codec for BufferValue<C> {
     type Value = Buffered<C::Value>;
 

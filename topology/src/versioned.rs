@@ -6,8 +6,8 @@ use bytes::Bytes;
 
 use crate::{CHANGELOG_SUFFIX, Codec, KvStore, Serde};
 
-/// A versioned key-value store: the values of each key with the times from which they held, so that a
-/// join can ask what held at the time of a record.
+/// A versioned key-value store: the values of each key with the times from which they held, so that
+/// a join can ask what held at the time of a record.
 ///
 /// The history is how far behind the greatest time put into the store one may ask, and how late an
 /// update may come.
@@ -85,8 +85,8 @@ impl<K, V> VersionedStore<K, V> {
         format!("{application_id}-{}{CHANGELOG_SUFFIX}", self.name)
     }
 
-    /// The versions as they are kept: length of the key (4 bytes, big-endian), key, time from which the
-    /// version holds (8 bytes, big-endian).
+    /// The versions as they are kept: length of the key (4 bytes, big-endian), key, time from which
+    /// the version holds (8 bytes, big-endian).
     pub const fn versions(&self) -> KvStore<Bytes, Bytes> {
         let store = KvStore::new(self.name, crate::bytes(), crate::bytes());
         if self.logged {

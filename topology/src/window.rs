@@ -29,9 +29,9 @@ pub const fn days(n: u64) -> Duration {
 
 /// A key within a window, in milliseconds since the Unix epoch.
 ///
-/// Whether `end` is part of the window is a matter of its kind: of tumbling and hopping windows it is
-/// the first millisecond behind, of sliding windows and sessions the last one inside. An unlimited
-/// window ends at `i64::MAX`.
+/// Whether `end` is part of the window is a matter of its kind: of tumbling and hopping windows it
+/// is the first millisecond behind, of sliding windows and sessions the last one inside. An
+/// unlimited window ends at `i64::MAX`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Windowed<K> {
     /// The key.

@@ -72,7 +72,8 @@ impl WindowField {
         })
     }
 
-    /// The end of a window that starts at that time; of sessions, which have no such end, the start.
+    /// The end of a window that starts at that time; of sessions, which have no such end, the
+    /// start.
     pub fn end_of(&self, start: i64) -> i64 {
         match *self {
             Self::Tumbling { size, .. } | Self::Hopping { size, .. } => start + size,
@@ -82,8 +83,8 @@ impl WindowField {
         }
     }
 
-    /// The aggregation of a stream in such windows. Keys and values of `stream` may be null: null keys
-    /// are dropped, null values by sliding windows alone.
+    /// The aggregation of a stream in such windows. Keys and values of `stream` may be null: null
+    /// keys are dropped, null values by sliding windows alone.
     ///
     /// # Errors
     /// Why it could not be built.
@@ -192,8 +193,8 @@ fn sum(one: Option<&str>, other: Option<&str>) -> Text {
     (number(one) + number(other)).to_string()
 }
 
-/// How long a store is to keep its windows, where the scenario says so. The JVM's cache answers reads
-/// too, and never forgets a window in a run as short as a scenario.
+/// How long a store is to keep its windows, where the scenario says so. The JVM's cache answers
+/// reads too, and never forgets a window in a run as short as a scenario.
 ///
 /// # Errors
 /// When it is negative.

@@ -12,9 +12,9 @@ type Waiting = (i64, i64, Box<[u8]>);
 /// The open windows of a task, in the order in which they are passed on: by time, rank and key. Of
 /// windows the time is their start and the rank 0; of sessions they are end and start.
 ///
-/// Invariant: each window of the store that has not been passed on is in here once it is loaded; there
-/// are as many as the live layer of the store holds. It lives as long as the task's nodes, which an
-/// abort throws away, so it never knows more than the store.
+/// Invariant: each window of the store that has not been passed on is in here once it is loaded;
+/// there are as many as the live layer of the store holds. It lives as long as the task's nodes,
+/// which an abort throws away, so it never knows more than the store.
 #[derive(Default)]
 pub(crate) struct Closing {
     waiting: BTreeSet<Waiting>,
@@ -23,8 +23,8 @@ pub(crate) struct Closing {
 }
 
 impl Closing {
-    /// Takes over, at the first record of a task, what the store has. `each` calls its argument with
-    /// the windows that have not been passed on.
+    /// Takes over, at the first record of a task, what the store has. `each` calls its argument
+    /// with the windows that have not been passed on.
     pub(crate) fn load_once(
         &mut self,
         each: impl FnOnce(&mut dyn FnMut(i64, i64, &[u8])) -> Result<()>,

@@ -99,8 +99,8 @@ pub(crate) struct Answer<'a> {
     pub(crate) value: Option<&'a [u8]>,
 }
 
-/// Stands in front of a value, so that an empty one is not taken for none. Kafka Streams has nothing
-/// there, and takes it for none.
+/// Stands in front of a value, so that an empty one is not taken for none. Kafka Streams has
+/// nothing there, and takes it for none.
 const PRESENT: u8 = 1;
 
 impl<'a> Answer<'a> {
@@ -146,8 +146,8 @@ fn read_hash(flags: u8, bytes: &[u8]) -> Result<(Option<Hash>, &[u8]), BoxError>
     Ok((Some(*hash), rest))
 }
 
-/// The bytes with which the subscriptions to a foreign key begin: its length (4 bytes, big-endian), and
-/// the key. The key of the left row follows.
+/// The bytes with which the subscriptions to a foreign key begin: its length (4 bytes, big-endian),
+/// and the key. The key of the left row follows.
 pub(crate) fn subscriptions_of(foreign_key: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(LENGTH_BYTES + foreign_key.len());
     out.extend_from_slice(&(foreign_key.len() as u32).to_be_bytes());

@@ -42,8 +42,8 @@ type Questions = KStream<Option<Bytes>, Bytes>;
 /// The key of a left row, and an answer.
 type Answers = KStream<Option<Bytes>, Bytes>;
 
-/// A result has the timestamp of the right row if that has changed, the greater one of both if the left
-/// one has, and the headers of the change.
+/// A result has the timestamp of the right row if that has changed, the greater one of both if the
+/// left one has, and the headers of the change.
 pub(crate) fn foreign_join<K, V, FK, T, VO>(
     (left, right): (&KTable<K, V>, &KTable<FK, T>),
     through: ForeignKey<K, V, FK, T>,
@@ -136,9 +136,9 @@ where
     })
 }
 
-/// Whom to ask, and what for, when the foreign key of a row changes from `old` to `new` (Kafka Streams
-/// from 4.1 on: KAFKA-16394, KAFKA-16407, KAFKA-18713). `was_there` is false when a row is deleted that
-/// there was not.
+/// Whom to ask, and what for, when the foreign key of a row changes from `old` to `new` (Kafka
+/// Streams from 4.1 on: KAFKA-16394, KAFKA-16407, KAFKA-18713). `was_there` is false when a row is
+/// deleted that there was not.
 fn instructions(
     kind: Kind,
     was_there: bool,

@@ -22,8 +22,8 @@ use crate::{
 const RELEASE_BATCH: usize = 256;
 
 /// A record that waits is joined when the operator's time has passed it by grace; one that is later
-/// than that, at once. A record without a value is dropped and counted; neither it nor one without a key moves the
-/// time.
+/// than that, at once. A record without a value is dropped and counted; neither it nor one without
+/// a key moves the time.
 pub(crate) fn grace_join<NK, NV, K, OK, V, T, VO>(
     stream: KStream<NK, NV>,
     with_grace: WithGrace<K, V, T>,

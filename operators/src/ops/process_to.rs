@@ -31,7 +31,8 @@ impl<K, V> Output<K, V> {
     }
 }
 
-/// A processor's key to one of its outputs: see [`Context::forward_to`](crate::Context::forward_to).
+/// A processor's key to one of its outputs: see
+/// [`Context::forward_to`](crate::Context::forward_to).
 pub struct OutputHandle<K, V> {
     pub(crate) index: usize,
     types: PhantomData<fn(K, V)>,
@@ -75,8 +76,8 @@ impl Exits {
     }
 }
 
-/// The outputs of a processor: one [`Output`], a tuple of up to four, or a vector of outputs with the
-/// same types.
+/// The outputs of a processor: one [`Output`], a tuple of up to four, or a vector of outputs with
+/// the same types.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no set of outputs",
     note = "name the processor's outputs: one `Output`, a tuple of them, or a vector"

@@ -6,8 +6,8 @@ use crate::{
     Context, FixedKeyContext, FixedKeyProcessor, KStream, Processor, Punctuation, Stores, ops,
 };
 
-/// As [`process`](ops::process::process); what comes out keeps the mark of its input, because its keys
-/// are those of the input.
+/// As [`process`](ops::process::process); what comes out keeps the mark of its input, because its
+/// keys are those of the input.
 pub(crate) fn process_values<K, V, S, P>(
     stream: KStream<K, V>,
     stores: S,

@@ -1,5 +1,5 @@
-//! `aggregate`, `reduce`, `count` of sessions: fold the values of each key as long as no pause between
-//! them is longer than the gap.
+//! `aggregate`, `reduce`, `count` of sessions: fold the values of each key as long as no pause
+//! between them is longer than the gap.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -15,8 +15,8 @@ use crate::{
     },
 };
 
-/// Gets the key, the fold so far, `None` before the first session, and a session's fold; returns both
-/// in one.
+/// Gets the key, the fold so far, `None` before the first session, and a session's fold; returns
+/// both in one.
 pub(crate) type Merge<K, A> = Arc<dyn Fn(&K, Option<A>, A) -> Result<Option<A>> + Send + Sync>;
 
 /// Folds the records of one input into sessions.
@@ -30,11 +30,11 @@ pub(crate) struct SessionFold<K: 'static, A: 'static> {
 }
 
 impl<K: Clone + 'static, A: Clone + 'static> SessionFold<K, A> {
-    /// The sessions that the record touches become one, into which it is folded last. Each of them is
-    /// deleted, and a tombstone for it goes before the result, with its end as timestamp; only a
-    /// session of one instant to which the same instant is added keeps its window, and is updated in
-    /// place. The timestamp of a result is the session's end. A record is counted as dropped when the
-    /// session that it would make has closed.
+    /// The sessions that the record touches become one, into which it is folded last. Each of them
+    /// is deleted, and a tombstone for it goes before the result, with its end as timestamp; only a
+    /// session of one instant to which the same instant is added keeps its window, and is updated
+    /// in place. The timestamp of a result is the session's end. A record is counted as dropped
+    /// when the session that it would make has closed.
     pub(crate) fn add(
         &mut self,
         cx: &mut Cx<'_>,
@@ -67,8 +67,8 @@ impl<K: Clone + 'static, A: Clone + 'static> SessionFold<K, A> {
                 true => replaced = old,
             }
         }
-        // As in Kafka Streams, an update in place does not tell what it replaces unless it waits for
-        // the commit.
+        // As in Kafka Streams, an update in place does not tell what it replaces unless it waits
+        // for the commit.
         let old = replaced.filter(|_| self.place.is_held());
         self.put(cx, &record, (start, end), (new, old))
     }

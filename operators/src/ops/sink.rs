@@ -10,8 +10,8 @@ use crate::{Cx, KStream, Scratch, builder::add_node, edge::edge};
 
 /// The timestamp and the headers of a record go with it.
 ///
-/// A topic of the application brings equal keys together, so a record without a key has no place in it:
-/// it vanishes, uncounted, unless a join behind the topic has a use for it (KIP-962).
+/// A topic of the application brings equal keys together, so a record without a key has no place in
+/// it: it vanishes, uncounted, unless a join behind the topic has a use for it (KIP-962).
 pub(crate) fn sink<K: Clone + 'static, V: Clone + 'static>(
     stream: KStream<K, V>,
     topic: Topic<K, V>,

@@ -1,5 +1,5 @@
-//! `aggregate`, `reduce`, `count` of sliding windows: fold the values of each key that lie no further
-//! apart than the difference.
+//! `aggregate`, `reduce`, `count` of sliding windows: fold the values of each key that lie no
+//! further apart than the difference.
 
 use std::sync::Arc;
 
@@ -42,13 +42,13 @@ pub(crate) struct SlidingFold<K: 'static, A: 'static> {
 }
 
 impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
-    /// A record at `t` belongs to every window `[s, s + difference]` around it. It makes the one that
-    /// ends with it, `[t - difference, t]`; the one right behind the record before it, if that holds
-    /// it; and the one right behind itself, if there are later records. Times below the difference
-    /// share the window `[0, difference]`.
+    /// A record at `t` belongs to every window `[s, s + difference]` around it. It makes the one
+    /// that ends with it, `[t - difference, t]`; the one right behind the record before it, if that
+    /// holds it; and the one right behind itself, if there are later records. Times below the
+    /// difference share the window `[0, difference]`.
     ///
-    /// Each closed window that it would have changed is counted as dropped, or the record once if all
-    /// of them have closed.
+    /// Each closed window that it would have changed is counted as dropped, or the record once if
+    /// all of them have closed.
     pub(crate) fn add(
         &mut self,
         cx: &mut Cx<'_>,
@@ -75,8 +75,8 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         }
     }
 
-    /// The windows that the record may belong to, and those that tell of the record before it and of
-    /// later ones, by start.
+    /// The windows that the record may belong to, and those that tell of the record before it and
+    /// of later ones, by start.
     fn around(&mut self, cx: &mut Cx<'_>, arrival: &Arrival<'_, K>) -> Result<Vec<Found<A>>> {
         let from = arrival.at.saturating_sub(2 * self.windows.difference_ms());
         let to = arrival.at.saturating_add(1);
@@ -142,8 +142,8 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         if let Some(previous) = previous {
             let start = previous + 1;
             let is_new = found.iter().all(|window| window.start != start);
-            // It may be the one that ends with this record: then it is made here and made again below, both
-            // times passed on, as Kafka Streams does.
+            // It may be the one that ends with this record: then it is made here and made again
+            // below, both times passed on, as Kafka Streams does.
             if is_new && start + difference >= at {
                 self.update(cx, arrival, start, None, None, step)?;
             }
@@ -159,9 +159,9 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         }
     }
 
-    /// For a time below the difference. Changes, in this order: the windows that hold the record, by
-    /// start, but the first; the window behind it; the window behind the record before it; last the
-    /// first window, `[0, difference]`.
+    /// For a time below the difference. Changes, in this order: the windows that hold the record,
+    /// by start, but the first; the window behind it; the window behind the record before it; last
+    /// the first window, `[0, difference]`.
     fn add_early(
         &mut self,
         cx: &mut Cx<'_>,
@@ -208,8 +208,8 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         )
     }
 
-    /// Folds the record into the window that begins at `start`, which is stored as `stored`. Its fold
-    /// goes on from `fold`.
+    /// Folds the record into the window that begins at `start`, which is stored as `stored`. Its
+    /// fold goes on from `fold`.
     fn update(
         &mut self,
         cx: &mut Cx<'_>,
@@ -246,8 +246,9 @@ impl<K: Clone + 'static, A: Clone + 'static> SlidingFold<K, A> {
         self.put(cx, arrival, arrival.at + 1, fold, later.newest, true)
     }
 
-    /// Keeps a window and passes it on, with the fold that it went on from as its old value. Of a new
-    /// window that ends with the record this is the fold of the window before, as in Kafka Streams.
+    /// Keeps a window and passes it on, with the fold that it went on from as its old value. Of a
+    /// new window that ends with the record this is the fold of the window before, as in Kafka
+    /// Streams.
     fn put(
         &mut self,
         cx: &mut Cx<'_>,

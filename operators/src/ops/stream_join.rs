@@ -36,8 +36,8 @@ where
 }
 
 /// Left join: a left record that has met nobody when its window has closed, grace included, is
-/// passed on alone, with its own timestamp and the headers of the record that moved the time, before
-/// that record's own results. A left record without a key is passed on alone at once.
+/// passed on alone, with its own timestamp and the headers of the record that moved the time,
+/// before that record's own results. A left record without a key is passed on alone at once.
 ///
 /// Kafka Streams passes a late one on at once although grace lasts (KAFKA-19536); here grace is
 /// kept.
@@ -62,7 +62,8 @@ where
     wire(left, within.within, keeps, Arc::new(pair))
 }
 
-/// Outer join: as a left join, for both sides. Unmatched records of one time go on right ones first.
+/// Outer join: as a left join, for both sides. Unmatched records of one time go on right ones
+/// first.
 pub(crate) fn outer<NK, K, L, R, VO>(
     left: Side<K, L>,
     within: WithinUnmatched<K, L, R>,

@@ -83,8 +83,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Buffer<K, V> {
         held.put(&key, change, timestamp)
     }
 
-    /// Passes the first change on, if `is_due` says so of its time and the number of all. Until it has
-    /// gone on it is still in the buffer, for those who look into the table.
+    /// Passes the first change on, if `is_due` says so of its time and the number of all. Until it
+    /// has gone on it is still in the buffer, for those who look into the table.
     fn pass_first(
         &mut self,
         cx: &mut Cx<'_>,

@@ -166,8 +166,8 @@ impl<K: Clone + 'static, V: Clone + 'static, S: TableStore<K, V>> Rows<K, V, S> 
     }
 
     /// Every update is applied and passed on, also one that is older than the value it replaces
-    /// (Kafka Streams' `KTableSource`); only a versioned store knows better. The timestamp of a change
-    /// is that of its record.
+    /// (Kafka Streams' `KTableSource`); only a versioned store knows better. The timestamp of a
+    /// change is that of its record.
     fn node(&self, build: &mut TaskBuild<'_>) -> Edge<K, Option<V>> {
         let next = self.table.port.connect(build);
         let store = self.store;

@@ -45,8 +45,8 @@ impl<K, V, A: Clone> Steps<K, V, A> {
     }
 }
 
-/// The timestamp of a result is the greatest of its records. A fold that is deleted, or was not there,
-/// is passed on as a deletion.
+/// The timestamp of a result is the greatest of its records. A fold that is deleted, or was not
+/// there, is passed on as a deletion.
 pub(crate) fn table_aggregate<K: Clone + 'static, V: Clone + 'static, A: Clone + 'static>(
     changes: KStream<K, Change<V>>,
     store: KvStore<K, A>,

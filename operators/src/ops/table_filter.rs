@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// A row that is not accepted is deleted here; one that neither was here nor is, is not spoken of.
-/// Behind a versioned table every change is passed on, because a late one may concern a time at which
-/// the row was accepted.
+/// Behind a versioned table every change is passed on, because a late one may concern a time at
+/// which the row was accepted.
 pub(crate) fn table_filter<K: Clone + 'static, V: Clone + 'static>(
     table: &KTable<K, V>,
     keep: Predicate<K, V>,

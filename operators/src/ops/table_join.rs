@@ -6,7 +6,8 @@ use millstream_topology::{Error, ErrorKind, NodeKind, Record, Result};
 
 use crate::{Cx, KStream, KTable, MaybeNull, build::TaskBuild, edge::edge};
 
-/// Gets key and value of the record and the table's value, if there is one; `None` drops the record.
+/// Gets key and value of the record and the table's value, if there is one; `None` drops the
+/// record.
 pub(crate) type Lookup<K, V, T, VO> = Arc<dyn Fn(&K, &V, Option<&T>) -> Option<VO> + Send + Sync>;
 
 /// What becomes of a record without a partner.
@@ -18,9 +19,9 @@ pub(crate) enum Alone {
     Joined,
 }
 
-/// Only the stream triggers. A table's value is the one that holds now, whatever its timestamp; that of
-/// a versioned table is the one that held at the time of the record. The result has the timestamp and
-/// the headers of the stream's record.
+/// Only the stream triggers. A table's value is the one that holds now, whatever its timestamp;
+/// that of a versioned table is the one that held at the time of the record. The result has the
+/// timestamp and the headers of the stream's record.
 ///
 /// `key_of` gives the key of the result; a record for which it gives none is dropped and counted.
 pub(crate) fn table_join<NK, K, OK, V, T, VO>(

@@ -17,8 +17,8 @@ type Combine<L, R, VO> = Arc<dyn Fn(Option<&L>, Option<&R>) -> Option<VO> + Send
 /// Each side triggers, with what the other side holds now. The result has the greater timestamp and
 /// the headers of the change.
 ///
-/// Where the other side is absent, an inner join has nothing to say, nor has a left join about a change
-/// of its right side; otherwise a deletion of what was not there is kept quiet.
+/// Where the other side is absent, an inner join has nothing to say, nor has a left join about a
+/// change of its right side; otherwise a deletion of what was not there is kept quiet.
 pub(crate) fn table_table_join<K, L, R, VO>(
     left: &KTable<K, L>,
     right: &KTable<K, R>,

@@ -209,8 +209,8 @@ fn head(whose: Whose, timestamp: i64) -> Vec<u8> {
     place
 }
 
-/// One side's records that are due, read a batch at a time. Every one of a batch is deleted before the
-/// next is read.
+/// One side's records that are due, read a batch at a time. Every one of a batch is deleted before
+/// the next is read.
 struct Queue {
     whose: Whose,
     until: i64,

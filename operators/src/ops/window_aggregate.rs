@@ -1,5 +1,5 @@
-//! `aggregate`, `reduce`, `count` of tumbling, hopping and unlimited windows: fold the values of each
-//! key and window.
+//! `aggregate`, `reduce`, `count` of tumbling, hopping and unlimited windows: fold the values of
+//! each key and window.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -81,8 +81,9 @@ pub(crate) struct WindowFold<K: 'static, A: 'static> {
 }
 
 impl<K: Clone + 'static, A: Clone + 'static> WindowFold<K, A> {
-    /// The windows of one record are updated by start, ascending. Each that has closed is counted as
-    /// dropped. The time of an input lives with the store, so that a restart does not reopen windows.
+    /// The windows of one record are updated by start, ascending. Each that has closed is counted
+    /// as dropped. The time of an input lives with the store, so that a restart does not reopen
+    /// windows.
     pub(crate) fn add(
         &mut self,
         cx: &mut Cx<'_>,
@@ -133,8 +134,9 @@ impl<K: Clone + 'static, A: Clone + 'static> WindowFold<K, A> {
         })
     }
 
-    /// Moves the input's time, and passes on what closes by that: before the record is folded, so that
-    /// no jump of time hides windows that nobody has seen yet. None of its own windows is among them.
+    /// Moves the input's time, and passes on what closes by that: before the record is folded, so
+    /// that no jump of time hides windows that nobody has seen yet. None of its own windows is
+    /// among them.
     fn close(&mut self, cx: &mut Cx<'_>, record: &Record<K, ()>) -> Result<i64> {
         let (before, now) = self.place.advance(cx, record.timestamp);
         let Some(closing) = &mut self.closing else {

@@ -118,6 +118,7 @@ pub(crate) fn start_application(
     config.policies = Policies {
         decode: ErrorPolicy::DeadLetter,
         process: ErrorPolicy::DeadLetter,
+        produce: ErrorPolicy::DeadLetter,
         dead_letter_topic: Some(DEAD_LETTERS.name()),
     };
     let topology = shop(&ShopPolicy::default()).expect("a topology");

@@ -119,7 +119,10 @@ fn limit(asked: Option<usize>) -> Result<usize, Problem> {
 }
 
 fn is_windowed(definition: &dyn StoreDefinition) -> bool {
-    matches!(definition.spec().kind, StoreKind::Window { .. })
+    matches!(
+        definition.spec().kind,
+        StoreKind::Window { .. } | StoreKind::Session { .. }
+    )
 }
 
 /// Where a view stands, as the header shows it: the changelog offset behind the last record it

@@ -7,7 +7,8 @@ use std::{
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use bytes::Bytes;
-use millstream_state::{StoreView, split_window_key};
+use millstream_state::{StoreView, split_session_key, split_window_key};
+use millstream_topology::StoreKind;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as JsonValue, json};
 use tokio::task::JoinSet;
@@ -109,8 +110,8 @@ fn bounds(state: &AdminState, store: &str, span: &Span) -> Result<Bounds, Proble
 impl Bounds {
     /// The encoded end of the range, which the range itself does not contain.
     fn upper(&self) -> Option<Vec<u8>> {
-        /// More than what a window key has behind the key itself, all ones.
-        const BEHIND_WINDOWS: [u8; 13] = [0xff; 13];
+        /// More than what the key of a window or a session has behind the key itself, all ones.
+        const BEHIND_WINDOWS: [u8; 17] = [0xff; 17];
         let mut upper = self.to.clone()?;
         match self.windowed {
             true => upper.extend(BEHIND_WINDOWS),
@@ -162,7 +163,14 @@ fn item(
     });
     let mut plain: &[u8] = key;
     if bounds.windowed {
-        let Some((key, start, _)) = split_window_key(key) else {
+        let split = match matches!(view.kind(), StoreKind::Session { .. }) {
+            true => split_session_key(key).map(|(key, start, end)| {
+                (key, json!({ "start": rfc3339(start), "end": rfc3339(end) }))
+            }),
+            false => split_window_key(key)
+                .map(|(key, start, _)| (key, json!({ "start": rfc3339(start) }))),
+        };
+        let Some((key, window)) = split else {
             return Err(Problem::internal(
                 "a window store has a key without a window",
             ));
@@ -171,7 +179,7 @@ fn item(
         if bounds.to.as_deref().is_some_and(|to| key > to) {
             return Ok(None);
         }
-        item["window"] = json!({ "start": rfc3339(start) });
+        item["window"] = window;
         plain = key;
     }
     item["key"] = definition.key_json(plain).map_err(Problem::internal)?;

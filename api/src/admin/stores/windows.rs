@@ -1,11 +1,11 @@
-//! The windows of one key of a window store.
+//! The windows of one key of a window store, or the sessions of one key of a session store.
 
 use std::sync::Arc;
 
 use axum::{extract::State, http::HeaderMap, response::Response};
 use millstream_runtime::Located;
 use millstream_state::StoreView;
-use millstream_topology::partition_for_key;
+use millstream_topology::{StoreKind, partition_for_key};
 use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
@@ -85,6 +85,9 @@ fn read(
     (from, to): (i64, i64),
     limit: usize,
 ) -> Result<Response, Problem> {
+    if matches!(view.kind(), StoreKind::Session { .. }) {
+        return read_sessions(view, partition, key, (from, to), limit);
+    }
     let position = position(partition, view);
     let windows = view
         .windows(key, from, to, limit)
@@ -105,6 +108,40 @@ fn read(
         Ok(json!({ "key": key, "value": value, "timestamp": timestamp, "window": window }))
     };
     let items: Vec<JsonValue> = windows
+        .into_iter()
+        .map(item)
+        .collect::<Result<_, Problem>>()?;
+    Ok(answer(json!({ "items": items }), &position))
+}
+
+fn read_sessions(
+    view: &StoreView,
+    partition: i32,
+    key: &[u8],
+    (from, to): (i64, i64),
+    limit: usize,
+) -> Result<Response, Problem> {
+    let position = position(partition, view);
+    let sessions = view
+        .sessions(key, from, to, limit)
+        .map_err(Problem::internal)?;
+    if sessions.is_empty() {
+        let any = view
+            .sessions(key, 0, i64::MAX, 1)
+            .map_err(Problem::internal)?;
+        if any.is_empty() {
+            return Err(Problem::of(NO_SUCH_KEY));
+        }
+    }
+    let definition = view.definition();
+    let key = definition.key_json(key).map_err(Problem::internal)?;
+    let item = |(start, end, value): (i64, i64, bytes::Bytes)| {
+        let value = definition.value_json(&value).map_err(Problem::internal)?;
+        let (start, end) = (rfc3339(start), rfc3339(end));
+        let window = json!({ "start": start, "end": end });
+        Ok(json!({ "key": key, "value": value, "timestamp": end, "window": window }))
+    };
+    let items: Vec<JsonValue> = sessions
         .into_iter()
         .map(item)
         .collect::<Result<_, Problem>>()?;
