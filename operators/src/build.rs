@@ -99,6 +99,12 @@ impl<'a> TaskBuild<'a> {
         &self.topology.plan().stores()[id.0].name
     }
 
+    /// The index of a global table among all of them.
+    pub(crate) fn global(&self, store: &str) -> Option<usize> {
+        let mut globals = self.topology.globals().iter();
+        globals.position(|global| &*global.definition().spec().name == store)
+    }
+
     pub(crate) fn name(&self, id: NodeId) -> Arc<str> {
         self.topology.plan().nodes()[id.0].name.clone()
     }

@@ -149,6 +149,7 @@ impl Draft {
             let name = definition.spec().name;
             match self.plan.store(&name) {
                 Some(store) => self.connect(node, store, &*definition),
+                None if self.is_global(&*definition) => {}
                 None => {
                     let node = self.plan.nodes()[node.0].name.clone();
                     let what = format!(
@@ -159,6 +160,14 @@ impl Draft {
                 }
             }
         }
+    }
+
+    /// True when a global table is kept in a store of that name and those types.
+    fn is_global(&self, definition: &dyn StoreDefinition) -> bool {
+        self.globals.iter().any(|global| {
+            global.definition().spec().name == definition.spec().name
+                && global.definition().types() == definition.types()
+        })
     }
 
     pub(crate) fn fail(&mut self, error: Error) {

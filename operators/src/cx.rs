@@ -91,6 +91,9 @@ pub struct Cx<'a> {
     pub counters: &'a mut Counters,
     /// Buffers that sinks encode into.
     pub scratch: &'a mut Scratch,
+    /// Set when a processor has changed its schedules: see
+    /// [`TaskGraph::reschedule`](crate::TaskGraph::reschedule).
+    pub rescheduled: &'a mut bool,
 }
 
 /// Buffers that sinks encode into, kept from record to record.

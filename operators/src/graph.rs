@@ -16,7 +16,7 @@ use millstream_topology::{
 use crate::{
     Clock, Cx, GlobalSource, Punctuation,
     build::{Flush, TaskBuild},
-    processor::Live,
+    processor::{Live, ScheduleChange, ScheduleId},
 };
 
 /// A record as a log delivers it.
@@ -228,26 +228,43 @@ impl TaskGraph {
         &self.counters
     }
 
-    /// Calls `init` of every processor; returns what they scheduled.
+    /// Calls `init` of every processor; what they schedule is for [`reschedule`](Self::reschedule).
     ///
     /// # Errors
     /// What a processor fails with.
-    pub fn init(&mut self, cx: &mut Cx<'_>) -> Result<Vec<Punctuator>> {
-        let mut punctuators = Vec::new();
+    pub fn init(&mut self, cx: &mut Cx<'_>) -> Result<()> {
         for (name, live) in &self.processors {
-            let schedules = live.borrow_mut().init(cx).map_err(|e| e.in_node(name))?;
-            punctuators.extend(schedules.into_iter().map(|(every_ms, clock)| Punctuator {
-                clock,
-                every_ms,
-                due_ms: match clock {
-                    Clock::Stream => 0,
-                    Clock::Wall => cx.wall_clock_ms + every_ms,
-                },
-                name: name.clone(),
-                live: live.clone(),
-            }));
+            live.borrow_mut().init(cx).map_err(|e| e.in_node(name))?;
         }
-        Ok(punctuators)
+        Ok(())
+    }
+
+    /// Adds and removes schedules as the processors have asked since the last call.
+    pub fn reschedule(&mut self, punctuators: &mut Vec<Punctuator>, wall_clock_ms: i64) {
+        for (name, live) in &self.processors {
+            for change in live.borrow_mut().take_changes() {
+                match change {
+                    ScheduleChange::Add {
+                        id,
+                        every_ms,
+                        clock,
+                    } => punctuators.push(Punctuator {
+                        id,
+                        clock,
+                        every_ms,
+                        due_ms: match clock {
+                            Clock::Stream => 0,
+                            Clock::Wall => wall_clock_ms + every_ms,
+                        },
+                        name: name.clone(),
+                        live: live.clone(),
+                    }),
+                    ScheduleChange::Cancel(id) => {
+                        punctuators.retain(|p| p.id != id || !Rc::ptr_eq(&p.live, live));
+                    }
+                }
+            }
+        }
     }
 
     /// Lets operators emit what they held back, those nearest to the sources first.
@@ -263,6 +280,7 @@ impl TaskGraph {
 
 /// One call that a processor scheduled.
 pub struct Punctuator {
+    id: ScheduleId,
     clock: Clock,
     every_ms: i64,
     due_ms: i64,
@@ -297,6 +315,7 @@ impl Punctuator {
             false => self.due_ms + ((now_ms - self.due_ms) / self.every_ms + 1) * self.every_ms,
         };
         let tick = Punctuation {
+            schedule: self.id,
             clock: self.clock,
             time_ms: now_ms,
         };

@@ -36,6 +36,7 @@ mod join;
 mod global;
 mod maybe_null;
 mod processor;
+mod processor_stores;
 mod fixed_key;
 mod edge;
 mod cx;
@@ -57,9 +58,10 @@ pub use join::{
 };
 pub use maybe_null::MaybeNull;
 pub use ops::process_to::{Output, OutputHandle, Outputs};
-pub use processor::{
-    Clock, Context, KvHandle, KvRead, Processor, Punctuation, ReadHandle, Reads, Stores,
-    WindowHandle,
+pub use processor::{Clock, Context, Processor, Punctuation, ScheduleId};
+pub use processor_stores::{
+    KvHandle, KvRead, ReadHandle, ReadSessionHandle, ReadVersionedHandle, ReadWindowHandle, Reads,
+    SessionHandle, SessionRead, Stores, VersionedHandle, VersionedRead, WindowHandle, WindowRead,
 };
 pub use stream::{KStream, Split};
 pub use suppress::{

@@ -1,14 +1,11 @@
 //! The Processor API: a node of the user's own, with stores, forwarding and timers.
 
-use std::{any::Any, marker::PhantomData, rc::Rc, sync::Arc, time::Duration};
+use std::{any::Any, marker::PhantomData, rc::Rc, time::Duration};
 
-use millstream_state::{Kv, KvDefinition, StoreDefinition, Window, WindowDefinition};
-use millstream_topology::{KvStore, NodeId, Record, Result, StoreId, WindowStore};
+use millstream_topology::{Record, Result};
 
 use crate::{
     AnyKey, Cx, FixedKeyContext, OutputHandle,
-    build::TaskBuild,
-    builder::Draft,
     edge::{Edge, Next},
 };
 
@@ -21,9 +18,33 @@ pub enum Clock {
     Wall,
 }
 
+/// A schedule of a processor, as [`Context::schedule`] gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ScheduleId(pub(crate) u32);
+
+/// What a processor wants of its schedules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScheduleChange {
+    Add {
+        id: ScheduleId,
+        every_ms: i64,
+        clock: Clock,
+    },
+    Cancel(ScheduleId),
+}
+
+/// The changes that a processor has asked for and its task has not seen yet.
+#[derive(Default)]
+pub(crate) struct Schedules {
+    made: u32,
+    changes: Vec<ScheduleChange>,
+}
+
 /// One scheduled call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Punctuation {
+    /// The schedule that is due.
+    pub schedule: ScheduleId,
     /// The clock of the schedule.
     pub clock: Clock,
     /// The time on that clock now, in milliseconds; not the time at which the call was due.
@@ -80,11 +101,11 @@ pub trait Processor: 'static {
 
 /// What a processor can reach while it is called.
 pub struct Context<'a, 'b, K, V, R = AnyKey> {
-    cx: &'a mut Cx<'b>,
+    pub(crate) cx: &'a mut Cx<'b>,
     next: &'a Next<K, V>,
     /// The further outputs, each an `Edge` of its types.
     exits: &'a [Box<dyn Any>],
-    schedules: &'a mut Vec<(i64, Clock)>,
+    schedules: &'a mut Schedules,
     rule: PhantomData<R>,
 }
 
@@ -136,28 +157,30 @@ impl<K: Clone, V: Clone, R> Context<'_, '_, K, V, R> {
 }
 
 impl<K, V, R> Context<'_, '_, K, V, R> {
-    /// A key-value store of this node.
-    pub fn store<A, B: Clone + 'static>(&mut self, handle: KvHandle<A, B>) -> Kv<'_, A, B> {
-        self.cx.state.kv(handle.index, &handle.store)
-    }
-
-    /// A key-value store of another node, to read.
-    pub fn read<A, B: Clone + 'static>(&mut self, handle: ReadHandle<A, B>) -> KvRead<'_, A, B> {
-        KvRead(self.cx.state.kv(handle.index, &handle.store))
-    }
-
-    /// A window store of this node.
-    pub fn window<A, B: Clone + 'static>(
-        &mut self,
-        handle: WindowHandle<A, B>,
-    ) -> Window<'_, A, B> {
-        self.cx.state.window(handle.index, &handle.store)
-    }
-
-    /// Has [`Processor::punctuate`] called every so often, at least a millisecond apart.
-    pub fn schedule(&mut self, every: Duration, clock: Clock) {
+    /// Has [`Processor::punctuate`] called every so often, at least a millisecond apart, until
+    /// [`cancel`](Self::cancel): in stream time from the next record on, on the wall clock after
+    /// that time has passed. A schedule made in [`Processor::init`] is made again at each start of
+    /// the task; one made elsewhere is gone after a restart or an aborted transaction.
+    pub fn schedule(&mut self, every: Duration, clock: Clock) -> ScheduleId {
         let every_ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX).max(1);
-        self.schedules.push((every_ms, clock));
+        let id = ScheduleId(self.schedules.made);
+        self.schedules.made += 1;
+        self.change(ScheduleChange::Add {
+            id,
+            every_ms,
+            clock,
+        });
+        id
+    }
+
+    /// Ends a schedule; one that has ended is fine.
+    pub fn cancel(&mut self, schedule: ScheduleId) {
+        self.change(ScheduleChange::Cancel(schedule));
+    }
+
+    fn change(&mut self, change: ScheduleChange) {
+        self.schedules.changes.push(change);
+        *self.cx.rescheduled = true;
     }
 
     /// Wall clock in milliseconds since the Unix epoch; stands still within a batch of records.
@@ -191,211 +214,12 @@ impl<K, V, R> Context<'_, '_, K, V, R> {
     }
 }
 
-macro_rules! handle {
-    ($(#[$doc:meta])* $name:ident, $store:ident) => {
-        $(#[$doc])*
-        pub struct $name<K: 'static, V: 'static> {
-            index: usize,
-            store: $store<K, V>,
-        }
-        impl<K, V> Clone for $name<K, V> {
-            fn clone(&self) -> Self {
-                *self
-            }
-        }
-        impl<K, V> Copy for $name<K, V> {}
-    };
-}
-handle!(
-    /// A processor's key to one of its key-value stores.
-    KvHandle,
-    KvStore
-);
-handle!(
-    /// A processor's key to a key-value store of another node.
-    ReadHandle,
-    KvStore
-);
-handle!(
-    /// A processor's key to one of its window stores.
-    WindowHandle,
-    WindowStore
-);
-
-/// A key-value store of another node, to read.
-pub struct KvRead<'a, K: 'static, V: 'static>(Kv<'a, K, V>);
-
-impl<K: 'static, V: Clone + 'static> KvRead<'_, K, V> {
-    /// The value of a key.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub fn get(&mut self, key: &K) -> Result<Option<V>> {
-        self.0.get(key)
-    }
-
-    /// The value of a key, and its timestamp.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
-    pub fn get_with_timestamp(&mut self, key: &K) -> Result<Option<(V, i64)>> {
-        self.0.get_with_timestamp(key)
-    }
-
-    /// The first `limit` entries with `from <= key < to`, in the order of the encoded keys; without
-    /// bounds, from the first, to the last.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
-    pub fn range(
-        &mut self,
-        from: Option<&K>,
-        to: Option<&K>,
-        limit: usize,
-    ) -> Result<Vec<(K, V, i64)>> {
-        self.0.range(from, to, limit)
-    }
-}
-
-/// Gives a processor a store of a table or an aggregation to read: it is no store of the
-/// processor's own, so it cannot write there, and a store that nobody keeps is refused.
-///
-/// ```
-/// use millstream_operators::{Context, Processor, ReadHandle, Reads, StreamsBuilder};
-/// use millstream_topology::{text, KvStore, Record, Result, Topic};
-///
-/// const NAMES: Topic<String, String> = Topic::new("names", text(), text());
-/// const NAME_OF: KvStore<String, String> = KvStore::new("name-of", text(), text());
-/// const GREETINGS: Topic<String, String> = Topic::new("greetings", text(), text());
-///
-/// struct Address(ReadHandle<String, String>);
-///
-/// impl Processor for Address {
-///     type Key = String;
-///     type Value = String;
-///     type OutKey = String;
-///     type OutValue = String;
-///
-///     fn process(
-///         &mut self,
-///         cx: &mut Context<'_, '_, String, String>,
-///         record: Record<String, String>,
-///     ) -> Result<()> {
-///         let name = cx.read(self.0).get(&record.key)?.unwrap_or_default();
-///         let greeting = format!("{} {name}", record.value);
-///         cx.forward(record.with_value(greeting))
-///     }
-/// }
-///
-/// let b = StreamsBuilder::new();
-/// b.table(NAMES, NAME_OF);
-/// b.stream(GREETINGS).process(Reads(NAME_OF), Address);
-/// b.build()?;
-/// # Ok::<(), millstream_topology::Error>(())
-/// ```
-#[derive(Clone, Copy)]
-pub struct Reads<S>(
-    /// The descriptor of the store.
-    pub S,
-);
-
-/// The stores of a processor: one descriptor, or a tuple of up to six, or `()` for none.
-///
-/// A window store comes with its retention: `(STORE, Duration)`.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no set of stores",
-    note = "name the processor's stores: one `KvStore` constant, a tuple of them, or `()`"
-)]
-pub trait Stores: Copy + Send + Sync + 'static {
-    /// What the processor gets for them.
-    type Handles;
-
-    #[doc(hidden)]
-    fn connect(self, draft: &mut Draft, node: NodeId);
-    #[doc(hidden)]
-    fn handles(self, draft: &dyn Fn(&str) -> usize) -> Self::Handles;
-}
-
-impl Stores for () {
-    type Handles = ();
-    fn connect(self, _draft: &mut Draft, _node: NodeId) {}
-    fn handles(self, _index: &dyn Fn(&str) -> usize) {}
-}
-
-impl<K: 'static, V: Clone + 'static> Stores for KvStore<K, V> {
-    type Handles = KvHandle<K, V>;
-    fn connect(self, draft: &mut Draft, node: NodeId) {
-        draft.share_store(
-            node,
-            Arc::new(KvDefinition(self)) as Arc<dyn StoreDefinition>,
-        );
-    }
-    fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-        KvHandle {
-            index: index(self.name()),
-            store: self,
-        }
-    }
-}
-
-impl<K: 'static, V: Clone + 'static> Stores for Reads<KvStore<K, V>> {
-    type Handles = ReadHandle<K, V>;
-    fn connect(self, draft: &mut Draft, node: NodeId) {
-        draft.want_store(
-            node,
-            Arc::new(KvDefinition(self.0)) as Arc<dyn StoreDefinition>,
-        );
-    }
-    fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-        ReadHandle {
-            index: index(self.0.name()),
-            store: self.0,
-        }
-    }
-}
-
-impl<K: 'static, V: Clone + 'static> Stores for (WindowStore<K, V>, Duration) {
-    type Handles = WindowHandle<K, V>;
-    fn connect(self, draft: &mut Draft, node: NodeId) {
-        let retention_ms = self.1.as_millis() as i64;
-        let definition = WindowDefinition {
-            store: self.0,
-            retention_ms,
-            duplicates: false,
-        };
-        draft.share_store(node, Arc::new(definition) as Arc<dyn StoreDefinition>);
-    }
-    fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-        WindowHandle {
-            index: index(self.0.name()),
-            store: self.0,
-        }
-    }
-}
-
-macro_rules! stores_of_a_tuple {
-    ($($name:ident $at:tt),+) => {
-        impl<$($name: Stores),+> Stores for ($($name,)+) {
-            type Handles = ($($name::Handles,)+);
-            fn connect(self, draft: &mut Draft, node: NodeId) {
-                $(self.$at.connect(draft, node);)+
-            }
-            fn handles(self, index: &dyn Fn(&str) -> usize) -> Self::Handles {
-                ($(self.$at.handles(index),)+)
-            }
-        }
-    };
-}
-stores_of_a_tuple!(A 0, B 1);
-stores_of_a_tuple!(A 0, B 1, C 2);
-stores_of_a_tuple!(A 0, B 1, C 2, D 3);
-stores_of_a_tuple!(A 0, B 1, C 2, D 3, E 4);
-stores_of_a_tuple!(A 0, B 1, C 2, D 3, E 4, F 5);
-
 /// A processor as its task calls it outside records.
 pub(crate) trait Live {
-    fn init(&mut self, cx: &mut Cx<'_>) -> Result<Vec<(i64, Clock)>>;
+    fn init(&mut self, cx: &mut Cx<'_>) -> Result<()>;
     fn punctuate(&mut self, cx: &mut Cx<'_>, tick: Punctuation) -> Result<()>;
+    /// Takes what it wants of its schedules since the last call.
+    fn take_changes(&mut self) -> Vec<ScheduleChange>;
 }
 
 /// A processor with the nodes behind it.
@@ -403,6 +227,7 @@ pub(crate) struct Instance<P: Processor> {
     processor: P,
     next: Next<P::OutKey, P::OutValue>,
     exits: Vec<Box<dyn Any>>,
+    schedules: Schedules,
 }
 
 impl<P: Processor> Instance<P> {
@@ -415,6 +240,7 @@ impl<P: Processor> Instance<P> {
             processor,
             next,
             exits,
+            schedules: Schedules::default(),
         }
     }
 
@@ -422,12 +248,12 @@ impl<P: Processor> Instance<P> {
     fn with<'a, 'b>(
         &'a mut self,
         cx: &'a mut Cx<'b>,
-        schedules: &'a mut Vec<(i64, Clock)>,
     ) -> (&'a mut P, Context<'a, 'b, P::OutKey, P::OutValue>) {
         let Self {
             processor,
             next,
             exits,
+            schedules,
         } = self;
         (
             processor,
@@ -446,44 +272,25 @@ impl<P: Processor> Instance<P> {
         cx: &mut Cx<'_>,
         record: Record<P::Key, P::Value>,
     ) -> Result<()> {
-        let mut late = Vec::new();
-        let (processor, mut context) = self.with(cx, &mut late);
-        processor.process(&mut context, record)?;
-        debug_assert!(late.is_empty(), "schedules are made in init");
-        Ok(())
+        let (processor, mut context) = self.with(cx);
+        processor.process(&mut context, record)
     }
 }
 
 impl<P: Processor> Live for Instance<P> {
-    fn init(&mut self, cx: &mut Cx<'_>) -> Result<Vec<(i64, Clock)>> {
-        let mut schedules = Vec::new();
-        let (processor, mut context) = self.with(cx, &mut schedules);
-        processor.init(&mut context)?;
-        Ok(schedules)
+    fn init(&mut self, cx: &mut Cx<'_>) -> Result<()> {
+        let (processor, mut context) = self.with(cx);
+        processor.init(&mut context)
     }
 
     fn punctuate(&mut self, cx: &mut Cx<'_>, tick: Punctuation) -> Result<()> {
-        let mut late = Vec::new();
-        let (processor, mut context) = self.with(cx, &mut late);
+        let (processor, mut context) = self.with(cx);
         processor.punctuate(&mut context, tick)
     }
-}
 
-/// The task's index of each store that a processor named.
-pub(crate) fn handles_of<S: Stores>(
-    stores: S,
-    build: &TaskBuild<'_>,
-    ids: &[StoreId],
-) -> S::Handles {
-    let index = |name: &str| {
-        let named = |id: &&StoreId| build.store_name(**id) == name;
-        let id = ids
-            .iter()
-            .find(named)
-            .expect("the processor is connected to its stores");
-        build.store(*id)
-    };
-    stores.handles(&index)
+    fn take_changes(&mut self) -> Vec<ScheduleChange> {
+        std::mem::take(&mut self.schedules.changes)
+    }
 }
 
 /// What a node shares with its task.

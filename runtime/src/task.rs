@@ -32,6 +32,8 @@ pub(crate) struct Task {
     pub(crate) state: TaskState,
     pub(crate) group: PartitionGroup,
     punctuators: Vec<Punctuator>,
+    /// A processor has changed its schedules.
+    rescheduled: bool,
     pub(crate) counters: Counters,
     scratch: Scratch,
     nowhere: RecordSite,
@@ -79,6 +81,7 @@ impl Task {
             state,
             group,
             punctuators: Vec::new(),
+            rescheduled: false,
             counters: Counters::default(),
             scratch: Scratch::default(),
             nowhere: RecordSite {
@@ -95,29 +98,38 @@ impl Task {
 
     /// Starts the processors; the stores are restored by now.
     pub(crate) fn start(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
-        let Self {
-            graph,
-            globals,
-            state,
-            counters,
-            scratch,
-            nowhere,
-            group,
-            ..
-        } = self;
-        let mut cx = Cx {
-            state,
-            globals,
-            out: around.out,
-            site: nowhere,
-            stream_time_ms: group.stream_time(),
-            wall_clock_ms: around.wall_clock_ms,
-            counters,
-            scratch,
-        };
-        self.punctuators = graph.init(&mut cx)?;
+        let (graph, _, mut cx) = self.parts(around, None);
+        graph.init(&mut cx)?;
+        self.reschedule(around.wall_clock_ms);
         self.started = true;
         Ok(())
+    }
+
+    /// The nodes, the timers, and what a call into them needs; at `site`, or outside a record.
+    fn parts<'a>(
+        &'a mut self,
+        around: &'a mut Surroundings<'_>,
+        site: Option<&'a RecordSite>,
+    ) -> (&'a mut TaskGraph, &'a mut Vec<Punctuator>, Cx<'a>) {
+        let cx = Cx {
+            state: &mut self.state,
+            globals: &self.globals,
+            out: &mut *around.out,
+            site: site.unwrap_or(&self.nowhere),
+            stream_time_ms: self.group.stream_time(),
+            wall_clock_ms: around.wall_clock_ms,
+            counters: &mut self.counters,
+            scratch: &mut self.scratch,
+            rescheduled: &mut self.rescheduled,
+        };
+        (&mut self.graph, &mut self.punctuators, cx)
+    }
+
+    /// Takes up what processors have changed in their schedules.
+    fn reschedule(&mut self, wall_clock_ms: i64) {
+        if std::mem::take(&mut self.rescheduled) {
+            self.graph.reschedule(&mut self.punctuators, wall_clock_ms);
+        }
     }
 
     pub(crate) fn is_started(&self) -> bool {
@@ -183,26 +195,10 @@ impl Task {
         // A copy of the handle, not of the bytes: a failed record goes to the dead letters whole.
         let raw = turn.record.raw.clone();
         self.in_progress = Some((turn.queue, offset));
-        let Self {
-            globals,
-            state,
-            counters,
-            scratch,
-            group,
-            ..
-        } = self;
-        let mut cx = Cx {
-            state,
-            globals,
-            out: around.out,
-            site: &site,
-            stream_time_ms: group.stream_time(),
-            wall_clock_ms: around.wall_clock_ms,
-            counters,
-            scratch,
-        };
+        let (_, _, mut cx) = self.parts(around, Some(&site));
         let pushed = source.borrow_mut().push(&mut cx, raw, event_time);
         self.in_progress = None;
+        self.reschedule(around.wall_clock_ms);
         match pushed {
             Ok(()) => Ok(true),
             Err(error) => Err(Box::new(Failed {
@@ -219,37 +215,19 @@ impl Task {
         clock: Clock,
         around: &mut Surroundings<'_>,
     ) -> Result<bool> {
-        let Self {
-            globals,
-            state,
-            counters,
-            scratch,
-            nowhere,
-            group,
-            punctuators,
-            ..
-        } = self;
         let now = match clock {
-            Clock::Stream => group.stream_time(),
+            Clock::Stream => self.group.stream_time(),
             Clock::Wall => around.wall_clock_ms,
         };
         if clock == Clock::Stream && now < 0 {
             return Ok(false);
         }
+        let (_, punctuators, mut cx) = self.parts(around, None);
         let mut any = false;
         for punctuator in punctuators.iter_mut().filter(|p| p.clock() == clock) {
-            let mut cx = Cx {
-                state: &mut *state,
-                globals,
-                out: &mut *around.out,
-                site: nowhere,
-                stream_time_ms: group.stream_time(),
-                wall_clock_ms: around.wall_clock_ms,
-                counters: &mut *counters,
-                scratch: &mut *scratch,
-            };
             any |= punctuator.fire(&mut cx, now)?;
         }
+        self.reschedule(around.wall_clock_ms);
         Ok(any)
     }
 
@@ -261,26 +239,7 @@ impl Task {
 
     /// Lets operators emit what they held back.
     pub(crate) fn flush(&mut self, around: &mut Surroundings<'_>) -> Result<()> {
-        let Self {
-            graph,
-            globals,
-            state,
-            counters,
-            scratch,
-            nowhere,
-            group,
-            ..
-        } = self;
-        let mut cx = Cx {
-            state,
-            globals,
-            out: around.out,
-            site: nowhere,
-            stream_time_ms: group.stream_time(),
-            wall_clock_ms: around.wall_clock_ms,
-            counters,
-            scratch,
-        };
+        let (graph, _, mut cx) = self.parts(around, None);
         graph.flush(&mut cx)
     }
 

@@ -7,7 +7,8 @@ use millstream_topology::{NodeKind, Record};
 use crate::{
     Cx, KStream, Processor, Stores,
     edge::edge,
-    processor::{Instance, Shared, handles_of},
+    processor::{Instance, Shared},
+    processor_stores::handles_of,
 };
 
 pub(crate) fn process<K, V, S, P>(

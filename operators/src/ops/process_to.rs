@@ -9,7 +9,8 @@ use crate::{
     build::TaskBuild,
     builder::{SharedDraft, add_node},
     edge::{Edge, edge},
-    processor::{Instance, Shared, handles_of},
+    processor::{Instance, Shared},
+    processor_stores::handles_of,
 };
 
 /// One output of a processor, beside the one that `forward` leads to.
