@@ -82,11 +82,11 @@ fn a_processor_reads_windows_sessions_versions_and_global_tables_of_others() {
     clicks
         .clone()
         .group_by_key()
-        .windowed_by(Tumbling::of(millis(10)))
+        .windowed_by(Tumbling::of(millis(10)).grace(mins(1)))
         .count(PER_TEN);
     clicks
         .group_by_key()
-        .windowed_by(Sessions::of(millis(5)))
+        .windowed_by(Sessions::of(millis(5)).grace(mins(1)))
         .count(VISITS);
     b.table(PRICES, PRICE);
     b.global_table(NAMES, NAME);
