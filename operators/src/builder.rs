@@ -13,7 +13,7 @@ use millstream_topology::{
 };
 
 use crate::{
-    GlobalKTable, GlobalSource, KStream, KTable, TableStore, Topology,
+    GlobalKTable, GlobalSource, KStream, KTable, Refill, TableStore, Topology,
     edge::Port,
     graph::SourceFactory,
     ops::{self, source::Origin, table::RowFormat},
@@ -86,6 +86,8 @@ pub struct Draft {
     pub(crate) sources: BTreeMap<NodeId, SourceFactory>,
     definitions: Vec<Arc<dyn StoreDefinition>>,
     pub(crate) globals: Vec<GlobalSource>,
+    /// Stores that are restored from a topic which is read.
+    pub(crate) refills: BTreeMap<StoreId, Refill>,
     /// Streams that were asked for, with node and port, for those who ask for the same again.
     read: Vec<(OriginIdentity, Box<dyn Any + Send>)>,
     /// Stores that a node reads and another must have.
@@ -172,6 +174,12 @@ impl Draft {
 
     pub(crate) fn fail(&mut self, error: Error) {
         self.error.get_or_insert(error);
+    }
+
+    /// Refuses the topology because of a node.
+    pub(crate) fn fail_at(&mut self, node: NodeId, what: impl Into<String>) {
+        let name = self.plan.nodes()[node.0].name.clone();
+        self.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
     }
 
     pub(crate) fn check(&mut self, result: Result<()>) {
@@ -378,6 +386,7 @@ impl StreamsBuilder {
             draft.sources,
             draft.definitions,
             draft.globals,
+            draft.refills,
         ))
     }
 }

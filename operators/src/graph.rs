@@ -48,6 +48,31 @@ pub trait RawSource {
     fn push(&mut self, cx: &mut Cx<'_>, record: RawRecord, event_time: i64) -> Result<()>;
 }
 
+/// Key and value of a store's entry, as the store writes them; without a value it is deleted.
+pub type Entry = (Vec<u8>, Option<Vec<u8>>);
+
+/// A store that is restored from a topic which its sub-topology reads.
+#[derive(Clone)]
+pub struct Refill {
+    pub(crate) topic: Arc<str>,
+    pub(crate) translate: Arc<dyn Fn(&RawRecord) -> Result<Option<Entry>> + Send + Sync>,
+}
+
+impl Refill {
+    /// The topic.
+    pub fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// What a record of the topic is in the store; `None` when it has no key.
+    ///
+    /// # Errors
+    /// When the record does not decode.
+    pub fn entry(&self, record: &RawRecord) -> Result<Option<Entry>> {
+        (self.translate)(record)
+    }
+}
+
 /// Makes the entry for one of a source's topics, by its place among them.
 pub(crate) type EntryOf = Rc<dyn Fn(usize) -> Rc<RefCell<dyn RawSource>>>;
 
@@ -69,6 +94,7 @@ pub struct Topology {
     definitions: Arc<[Arc<dyn StoreDefinition>]>,
     sink_topics: Arc<[(Arc<str>, TopicRole)]>,
     globals: Arc<[GlobalSource]>,
+    refills: Arc<BTreeMap<StoreId, Refill>>,
 }
 
 impl Topology {
@@ -77,6 +103,7 @@ impl Topology {
         sources: BTreeMap<NodeId, SourceFactory>,
         definitions: Vec<Arc<dyn StoreDefinition>>,
         globals: Vec<GlobalSource>,
+        refills: BTreeMap<StoreId, Refill>,
     ) -> Self {
         let subtopologies = plan.subtopologies();
         let mut sink_topics: Vec<(Arc<str>, TopicRole)> = Vec::new();
@@ -92,6 +119,7 @@ impl Topology {
             definitions: definitions.into(),
             sink_topics: sink_topics.into(),
             globals: globals.into(),
+            refills: Arc::new(refills),
         }
     }
 
@@ -131,6 +159,11 @@ impl Topology {
     /// The definition of a store.
     pub fn definition(&self, store: StoreId) -> &Arc<dyn StoreDefinition> {
         &self.definitions[store.0]
+    }
+
+    /// Where a store is restored from, if that is a topic which its sub-topology reads.
+    pub fn refill(&self, store: StoreId) -> Option<&Refill> {
+        self.refills.get(&store)
     }
 
     /// The global tables; their place here is their place among the views of

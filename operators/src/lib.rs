@@ -50,7 +50,9 @@ pub use cx::{Counters, Cx, Globals, Outbox, RecordSite, Scratch, SinkIx};
 pub use fixed_key::{AnyKey, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
 pub use foreign_key::ForeignKey;
 pub use global::{GlobalKTable, GlobalLookup, GlobalSource};
-pub use graph::{NodeCounters, Punctuator, RawRecord, RawSource, SourceTopic, TaskGraph, Topology};
+pub use graph::{
+    Entry, NodeCounters, Punctuator, RawRecord, RawSource, Refill, SourceTopic, TaskGraph, Topology,
+};
 pub use grouped::Grouped;
 pub use grouped_table::GroupedTable;
 pub use join::{
@@ -68,5 +70,5 @@ pub use suppress::{
     SuppressUntil, UntilTimeLimit, UntilWindowCloses, until_time_limit, until_window_closes,
 };
 pub use table::KTable;
-pub use table_store::{Kept, NoStore, Remembers, TableStore};
+pub use table_store::{FromTopic, Kept, NoStore, Remembers, TableStore};
 pub use windows::{SessionGrouped, WindowedGrouped, Windows};

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use millstream_topology::{Change, Error, ErrorKind, NodeId, Result, StoreId, Topic};
+use millstream_topology::{Change, NodeId, Result, StoreId, Topic};
 
 use crate::{
     Cx, ForeignKey, GroupedTable, KStream, TableStore,
@@ -398,11 +398,9 @@ impl<K: 'static, V: 'static> KTable<K, V> {
         if self.wishes.can_be_had() {
             return;
         }
-        let mut draft = self.draft.lock();
-        let name = draft.plan.nodes()[self.id.0].name.clone();
         let what = "the values of this table are needed, but it is not kept; give it a `KvStore` \
                     instead of `NoStore`";
-        draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+        self.draft.lock().fail_at(self.id, what);
     }
 }
 

@@ -52,6 +52,12 @@ pub trait TableStore<K: 'static, V: 'static>: Copy + Send + Sync + 'static {
 
     #[doc(hidden)]
     fn remembers(self, id: StoreId) -> Option<Remembers<K, V>>;
+
+    /// The store that is to be refilled from the topic that the table is read from.
+    #[doc(hidden)]
+    fn refilled(self) -> Option<KvStore<K, V>> {
+        None
+    }
 }
 
 impl<K: 'static, V: Clone + 'static> TableStore<K, V> for KvStore<K, V> {
@@ -130,6 +136,67 @@ impl<K: 'static, V: Clone + 'static> TableStore<K, V> for VersionedStore<K, V> {
             past: Arc::new(past),
             ms: self.history_ms(),
         }))
+    }
+}
+
+/// A store whose content is that of the topic which the table is read from: it has no changelog, and
+/// a restore reads the topic again, up to the offset that is committed. So each row is written to
+/// the log once instead of twice (Kafka Streams' `reuse.ktable.source.topics`).
+///
+/// The topic should be compacted, as what has expired in it is lost to a restore. It may be used
+/// for [`table`](crate::StreamsBuilder::table) alone. Records that do not decode are left out of a
+/// restore, as their processing left them out.
+///
+/// ```
+/// # use millstream_operators::{FromTopic, StreamsBuilder};
+/// # use millstream_topology::{text, KvStore, Topic};
+/// const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+/// const NAME_OF: KvStore<String, String> = KvStore::new("name-of", text(), text());
+/// # let b = StreamsBuilder::new();
+/// let names = b.table(NAMES, FromTopic(NAME_OF));
+/// ```
+pub struct FromTopic<K: 'static, V: 'static>(
+    /// The store.
+    pub KvStore<K, V>,
+);
+
+impl<K, V> Clone for FromTopic<K, V> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<K, V> Copy for FromTopic<K, V> {}
+
+impl<K: 'static, V: Clone + 'static> TableStore<K, V> for FromTopic<K, V> {
+    fn definition(self) -> Option<Arc<dyn StoreDefinition>> {
+        Some(Arc::new(KvDefinition(self.0.without_changelog())))
+    }
+
+    fn encode_key(self) -> EncodeKey<K> {
+        self.0.encode_key()
+    }
+
+    fn keep(
+        self,
+        cx: &mut Cx<'_>,
+        index: usize,
+        key: &K,
+        new: Option<V>,
+        timestamp: i64,
+    ) -> Result<Option<Kept<V>>> {
+        self.0.keep(cx, index, key, new, timestamp)
+    }
+
+    fn look_up(self, cx: &mut Cx<'_>, index: usize, key: &K) -> Result<Option<(V, i64)>> {
+        self.0.look_up(cx, index, key)
+    }
+
+    fn remembers(self, _: StoreId) -> Option<Remembers<K, V>> {
+        None
+    }
+
+    fn refilled(self) -> Option<KvStore<K, V>> {
+        Some(self.0)
     }
 }
 

@@ -134,8 +134,11 @@ fn changelog_positions(
         let topic = producing.changelog(name?)?;
         Some((store, *ends.get(&(topic, task.id.partition))?))
     };
-    task.logged_stores()
-        .enumerate()
-        .filter_map(position)
-        .collect()
+    let logged = task.logged_stores().enumerate().filter_map(position);
+    // A store that is restored from an input stands where the input does.
+    let read = task.refills().filter_map(|(store, _, queue)| {
+        let next = queue.next_offset().or(queue.committed_offset())?;
+        Some((store, next))
+    });
+    logged.chain(read).collect()
 }

@@ -7,6 +7,8 @@ use std::{
 };
 
 use millstream_broker::{Admin, Fetched, PartitionIx, Reader, Start, TopicPartition};
+use millstream_operators::{Entry, RawRecord, Refill};
+use millstream_state::TaskState;
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{info, warn};
 
@@ -21,6 +23,8 @@ const STALLED_AFTER: Duration = Duration::from_secs(30);
 
 struct Item {
     task: TaskId,
+    /// How records become entries, of a store that is restored from an input.
+    refill: Option<Refill>,
     store: usize,
     name: String,
     partition: TopicPartition,
@@ -67,6 +71,7 @@ impl Restoration {
                 let position = stored.unwrap_or(0).max(ends.low);
                 items.push(Item {
                     task: task.id,
+                    refill: None,
                     store,
                     name: name.to_owned(),
                     partition,
@@ -75,6 +80,9 @@ impl Restoration {
                     replayed: 0,
                     done: false,
                 });
+            }
+            for item in Self::from_inputs(admin, task)? {
+                items.push(item);
             }
         }
         let starts: Vec<(TopicPartition, Start)> = items
@@ -92,6 +100,34 @@ impl Restoration {
         })
     }
 
+    /// The stores of a task that are restored from its inputs. What lies behind the committed offset
+    /// is still to be processed, so the restore ends there.
+    fn from_inputs(admin: &dyn Admin, task: &Task) -> Result<Vec<Item>> {
+        let names: Vec<String> = task.store_names().map(str::to_owned).collect();
+        let mut items = Vec::new();
+        for (store, refill, queue) in task.refills() {
+            let partition = TopicPartition::new(queue.topic.clone(), queue.partition);
+            let ends = admin.watermarks(&partition)?;
+            let target = queue.committed_offset().unwrap_or(0).min(ends.high);
+            let stored = task.state.position(store);
+            if stored.is_some_and(|at| at > target) {
+                return Err(ahead(task.id, &names[store], stored, target));
+            }
+            items.push(Item {
+                task: task.id,
+                refill: Some(refill.clone()),
+                store,
+                name: names[store].clone(),
+                partition,
+                position: stored.unwrap_or(0).max(ends.low),
+                target,
+                replayed: 0,
+                done: false,
+            });
+        }
+        Ok(items)
+    }
+
     /// Reads and applies a batch.
     pub(crate) fn step(&mut self, tasks: &mut BTreeMap<TaskId, Task>) -> Result<()> {
         if self.items.iter().any(|i| !i.done && i.position < i.target) {
@@ -104,6 +140,10 @@ impl Restoration {
             let position = match item.position < item.target {
                 true => self.reader.position(PartitionIx(at as u32))?,
                 false => item.position,
+            };
+            let position = match item.refill {
+                Some(_) => position.min(item.target),
+                None => position,
             };
             if position > item.position {
                 self.progress = Instant::now();
@@ -143,11 +183,34 @@ impl Restoration {
         for batch in self.fetched.chunk_by(|a, b| a.partition == b.partition) {
             let item = &mut self.items[batch[0].partition.0 as usize];
             let task = tasks.get_mut(&item.task).expect("a restoring task is open");
-            let next = batch[batch.len() - 1].offset + 1;
-            let mut records = batch
-                .iter()
-                .filter_map(|f| Some((f.key.as_deref()?, f.value.as_deref(), f.timestamp)));
-            task.state.restore(item.store, &mut records, next)?;
+            // An input goes on behind the target, and is read here only up to it.
+            let wanted = batch.partition_point(|f| f.offset < item.target);
+            let batch = match item.refill {
+                Some(_) => &batch[..wanted],
+                None => batch,
+            };
+            let Some(last) = batch.last() else { continue };
+            let next = last.offset + 1;
+            match &item.refill {
+                None => {
+                    let mut records = batch
+                        .iter()
+                        .filter_map(|f| Some((f.key.as_deref()?, f.value.as_deref(), f.timestamp)));
+                    task.state.restore(item.store, &mut records, next)?;
+                }
+                Some(refill) => {
+                    let entries = batch.iter().filter_map(|f| {
+                        let raw = RawRecord {
+                            key: f.key.clone(),
+                            value: f.value.clone(),
+                            timestamp: f.timestamp,
+                            headers: f.headers.clone(),
+                        };
+                        entry(refill, &raw)
+                    });
+                    refill_store(&mut task.state, item.store, entries, next)?;
+                }
+            }
             item.replayed += batch.len() as u64;
             item.position = item.position.max(next);
             self.progress = Instant::now();
@@ -164,6 +227,33 @@ impl Restoration {
         let of_task = self.items.iter().filter(|i| i.task == task);
         of_task.map(|i| (i.target - i.position).max(0)).sum()
     }
+}
+
+/// An entry of a store with its time.
+pub(crate) type TimedEntry = (Entry, i64);
+
+/// What a record of an input is in a store. One that did not decode was left out when it was
+/// processed, and is left out here.
+pub(crate) fn entry(refill: &Refill, record: &RawRecord) -> Option<TimedEntry> {
+    // A negative time is no time: such records are dropped.
+    let entry = refill.entry(record).ok().flatten();
+    entry
+        .filter(|_| record.timestamp >= 0)
+        .map(|entry| (entry, record.timestamp))
+}
+
+/// Applies entries to a store, which then stands at `next` in its input.
+pub(crate) fn refill_store(
+    state: &mut TaskState,
+    store: usize,
+    entries: impl Iterator<Item = TimedEntry>,
+    next: i64,
+) -> Result<()> {
+    let entries: Vec<TimedEntry> = entries.collect();
+    let mut records = entries
+        .iter()
+        .map(|((key, value), at)| (&key[..], value.as_deref(), *at));
+    state.restore(store, &mut records, next)
 }
 
 fn ahead(task: TaskId, store: &str, stored: Option<i64>, high: i64) -> Error {

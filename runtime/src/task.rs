@@ -8,8 +8,8 @@ use std::{
 
 use millstream_broker::TopicPartition;
 use millstream_operators::{
-    Clock, Counters, Cx, Globals, Outbox, Punctuator, RawRecord, RecordSite, Scratch, TaskGraph,
-    Topology,
+    Clock, Counters, Cx, Globals, Outbox, Punctuator, RawRecord, RecordSite, Refill, Scratch,
+    TaskGraph, Topology,
 };
 use millstream_state::{ByteStore, StoreDefinition, TaskState};
 use millstream_topology::{Error, Result, TaskId, TopicRole};
@@ -262,6 +262,19 @@ impl Task {
         sub.stores.iter().map(|store| {
             let spec = &plan.stores()[store.0];
             spec.logged.then_some(&*spec.name)
+        })
+    }
+
+    /// For each store that is restored from a topic which the task reads: the store, how, and the
+    /// queue of that topic.
+    pub(crate) fn refills(&self) -> impl Iterator<Item = (usize, &Refill, &RecordQueue)> {
+        let sub = &self.topology.subtopologies()[self.id.subtopology as usize];
+        sub.stores.iter().enumerate().filter_map(|(at, store)| {
+            let refill = self.topology.refill(*store)?;
+            // The name of a topic that others make stands as it is.
+            let mut queues = self.group.queues().iter();
+            let queue = queues.find(|queue| queue.topic == *refill.topic())?;
+            Some((at, refill, queue))
         })
     }
 

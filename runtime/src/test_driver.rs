@@ -19,6 +19,7 @@ use crate::{
     global_tables::GlobalTables,
     partition_group::Buffered,
     policy::{ErrorPolicy, dead_letter_headers},
+    restore::{entry, refill_store},
     task::{Failed, Surroundings, Task},
 };
 
@@ -58,6 +59,8 @@ pub struct TestDriver {
     bases: Vec<Arc<dyn ByteStore>>,
     /// By task and store: what the changelogs hold.
     changelogs: BTreeMap<(usize, usize), Vec<Logged>>,
+    /// What was read from topics that stores are restored from.
+    inputs: BTreeMap<Arc<str>, Vec<RawRecord>>,
     out: Collected,
     offsets: BTreeMap<Arc<str>, i64>,
     wall_clock_ms: i64,
@@ -165,6 +168,7 @@ impl TestDriver {
             tasks: Vec::new(),
             bases,
             changelogs: BTreeMap::new(),
+            inputs: BTreeMap::new(),
             out,
             offsets: BTreeMap::new(),
             wall_clock_ms: 0,
@@ -208,6 +212,20 @@ impl TestDriver {
                     .iter()
                     .map(|l| (&l.key[..], l.value.as_deref(), l.timestamp));
                 task.state.restore(*store, &mut records, log.len() as i64)?;
+            }
+            let refills: Vec<_> = task
+                .refills()
+                .map(|(store, refill, _)| (store, refill.clone()))
+                .collect();
+            for (store, refill) in refills {
+                let log = self
+                    .inputs
+                    .get(refill.topic())
+                    .map_or(&[][..], Vec::as_slice);
+                let position = task.state.position(store).unwrap_or(0);
+                let tail = log[position as usize..].iter();
+                let entries = tail.filter_map(|record| entry(&refill, record));
+                refill_store(&mut task.state, store, entries, log.len() as i64)?;
             }
             task.group
                 .resume_times(|topic| self.times_before.get(topic).copied());
@@ -296,6 +314,12 @@ impl TestDriver {
         for task in &mut self.tasks {
             let queue = task.group.queues().iter().position(|q| q.topic == topic);
             if let Some(queue) = queue {
+                if task
+                    .refills()
+                    .any(|(_, refill, _)| *refill.topic() == topic)
+                {
+                    self.inputs.entry(topic).or_default().push(raw.clone());
+                }
                 task.add(
                     queue,
                     Buffered {
@@ -406,6 +430,9 @@ impl TestDriver {
             .iter()
             .filter(|((task, _), _)| *task == at)
             .map(|((_, store), log)| (*store, log.len() as i64))
+            .chain(task.refills().filter_map(|(store, refill, _)| {
+                Some((store, self.inputs.get(refill.topic())?.len() as i64))
+            }))
             .collect();
         task.state.commit(&ends)
     }

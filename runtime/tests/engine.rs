@@ -18,9 +18,9 @@ use millstream_broker::{
     embedded::{EmbeddedBroker, EmbeddedConfig},
     kafka::{KafkaBroker, KafkaConfig},
 };
-use millstream_operators::{StreamsBuilder, Topology};
+use millstream_operators::{FromTopic, StreamsBuilder, Topology};
 use millstream_runtime::{Application, Config, ErrorPolicy, Health, Policies};
-use millstream_topology::{Headers, KvStore, Topic, partition_for_key, text, u64_be};
+use millstream_topology::{Headers, KvStore, Topic, nullable, partition_for_key, text, u64_be};
 
 const PARTITIONS: u32 = 4;
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -373,6 +373,43 @@ fn a_repartition_topic_connects_two_tasks(bed: &Bed) {
     app.close().expect("closes");
 }
 
+fn a_table_comes_back_from_its_own_topic(bed: &Bed) {
+    const ROWS: KvStore<String, String> = KvStore::new("rows", text(), text());
+    let (input, output) = (bed.topic("rows"), bed.topic("changes"));
+    let b = StreamsBuilder::new();
+    b.table(
+        Topic::new(input, text::<String>(), text::<String>()),
+        FromTopic(ROWS),
+    )
+    .to_stream()
+    .to(Topic::new(output, text(), nullable(text())));
+    let topology = b.build().expect("builds");
+    let newest = |app: &Application| {
+        let value = |n: u32| app.queries().get(&ROWS, &format!("k{n}")).expect("reads");
+        (0..10)
+            .map(|n| value(n).map(|(value, _)| value))
+            .collect::<Vec<_>>()
+    };
+    let last = |count: u32| {
+        (count - 10..count)
+            .map(|n| Some(n.to_string()))
+            .collect::<Vec<_>>()
+    };
+    bed.feed(input, 0, 500, 10);
+    let app = bed.start(&topology, "one", 2);
+    wait(|| total(bed, output) == 500);
+    app.close().expect("closes");
+    bed.feed(input, 500, 100, 10);
+    std::fs::remove_dir_all(bed.folder.path().join("one")).expect("state is there");
+    let app = bed.start(&topology, "one", 1);
+    wait(|| total(bed, output) == 600);
+    wait(|| newest(&app) == last(600));
+    app.close().expect("closes");
+    let topics = bed.broker.admin().expect("admin").topics().expect("topics");
+    let changelog = ROWS.changelog(&bed.name);
+    assert!(topics.iter().all(|topic| *topic.name != *changelog));
+}
+
 macro_rules! on_both_logs {
     ($($case:ident),+ $(,)?) => {
         mod embedded {
@@ -393,4 +430,5 @@ on_both_logs!(
     a_failing_record_stops_the_application_when_the_policy_says_so,
     two_instances_share_the_work_and_one_takes_over,
     a_repartition_topic_connects_two_tasks,
+    a_table_comes_back_from_its_own_topic,
 );

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{Change, Error, ErrorKind, NodeId, NodeKind, Record, StoreId};
+use millstream_topology::{Change, NodeId, NodeKind, Record, StoreId};
 
 use crate::{
     Cx, KTable, TableStore,
     edge::{Next, edge},
-    ops::held::Passing,
+    ops::{held::Passing, table::check_not_refilled},
     table::Wishes,
     table_store::{history_of, store_getter},
 };
@@ -54,12 +54,11 @@ pub(crate) fn materialize<K: Clone + 'static, V: Clone + 'static>(
     assert_eq!(id, node, "one node was added");
     let store_id = {
         let mut draft = table.draft.lock();
+        check_not_refilled(&mut draft, node, store);
         match store.definition() {
             Some(definition) => draft.own_store(node, definition),
             None => {
-                let name = draft.plan.nodes()[node.0].name.clone();
-                let what = "`materialize` keeps a table in a store; give it one";
-                draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+                draft.fail_at(node, "`materialize` keeps a table in a store; give it one");
                 StoreId(0)
             }
         }

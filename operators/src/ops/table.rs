@@ -3,13 +3,13 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use millstream_topology::{
-    BoxError, Change, NodeId, NodeKind, Record, Result, Serde, StoreId, Topic, TopicRole,
+    BoxError, Change, KvStore, NodeId, NodeKind, Record, Result, Serde, StoreId, Topic, TopicRole,
 };
 
 use crate::{
-    Cx, KStream, KTable, RawRecord, RawSource, TableStore,
+    Cx, KStream, KTable, RawRecord, RawSource, Refill, TableStore,
     build::TaskBuild,
-    builder::SharedDraft,
+    builder::{Draft, SharedDraft},
     edge::{Edge, Port, edge},
     graph::only_entry,
     ops::{held::Passing, source::bad},
@@ -76,6 +76,9 @@ pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
     let format = Arc::new(format);
     let rows = Rows::new(draft, source, store);
     let table = rows.table.clone();
+    if let (Some(kept), Some(id)) = (store.refilled(), rows.id) {
+        refill(draft, &table, id, (format.clone(), kept), extract.is_some());
+    }
     draft.lock().sources.insert(
         source,
         Arc::new(move |build| {
@@ -94,6 +97,49 @@ pub(crate) fn table<K: Clone + 'static, V: Clone + 'static>(
     table
 }
 
+/// Lets a store be restored from the table's topic.
+fn refill<K: Clone + 'static, V: Clone + 'static>(
+    draft: &SharedDraft,
+    table: &KTable<K, V>,
+    id: StoreId,
+    (format, store): (Arc<RowFormat<K, V>>, KvStore<K, V>),
+    has_extractor: bool,
+) {
+    let mut draft = draft.lock();
+    if has_extractor {
+        let what = "a table whose times are extracted cannot be restored from its topic, which \
+                    holds others; keep it in the `KvStore` itself instead of `FromTopic`";
+        draft.fail_at(table.id, what);
+    }
+    let topic = format.name.into();
+    let translate = move |record: &RawRecord| {
+        let (key, value) = format.decode(record)?;
+        let Some(key) = key else { return Ok(None) };
+        let (mut k, mut v) = (Vec::new(), Vec::new());
+        store.key().encode(&key, &mut k).map_err(bad("key"))?;
+        let Some(value) = value else {
+            return Ok(Some((k, None)));
+        };
+        store.value().encode(&value, &mut v).map_err(bad("value"))?;
+        Ok(Some((k, Some(v))))
+    };
+    let translate = Arc::new(translate);
+    draft.refills.insert(id, Refill { topic, translate });
+}
+
+/// Refuses a store that can only be restored from a topic for a table that is not read from one.
+pub(crate) fn check_not_refilled<K: 'static, V: 'static>(
+    draft: &mut Draft,
+    node: NodeId,
+    store: impl TableStore<K, V>,
+) {
+    if store.refilled().is_some() {
+        let what = "`FromTopic` is for a table that is read from a topic; give this one the \
+                    `KvStore` itself";
+        draft.fail_at(node, what);
+    }
+}
+
 pub(crate) fn to_table<K, V, T>(stream: KStream<K, V>, store: impl TableStore<K, T>) -> KTable<K, T>
 where
     K: Clone + 'static,
@@ -102,6 +148,7 @@ where
 {
     let rows = Rows::new(&stream.draft, stream.id, store);
     let table = rows.table.clone();
+    check_not_refilled(&mut stream.draft.lock(), table.id, store);
     stream.port.subscribe(Arc::new(move |build| {
         let keep = rows.node(build);
         let body = edge(move |cx: &mut Cx<'_>, record: Record<K, V>| {
