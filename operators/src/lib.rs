@@ -37,6 +37,7 @@ mod global;
 mod maybe_null;
 mod processor;
 mod processor_stores;
+mod lru;
 mod fixed_key;
 mod edge;
 mod cx;
@@ -58,6 +59,7 @@ pub use grouped_table::GroupedTable;
 pub use join::{
     JoinWindow, JoinWith, LeftJoinWith, OuterJoinWith, WithGrace, Within, WithinUnmatched,
 };
+pub use lru::{Lru, LruEntries, LruHandle};
 pub use maybe_null::MaybeNull;
 pub use ops::process_to::{Output, OutputHandle, Outputs};
 pub use processor::{Clock, Context, Processor, Punctuation, ScheduleId};

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use millstream_operators::{
-    Clock, Context, KvHandle, Processor, Punctuation, ReadHandle, ReadSessionHandle,
-    ReadVersionedHandle, ReadWindowHandle, Reads, ScheduleId, SessionHandle, StreamsBuilder,
-    VersionedHandle, WindowHandle,
+    Clock, Context, KvHandle, Lru, LruHandle, Processor, Punctuation, ReadHandle,
+    ReadSessionHandle, ReadVersionedHandle, ReadWindowHandle, Reads, ScheduleId, SessionHandle,
+    StreamsBuilder, VersionedHandle, WindowHandle,
 };
 use millstream_runtime::TestDriver;
 use millstream_topology::{
@@ -300,4 +300,58 @@ fn schedules_begin_and_end_at_any_time() {
         one,
         "one was ended, the other ended itself"
     );
+}
+
+const LATEST: KvStore<String, String> = KvStore::new("latest", text(), text());
+
+/// Looks at a key when the value is `?`, and stores it otherwise.
+struct Remember(LruHandle<String, String>);
+
+impl Processor for Remember {
+    type Key = String;
+    type Value = String;
+    type OutKey = String;
+    type OutValue = String;
+
+    fn process(
+        &mut self,
+        cx: &mut Context<'_, '_, String, String>,
+        record: Record<String, String>,
+    ) -> Result<()> {
+        let mut latest = cx.lru(&self.0);
+        match &*record.value {
+            "?" => latest.get(&record.key).map(|_| ()),
+            "-" => latest.delete(&record.key, record.timestamp),
+            _ => latest.put(&record.key, record.value.clone(), record.timestamp),
+        }
+    }
+}
+
+#[test]
+fn a_bounded_store_forgets_what_was_used_longest_ago() {
+    let b = StreamsBuilder::new();
+    b.stream(ASKED).process(Lru(LATEST, 2), Remember).to(TOLD);
+    let mut driver = TestDriver::new(&b.build().expect("builds")).expect("starts");
+    let steps = [
+        ("a", "1", "a"),
+        ("b", "2", "ab"),
+        ("a", "?", "ab"),
+        // `b` was used longest ago.
+        ("c", "3", "ac"),
+        // After a restart `a` is the older one again.
+        ("d", "4", "cd"),
+        ("c", "-", "d"),
+        ("e", "5", "de"),
+    ];
+    for (time, (key, value, kept)) in (1..).zip(steps) {
+        if value == "4" {
+            driver.restart(false).expect("restored");
+        }
+        driver
+            .send_record(ASKED, at(key, value, time))
+            .expect("sent");
+        let entries = driver.entries(LATEST).expect("reads").into_iter();
+        let keys: String = entries.map(|(key, ..)| key).collect();
+        assert_eq!(keys, kept, "after {key}={value}");
+    }
 }
