@@ -90,8 +90,9 @@ pub struct Draft {
     read: Vec<(OriginIdentity, Box<dyn Any + Send>)>,
     /// Stores that a node reads and another must have.
     wanted: Vec<(NodeId, Arc<dyn StoreDefinition>)>,
-    /// The first thing that is wrong; `build` returns it, so that the methods in between need not.
-    error: Option<Error>,
+    /// The first thing that is wrong, and the node where it is; `build` returns it, so that the
+    /// methods in between need not. The node is named then, because `named` may come later.
+    error: Option<(Option<NodeId>, Error)>,
 }
 
 impl Draft {
@@ -108,7 +109,7 @@ impl Draft {
                 store
             }
             Err(error) => {
-                self.fail(error);
+                self.fail_in(node, error);
                 StoreId(0)
             }
         }
@@ -129,17 +130,31 @@ impl Draft {
         self.wanted.push((node, definition));
     }
 
-    /// Refuses a second descriptor of a store if its types are others: they would read what the
-    /// first did not write.
+    /// Refuses a second descriptor of a store if its types are others, since they would read what
+    /// the first did not write, or if it is to be kept otherwise, since the first one decides.
     fn connect(&mut self, node: NodeId, store: StoreId, definition: &dyn StoreDefinition) {
         let (known, asked) = (self.definitions[store.0].types(), definition.types());
+        let (kept, spec) = (self.definitions[store.0].spec(), definition.spec());
+        let name = &spec.name;
         if known != asked {
-            let name = definition.spec().name;
             let what = format!(
                 "two descriptors of one store have different types; use one constant for it. \
                  store=`{name}`, types=`{known}` and `{asked}`"
             );
-            self.fail(Error::new(ErrorKind::Topology, what));
+            self.refuse(node, what);
+        } else if kept.kind != spec.kind {
+            let what = format!(
+                "two nodes keep one store in different ways; give its retention once, and use that \
+                 everywhere. store=`{name}`, first={:?}, second={:?}",
+                kept.kind, spec.kind
+            );
+            self.refuse(node, what);
+        } else if kept.logged != spec.logged {
+            let what = format!(
+                "two descriptors of one store differ in its changelog; use one constant for it. \
+                 store=`{name}`"
+            );
+            self.refuse(node, what);
         }
         self.plan.connect(node, store);
     }
@@ -150,25 +165,46 @@ impl Draft {
             match self.plan.store(&name) {
                 Some(store) => self.connect(node, store, &*definition),
                 None => {
-                    let node = self.plan.nodes()[node.0].name.clone();
                     let what = format!(
                         "a processor reads a store that no operator has; make the table or the \
                          aggregation that keeps it. store=`{name}`"
                     );
-                    self.fail(Error::new(ErrorKind::Topology, what).in_node(&node));
+                    self.refuse(node, what);
                 }
             }
         }
     }
 
-    pub(crate) fn fail(&mut self, error: Error) {
-        self.error.get_or_insert(error);
+    /// Refuses the topology for what is wrong in a node, unless something was wrong before.
+    pub(crate) fn refuse(&mut self, node: NodeId, what: impl Into<String>) {
+        self.fail_in(node, Error::new(ErrorKind::Topology, what));
     }
 
+    /// As [`refuse`](Self::refuse), if the result is an error.
+    pub(crate) fn check_in(&mut self, node: NodeId, result: Result<()>) {
+        if let Err(error) = result {
+            self.fail_in(node, error);
+        }
+    }
+
+    /// Refuses the topology for what is in no node of it.
     pub(crate) fn check(&mut self, result: Result<()>) {
         if let Err(error) = result {
-            self.fail(error);
+            self.error.get_or_insert((None, error));
         }
+    }
+
+    fn fail_in(&mut self, node: NodeId, error: Error) {
+        self.error.get_or_insert((Some(node), error));
+    }
+
+    /// The first thing that is wrong, with the name of its node.
+    fn take_error(&mut self) -> Option<Error> {
+        let (node, error) = self.error.take()?;
+        Some(match node {
+            Some(node) => error.in_node(&self.plan.nodes()[node.0].name),
+            None => error,
+        })
     }
 }
 
@@ -183,6 +219,21 @@ impl SharedDraft {
 
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// True when what meets in `node` comes from one builder. Else refuses both topologies: the
+    /// ids and the listeners of one mean nothing in the other.
+    pub(crate) fn meets(&self, other: &Self, node: NodeId) -> bool {
+        if self.is(other) {
+            return true;
+        }
+        const WHAT: &str = "streams and tables of two builders cannot meet; make both with one \
+                            `StreamsBuilder`";
+        let name = self.lock().plan.nodes()[node.0].name.clone();
+        self.lock().refuse(node, WHAT);
+        let theirs = Error::new(ErrorKind::Topology, WHAT).in_node(&name);
+        other.lock().check(Err(theirs));
+        false
     }
 }
 
@@ -360,7 +411,7 @@ impl StreamsBuilder {
     pub fn build(self) -> Result<Topology> {
         let mut draft = std::mem::take(&mut *self.draft.lock());
         draft.connect_wanted();
-        if let Some(error) = draft.error.take() {
+        if let Some(error) = draft.take_error() {
             return Err(error);
         }
         draft.plan.check()?;

@@ -39,8 +39,9 @@ impl<K, V> FixedKeyRecord<K, V> {
     }
 }
 
-impl<K, V> From<Record<K, V>> for FixedKeyRecord<K, V> {
-    fn from(record: Record<K, V>) -> Self {
+impl<K, V> FixedKeyRecord<K, V> {
+    /// Only the operator makes one, of a record that came in: so no other key can be forwarded.
+    pub(crate) fn of(record: Record<K, V>) -> Self {
         let Record {
             key,
             value,
@@ -84,7 +85,8 @@ pub type FixedKeyContext<'a, 'b, K, V> = Context<'a, 'b, K, V, FixedKey>;
 
 impl<K: Clone, V: Clone> FixedKeyContext<'_, '_, K, V> {
     /// Hands a record to the nodes behind, and returns when they have processed it. Its key is that
-    /// of a record that came in, because no other can be made.
+    /// of a record that came in, because no other can be made; value, timestamp and headers are
+    /// those that it carries. A timer can forward a record that the processor has kept.
     ///
     /// # Errors
     /// What a node behind fails with; pass it on with `?`.
@@ -154,7 +156,9 @@ pub trait FixedKeyProcessor: 'static {
     /// Called when a schedule is due.
     ///
     /// # Errors
-    /// An error aborts the transaction; the call is tried again.
+    /// An error of the user's own ([`ErrorKind::User`](millstream_topology::ErrorKind::User), or
+    /// [`ErrorKind::Data`](millstream_topology::ErrorKind::Data)) stops the application: no record
+    /// could be skipped or set aside, so no policy covers a timer.
     fn punctuate(
         &mut self,
         cx: &mut FixedKeyContext<'_, '_, Self::Key, Self::OutValue>,

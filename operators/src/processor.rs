@@ -67,7 +67,9 @@ pub trait Processor: 'static {
     /// Called when a schedule is due.
     ///
     /// # Errors
-    /// An error aborts the transaction; the call is tried again.
+    /// An error of the user's own ([`ErrorKind::User`](millstream_topology::ErrorKind::User), or
+    /// [`ErrorKind::Data`](millstream_topology::ErrorKind::Data)) stops the application: no record
+    /// could be skipped or set aside, so no policy covers a timer.
     fn punctuate(
         &mut self,
         cx: &mut Context<'_, '_, Self::OutKey, Self::OutValue>,

@@ -98,7 +98,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     pub fn named(self, name: &str) -> Self {
         let mut draft = self.draft.lock();
         let renamed = draft.plan.rename(self.id, name);
-        draft.check(renamed);
+        draft.check_in(self.id, renamed);
         drop(draft);
         self
     }
@@ -831,18 +831,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     pub(crate) fn require_partitioned(&self, operator: &str) {
         if self.rekeyed {
-            let mut draft = self.draft.lock();
-            let node = draft.plan.nodes()[self.id.0].name.clone();
-            draft.fail(
-                Error::new(
-                    ErrorKind::Topology,
-                    format!(
-                        "{operator} needs equal keys in one task, but the key may have changed; put \
-                         `.repartition(TOPIC)` in between, or `.with_unchanged_key()` if it has not"
-                    ),
-                )
-                .in_node(&node),
+            let what = format!(
+                "{operator} needs equal keys in one task, but the key may have changed; put \
+                 `.repartition(TOPIC)` in between, or `.with_unchanged_key()` if it has not"
             );
+            self.draft.lock().refuse(self.id, what);
         }
     }
 }

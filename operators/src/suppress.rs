@@ -154,21 +154,19 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     ) -> KTable<K, V> {
         let rule = {
             let draft = self.draft.lock();
-            let name = draft.plan.nodes()[self.id.0].name.clone();
-            let rule = match self.history {
+            match self.history {
                 None => until.rule(&draft.plan, self.id),
                 Some(_) => Err(Error::new(
                     ErrorKind::Topology,
                     "a versioned table cannot be suppressed: its late updates belong to the past; \
                      keep the table in a `KvStore`",
                 )),
-            };
-            rule.map_err(|e| e.in_node(&name))
+            }
         };
         match rule {
             Ok(rule) => ops::suppress::suppress(self, rule, buffer),
             Err(error) => {
-                self.draft.lock().fail(error);
+                self.draft.lock().check_in(self.id, Err(error));
                 self.clone()
             }
         }

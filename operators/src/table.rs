@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use millstream_topology::{Change, Error, ErrorKind, NodeId, Result, StoreId, Topic};
+use millstream_topology::{Change, NodeId, Result, StoreId, Topic};
 
 use crate::{
     Cx, ForeignKey, GroupedTable, KStream, TableStore,
@@ -125,6 +125,30 @@ impl<K, V> Clone for KTable<K, V> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
+    /// Names the node that makes the table, for `describe()`, metrics and errors; the name is
+    /// unique in the topology.
+    ///
+    /// Rows, timestamps and headers pass untouched. The name is none of a store or topic: those
+    /// have their descriptors'.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// # const BALANCES: Topic<String, i64> = Topic::new("balances", text(), i64_be());
+    /// # const BY_ACCOUNT: KvStore<String, i64> = KvStore::new("by-account", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// b.table(BALANCES, BY_ACCOUNT).filter(|_, cents| *cents < 0).named("overdrawn");
+    /// assert!(b.build()?.describe().to_string().contains("overdrawn"));
+    /// # Ok::<(), millstream_topology::Error>(())
+    /// ```
+    pub fn named(self, name: &str) -> Self {
+        let mut draft = self.draft.lock();
+        let renamed = draft.plan.rename(self.id, name);
+        draft.check_in(self.id, renamed);
+        drop(draft);
+        self
+    }
+
     /// The changes of the table as records; `None` says that the key was deleted.
     ///
     /// Timestamp and headers are those of the change. A late update of a versioned table is a
@@ -398,11 +422,9 @@ impl<K: 'static, V: 'static> KTable<K, V> {
         if self.wishes.can_be_had() {
             return;
         }
-        let mut draft = self.draft.lock();
-        let name = draft.plan.nodes()[self.id.0].name.clone();
         let what = "the values of this table are needed, but it is not kept; give it a `KvStore` \
                     instead of `NoStore`";
-        draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+        self.draft.lock().refuse(self.id, what);
     }
 }
 

@@ -57,9 +57,9 @@ pub(crate) fn materialize<K: Clone + 'static, V: Clone + 'static>(
         match store.definition() {
             Some(definition) => draft.own_store(node, definition),
             None => {
-                let name = draft.plan.nodes()[node.0].name.clone();
-                let what = "`materialize` keeps a table in a store; give it one";
-                draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+                let what = "`materialize` keeps a table in a store; give it a `KvStore` or a \
+                            `VersionedStore`";
+                draft.refuse(node, what);
                 StoreId(0)
             }
         }
