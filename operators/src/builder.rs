@@ -23,6 +23,14 @@ use crate::{
 type OriginIdentity = (Vec<&'static str>, Option<&'static str>);
 
 /// What a stream can be made of: a topic, several topics, or a pattern of topics.
+///
+/// A name alone says nothing of types and codecs: name the topic by a descriptor, `const IN:
+/// Topic<String, String> = Topic::new("in", text(), text())`, and read `b.stream(IN)`.
+///
+/// ```compile_fail,E0277
+/// # let b = millstream_operators::StreamsBuilder::new();
+/// b.stream("in").map_values(|_: &String, line: String| line.len()).print("lengths");
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a stream can be read from",
     note = "give a `Topic`, an array or a vector of topics with the same types, or a `TopicPattern`"
@@ -57,6 +65,27 @@ impl<K, V> StreamOrigin<K, V> for TopicPattern<K, V> {
 }
 
 /// What a table can be made of: a topic, whose keys may be nullable.
+///
+/// Topic and store have the same types:
+///
+/// ```
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore, Topic};
+/// const STOCK: Topic<String, u64> = Topic::new("stock", text(), u64_be());
+/// const HELD: KvStore<String, u64> = KvStore::new("held", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// b.table(STOCK, HELD);
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore, Topic};
+/// # const STOCK: Topic<String, u64> = Topic::new("stock", text(), u64_be());
+/// const HELD: KvStore<u64, u64> = KvStore::new("held", u64_be(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// b.table(STOCK, HELD);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a table of `{K}` to `{V}` can be read from",
     note = "give a `Topic<K, V>` or a `Topic<Option<K>, V>`, and a `KvStore<K, V>` or a \
@@ -313,6 +342,9 @@ impl StreamsBuilder {
     /// value, the log's timestamp and the greatest event time of the topic's partition so far (-1
     /// at first). A record with a negative time is dropped and counted.
     ///
+    /// Null keys and values are as there; `extract` gets them where keys or values are `Option`s.
+    /// Headers stay.
+    ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{text, Topic};
@@ -364,7 +396,22 @@ impl StreamsBuilder {
     }
 
     /// As [`table`](Self::table), with the event time taken from the record, as
-    /// [`stream_by_time`](Self::stream_by_time) does. `extract` gets `None` for a null.
+    /// [`stream_by_time`](Self::stream_by_time) does. `extract` gets `None` for a null key or
+    /// value.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const NAMES: Topic<u64, String> = Topic::new("names", u64_be(), text());
+    /// # const BY_ID: KvStore<u64, String> = KvStore::new("by-id", u64_be(), text());
+    /// # let b = StreamsBuilder::new();
+    /// // The time stands in front of each name; a deletion has that of the log.
+    /// let names = b.table_by_time(NAMES, BY_ID, |_, name, log_time, _| {
+    ///     let time = name.and_then(|name| name.split(' ').next()?.parse().ok());
+    ///     time.unwrap_or(log_time)
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn table_by_time<K: Clone + 'static, V: Clone + 'static>(
         &self,
         topic: impl TableOrigin<K, V>,
@@ -408,6 +455,20 @@ impl StreamsBuilder {
     /// # Errors
     /// The first thing that was wrong in any call so far, with
     /// [`ErrorKind::Topology`](millstream_topology::ErrorKind::Topology).
+    ///
+    /// ```
+    /// use millstream_operators::StreamsBuilder;
+    /// use millstream_topology::{text, u64_be, ErrorKind, KvStore, Topic};
+    ///
+    /// const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    ///
+    /// let b = StreamsBuilder::new();
+    /// b.stream(IN).map(|key, value| (value, key)).named("swapped").group_by_key().count(SEEN);
+    /// let error = b.build().err().expect("the key may have changed");
+    /// assert_eq!((error.kind(), error.node()), (ErrorKind::Topology, Some("swapped")));
+    /// assert!(error.to_string().contains("put `.repartition(TOPIC)` in between"));
+    /// ```
     pub fn build(self) -> Result<Topology> {
         let mut draft = std::mem::take(&mut *self.draft.lock());
         draft.connect_wanted();

@@ -81,6 +81,41 @@ pub enum AnyKey {}
 pub enum FixedKey {}
 
 /// What a [`FixedKeyProcessor`] can reach while it is called.
+///
+/// A record with another key cannot be forwarded, nor the key of one be set. To change keys, write
+/// a [`Processor`](crate::Processor) and run it with [`process`](crate::KStream::process).
+///
+/// ```
+/// # use millstream_operators::{FixedKeyContext, FixedKeyRecord};
+/// # use millstream_topology::Result;
+/// type In = FixedKeyRecord<String, u64>;
+///
+/// fn add(cx: &mut FixedKeyContext<'_, '_, String, u64>, record: In) -> Result<()> {
+///     let more = record.value + 1;
+///     cx.forward(record.with_value(more))
+/// }
+/// ```
+///
+/// ```compile_fail,E0308
+/// # use millstream_operators::{FixedKeyContext, FixedKeyRecord};
+/// # use millstream_topology::{Record, Result};
+/// type In = FixedKeyRecord<String, u64>;
+///
+/// fn rename(cx: &mut FixedKeyContext<'_, '_, String, u64>, record: In) -> Result<()> {
+///     cx.forward(Record::new("other".to_owned(), record.value, record.timestamp))
+/// }
+/// ```
+///
+/// ```compile_fail,E0616
+/// # use millstream_operators::{FixedKeyContext, FixedKeyRecord};
+/// # use millstream_topology::Result;
+/// type In = FixedKeyRecord<String, u64>;
+///
+/// fn rename(cx: &mut FixedKeyContext<'_, '_, String, u64>, mut record: In) -> Result<()> {
+///     record.key = "other".to_owned();
+///     cx.forward(record)
+/// }
+/// ```
 pub type FixedKeyContext<'a, 'b, K, V> = Context<'a, 'b, K, V, FixedKey>;
 
 impl<K: Clone, V: Clone> FixedKeyContext<'_, '_, K, V> {
@@ -96,6 +131,9 @@ impl<K: Clone, V: Clone> FixedKeyContext<'_, '_, K, V> {
 }
 
 /// A node of the user's own that cannot change keys, so that equal keys stay in one task behind it.
+///
+/// Nulls come as typed: of a `KStream<Option<K>, V>` the records have an `Option` for key. What is
+/// forwarded has the timestamp and the headers that it carries.
 ///
 /// ```
 /// use millstream_operators::{FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, KvHandle};

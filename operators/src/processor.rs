@@ -30,10 +30,61 @@ pub struct Punctuation {
     pub time_ms: i64,
 }
 
-/// A node of the user's own.
+/// A node of the user's own; [`KStream::process`](crate::KStream::process) runs it.
 ///
-/// Output goes to [`Context::forward`]; the records forwarded get the timestamp and the headers
-/// that they carry.
+/// Nulls come as typed: of a `KStream<Option<K>, V>` the records have an `Option` for key. Output
+/// goes to [`Context::forward`]; the records forwarded get the timestamp and the headers that they
+/// carry.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use millstream_operators::{Clock, Context, KvHandle, Processor, Punctuation, StreamsBuilder};
+/// use millstream_topology::{text, u64_be, KvStore, Record, Result, Topic};
+/// # const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+/// # const TOTALS: Topic<String, u64> = Topic::new("totals", text(), u64_be());
+/// const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
+///
+/// /// Counts the records of each key, and tells the counts once a minute.
+/// struct Minutely(KvHandle<String, u64>);
+///
+/// impl Processor for Minutely {
+///     type Key = String;
+///     type Value = String;
+///     type OutKey = String;
+///     type OutValue = u64;
+///
+///     fn init(&mut self, cx: &mut Context<'_, '_, String, u64>) -> Result<()> {
+///         cx.schedule(Duration::from_secs(60), Clock::Stream);
+///         Ok(())
+///     }
+///
+///     fn process(
+///         &mut self,
+///         cx: &mut Context<'_, '_, String, u64>,
+///         record: Record<String, String>,
+///     ) -> Result<()> {
+///         let mut counts = cx.store(self.0);
+///         let count = counts.get(&record.key)?.unwrap_or(0) + 1;
+///         counts.put(&record.key, count, record.timestamp)
+///     }
+///
+///     fn punctuate(
+///         &mut self,
+///         cx: &mut Context<'_, '_, String, u64>,
+///         tick: Punctuation,
+///     ) -> Result<()> {
+///         for (key, count, _) in cx.store(self.0).range(None, None, usize::MAX)? {
+///             cx.forward(Record::new(key, count, tick.time_ms))?;
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let b = StreamsBuilder::new();
+/// b.stream(CLICKS).process(COUNTS, Minutely).to(TOTALS);
+/// # assert!(b.build().is_ok());
+/// ```
 pub trait Processor: 'static {
     /// Key of the records it takes.
     type Key: 'static;
@@ -91,7 +142,22 @@ pub struct Context<'a, 'b, K, V, R = AnyKey> {
 }
 
 impl<'b, K: Clone, V: Clone> Context<'_, 'b, K, V> {
-    /// Hands a record to the nodes behind, and returns when they have processed it.
+    /// Hands a record to the nodes behind, and returns when they have processed it. Null keys and
+    /// values go on as they are; timestamp and headers are those that the record carries.
+    ///
+    /// ```
+    /// # use millstream_operators::Context;
+    /// # use millstream_topology::{Record, Result};
+    /// // In `process`: the record, and a copy of it a millisecond later.
+    /// fn twice(
+    ///     cx: &mut Context<'_, '_, String, String>,
+    ///     record: Record<String, String>,
+    /// ) -> Result<()> {
+    ///     let later = record.timestamp + 1;
+    ///     cx.forward(record.clone())?;
+    ///     cx.forward(record.at(later))
+    /// }
+    /// ```
     ///
     /// # Errors
     /// What a node behind fails with; pass it on with `?`.
@@ -138,17 +204,52 @@ impl<K: Clone, V: Clone, R> Context<'_, '_, K, V, R> {
 }
 
 impl<K, V, R> Context<'_, '_, K, V, R> {
-    /// A key-value store of this node.
+    /// A key-value store of this node, to read and to write. Keys and values are not null: a
+    /// deletion is `delete`. An entry has the timestamp that it is put with, and no headers.
+    ///
+    /// ```
+    /// # use millstream_operators::{Context, KvHandle};
+    /// # use millstream_topology::{Record, Result};
+    /// // In `process`, with a handle that the processor got when it was made:
+    /// fn count(
+    ///     cx: &mut Context<'_, '_, String, u64>,
+    ///     counts: KvHandle<String, u64>,
+    ///     record: Record<String, String>,
+    /// ) -> Result<()> {
+    ///     let count = cx.store(counts).get(&record.key)?.unwrap_or(0) + 1;
+    ///     cx.store(counts).put(&record.key, count, record.timestamp)?;
+    ///     cx.forward(record.with_value(count))
+    /// }
+    /// ```
     pub fn store<A, B: Clone + 'static>(&mut self, handle: KvHandle<A, B>) -> Kv<'_, A, B> {
         self.cx.state.kv(handle.index, &handle.store)
     }
 
-    /// A key-value store of another node, to read.
+    /// A key-value store of another node, to read: see [`Reads`] for an example.
     pub fn read<A, B: Clone + 'static>(&mut self, handle: ReadHandle<A, B>) -> KvRead<'_, A, B> {
         KvRead(self.cx.state.kv(handle.index, &handle.store))
     }
 
-    /// A window store of this node.
+    /// A window store of this node: values by key and window start. Keys are not null; `put` of
+    /// `None` deletes. An entry has the timestamp that it is put with, and no headers.
+    ///
+    /// ```
+    /// # use millstream_operators::{Context, WindowHandle};
+    /// # use millstream_topology::{Record, Result};
+    /// // In `process`: passes the first record of each key and minute on.
+    /// fn once_a_minute(
+    ///     cx: &mut Context<'_, '_, String, String>,
+    ///     seen: WindowHandle<String, u64>,
+    ///     record: Record<String, String>,
+    /// ) -> Result<()> {
+    ///     let minute = record.timestamp - record.timestamp.rem_euclid(60_000);
+    ///     if cx.window(seen).get(&record.key, minute)?.is_some() {
+    ///         return Ok(());
+    ///     }
+    ///     cx.window(seen).put(&record.key, minute, Some(1), record.timestamp)?;
+    ///     cx.forward(record)
+    /// }
+    /// ```
     pub fn window<A, B: Clone + 'static>(
         &mut self,
         handle: WindowHandle<A, B>,
@@ -156,7 +257,23 @@ impl<K, V, R> Context<'_, '_, K, V, R> {
         self.cx.state.window(handle.index, &handle.store)
     }
 
-    /// Has [`Processor::punctuate`] called every so often, at least a millisecond apart.
+    /// Has [`Processor::punctuate`] called every so often, at least a millisecond apart; the place
+    /// for it is [`Processor::init`]. Missed calls are not made up for.
+    ///
+    /// By [`Clock::Stream`] the first call comes with the first record, by [`Clock::Wall`] after
+    /// `every`. What is forwarded then has the timestamp that the processor gives it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use millstream_operators::{Clock, Context};
+    /// # use millstream_topology::Result;
+    /// // In `init`:
+    /// fn init(cx: &mut Context<'_, '_, String, u64>) -> Result<()> {
+    ///     cx.schedule(Duration::from_secs(60), Clock::Stream);
+    ///     cx.schedule(Duration::from_secs(1), Clock::Wall);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn schedule(&mut self, every: Duration, clock: Clock) {
         let every_ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX).max(1);
         self.schedules.push((every_ms, clock));
@@ -225,6 +342,28 @@ handle!(
 );
 
 /// A key-value store of another node, to read.
+///
+/// It cannot be written: only the operator that keeps a store writes it, else the table and its
+/// changes would part. To write, keep a `KvStore` of the processor's own, and reach it by
+/// [`Context::store`].
+///
+/// ```
+/// # use millstream_operators::{Context, ReadHandle};
+/// # use millstream_topology::Result;
+/// fn look(cx: &mut Context<'_, '_, String, u64>, names: ReadHandle<u64, String>) -> Result<()> {
+///     cx.read(names).get(&7)?;
+///     Ok(())
+/// }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use millstream_operators::{Context, ReadHandle};
+/// # use millstream_topology::Result;
+/// fn write(cx: &mut Context<'_, '_, String, u64>, names: ReadHandle<u64, String>) -> Result<()> {
+///     cx.read(names).put(&7, "Ada".to_owned(), 0)?;
+///     Ok(())
+/// }
+/// ```
 pub struct KvRead<'a, K: 'static, V: 'static>(Kv<'a, K, V>);
 
 impl<K: 'static, V: Clone + 'static> KvRead<'_, K, V> {
@@ -304,6 +443,41 @@ pub struct Reads<S>(
 /// The stores of a processor: one descriptor, or a tuple of up to six, or `()` for none.
 ///
 /// A window store comes with its retention: `(STORE, Duration)`.
+///
+/// ```
+/// # use millstream_operators::{Context, KvHandle, Processor, StreamsBuilder, WindowHandle};
+/// # use millstream_topology::{days, text, u64_be, KvStore, Record, Result, Topic, WindowStore};
+/// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+/// const EVER: KvStore<String, u64> = KvStore::new("ever", text(), u64_be());
+/// const DAILY: WindowStore<String, u64> = WindowStore::new("daily", text(), u64_be());
+///
+/// struct Count {
+///     ever: KvHandle<String, u64>,
+///     daily: WindowHandle<String, u64>,
+/// }
+/// # impl Processor for Count {
+/// #     type Key = String;
+/// #     type Value = String;
+/// #     type OutKey = String;
+/// #     type OutValue = String;
+/// #     fn process(
+/// #         &mut self,
+/// #         cx: &mut Context<'_, '_, String, String>,
+/// #         record: Record<String, String>,
+/// #     ) -> Result<()> {
+/// #         cx.store(self.ever).put(&record.key, 1, record.timestamp)?;
+/// #         cx.window(self.daily).put(&record.key, 0, Some(1), record.timestamp)
+/// #     }
+/// # }
+///
+/// let b = StreamsBuilder::new();
+/// let make = |(ever, daily)| Count { ever, daily };
+/// b.stream(IN).process((EVER, (DAILY, days(30))), make);
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// Processors that name one store share it, and so run in one task; they give it the same types and
+/// the same retention, else the topology is refused.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no set of stores",
     note = "name the processor's stores: one `KvStore` constant, a tuple of them, or `()`"

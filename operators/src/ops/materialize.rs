@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{Change, Error, ErrorKind, NodeId, NodeKind, Record, StoreId};
+use millstream_topology::{Change, NodeId, NodeKind, Record, StoreId};
 
 use crate::{
     Cx, KTable, TableStore,

@@ -4,9 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use millstream_state::{BufferDefinition, StoreDefinition, WindowDefinition};
-use millstream_topology::{
-    Error, ErrorKind, KvStore, NodeId, NodeKind, Record, Result, StoreId, WindowStore,
-};
+use millstream_topology::{KvStore, NodeId, NodeKind, Record, Result, StoreId, WindowStore};
 
 use crate::{
     Cx, JoinWindow, KStream, MaybeNull,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{Error, ErrorKind, NodeKind, Record, Result};
+use millstream_topology::{NodeKind, Record, Result};
 
 use crate::{Cx, KStream, KTable, MaybeNull, build::TaskBuild, edge::edge};
 

@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use millstream_topology::{Change, Error, ErrorKind, NodeKind, Record};
+use millstream_topology::{Change, NodeId, NodeKind, Record};
 
 use crate::{
     Cx, KTable,
