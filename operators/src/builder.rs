@@ -66,7 +66,7 @@ impl<K, V> StreamOrigin<K, V> for TopicPattern<K, V> {
 
 /// What a table can be made of: a topic, whose keys may be nullable.
 ///
-/// Topic and store have the same types:
+/// The topic is a descriptor, and the store has the same types:
 ///
 /// ```
 /// # use millstream_operators::StreamsBuilder;
@@ -78,13 +78,14 @@ impl<K, V> StreamOrigin<K, V> for TopicPattern<K, V> {
 /// # assert!(b.build().is_ok());
 /// ```
 ///
+/// A name alone says nothing of codecs:
+///
 /// ```compile_fail,E0277
 /// # use millstream_operators::StreamsBuilder;
-/// # use millstream_topology::{text, u64_be, KvStore, Topic};
-/// # const STOCK: Topic<String, u64> = Topic::new("stock", text(), u64_be());
-/// const HELD: KvStore<u64, u64> = KvStore::new("held", u64_be(), u64_be());
+/// # use millstream_topology::{text, u64_be, KvStore};
+/// # const HELD: KvStore<String, u64> = KvStore::new("held", text(), u64_be());
 /// # let b = StreamsBuilder::new();
-/// b.table(STOCK, HELD);
+/// b.table("stock", HELD);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a table of `{K}` to `{V}` can be read from",
