@@ -293,8 +293,8 @@ impl StreamsBuilder {
     }
 
     /// The records of a topic, of several topics (an array or a vector of descriptors), or of all
-    /// topics that match a [`TopicPattern`]. The timestamp of each is the one that the log holds;
-    /// one with a negative timestamp is dropped and counted.
+    /// topics that match a [`TopicPattern`]. Timestamp and headers of each are those that the log
+    /// holds; one with a negative timestamp is dropped and counted.
     ///
     /// A null key or value is data that does not decode, unless the descriptor's codec is
     /// [`nullable`](millstream_topology::nullable). Asking for the same topics again gives the same
@@ -372,9 +372,9 @@ impl StreamsBuilder {
     ///
     /// A null value deletes its key. A null key is data that does not decode, unless the topic's
     /// key codec is [`nullable`](millstream_topology::nullable): then it is dropped and counted.
-    /// Every update is applied and passed on with its timestamp, also one that is older than the
-    /// value it replaces. A versioned store puts such an update into the past, and drops and counts
-    /// what is older than its history.
+    /// Every update is applied and passed on with its timestamp and headers, also one that is older
+    /// than the value it replaces. A versioned store puts such an update into the past, and drops
+    /// and counts what is older than its history.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;

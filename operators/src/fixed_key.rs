@@ -121,7 +121,8 @@ pub type FixedKeyContext<'a, 'b, K, V> = Context<'a, 'b, K, V, FixedKey>;
 impl<K: Clone, V: Clone> FixedKeyContext<'_, '_, K, V> {
     /// Hands a record to the nodes behind, and returns when they have processed it. Its key is that
     /// of a record that came in, because no other can be made; value, timestamp and headers are
-    /// those that it carries. A timer can forward a record that the processor has kept.
+    /// those that it carries. A timer can forward a record that the processor has kept. There is an
+    /// example at [`FixedKeyContext`].
     ///
     /// # Errors
     /// What a node behind fails with; pass it on with `?`.

@@ -166,7 +166,8 @@ impl<'b, K: Clone, V: Clone> Context<'_, 'b, K, V> {
     }
 
     /// Hands a record to the nodes behind one of the outputs of
-    /// [`KStream::process_to`](crate::KStream::process_to).
+    /// [`KStream::process_to`](crate::KStream::process_to), which has an example. Nulls, timestamp
+    /// and headers are as with [`forward`](Self::forward).
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -304,7 +305,7 @@ impl<K, V, R> Context<'_, '_, K, V, R> {
         self.cx.site.offset
     }
 
-    /// Counts a record that had to be dropped.
+    /// Counts a record that had to be dropped: in the task's figures and in `/metrics`.
     pub fn count_dropped(&mut self) {
         self.cx.counters.dropped += 1;
     }

@@ -108,8 +108,8 @@ pub struct Rule<K> {
 impl<K> SuppressUntil<Windowed<K>> for UntilWindowCloses {
     fn rule(self, plan: &Plan, table: NodeId) -> Result<Rule<Windowed<K>>> {
         let Some(wait_ms) = plan.window_closes_after_ms(table) else {
-            let what = "the table does not come from an aggregation in windows, so nothing tells when \
-                        one closes; suppress `until_time_limit` instead";
+            let what = "the table does not come from an aggregation in windows, so nothing tells \
+                        when one closes; suppress `until_time_limit` instead";
             return Err(Error::new(ErrorKind::Topology, what));
         };
         Ok(Rule {

@@ -172,7 +172,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     /// The rows that `keep` accepts; it is not asked about deletions.
     ///
     /// A value that is not accepted deletes its key here. Nothing is passed on where neither the
-    /// value before nor the new one is accepted. Timestamp and headers are those of the change.
+    /// value before nor the new one is accepted; behind a table without a store and behind a
+    /// versioned one, every change is. Timestamp and headers are those of the change.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;

@@ -464,8 +464,8 @@ fn topics_are_read_once_and_have_names_and_partitions() {
                 b.table(IN, ROWS);
             },
             "source-2",
-            "make the table of the stream by `to_table`, or the stream of the table by `to_stream`. \
-             topic=`in`, first=`lines`",
+            "make the table of the stream by `to_table`, or the stream of the table by \
+             `to_stream`. topic=`in`, first=`lines`",
         ),
         (
             |b| {

@@ -83,8 +83,9 @@ pub trait Codec: Copy + 'static {
 }
 
 /// What the compiler says of a store whose keys could be null.
-pub(crate) const NULL_KEYS: &str = "a store has no null keys; take `drop_null_keys()` of the stream, \
-                                    and name the store with the plain key type and its codec";
+pub(crate) const NULL_KEYS: &str = "a store has no null keys; take `drop_null_keys()` of the \
+                                    stream, and name the store with the plain key type and its \
+                                    codec";
 
 macro_rules! codec_type {
     ($(#[$doc:meta])* $name:ident) => {

@@ -165,8 +165,8 @@ impl TimeWindows {
             return Err(Error::new(
                 ErrorKind::Topology,
                 format!(
-                    "windows must advance by more than nothing and by no more than their size; give \
-                     `advance_by` 1 ms up to the size. size_ms={}, advance_ms={}",
+                    "windows must advance by more than nothing and by no more than their size; \
+                     give `advance_by` 1 ms up to the size. size_ms={}, advance_ms={}",
                     self.size_ms, self.advance_ms
                 ),
             ));

@@ -229,8 +229,8 @@ pub(crate) fn check(draft: &mut crate::builder::Draft, node: NodeId, window: Joi
     let (before, after) = (window.before_ms, window.after_ms);
     if before.saturating_add(after) < 0 {
         let what = format!(
-            "a join's window ends before it begins; let `before` and `after` add up to 0 ms or more. \
-             before={before}, after={after}"
+            "a join's window ends before it begins; let `before` and `after` add up to 0 ms or \
+             more. before={before}, after={after}"
         );
         draft.refuse(node, what);
     }

@@ -262,8 +262,9 @@ pub(crate) fn check_retention(store: &str, retention_ms: i64, least_ms: i64) -> 
     Err(Error::new(
         ErrorKind::Topology,
         format!(
-            "a store keeps its windows for less than they are open; let `retain` have at least what \
-             they need, or leave it out. store=`{store}`, retention_ms={retention_ms}, least_ms={least_ms}"
+            "a store keeps its windows for less than they are open; let `retain` have at least \
+             what they need, or leave it out. store=`{store}`, retention_ms={retention_ms}, \
+             least_ms={least_ms}"
         ),
     ))
 }
