@@ -532,7 +532,7 @@ fn topics_that_meet_have_one_number_of_partitions() {
         let counted = topology
             .plan()
             .repartition_counts(|t| counts.get(t).copied());
-        expect(counted.err().expect("is refused"), 0, node, advice);
+        expect(counted.expect_err("is refused"), 0, node, advice);
     }
     check(
         &[("in", 2), ("other", 3)],

@@ -109,7 +109,7 @@ codec_type!(
     Json
 );
 codec_type!(
-    /// Codec of [`bincode`].
+    /// Codec of [`bincode()`].
     Bincode
 );
 
@@ -253,7 +253,7 @@ integer_codec!(
     I64Be, i64_be, i64
 );
 
-/// Codec of [`bytes`].
+/// Codec of [`bytes()`].
 #[derive(Clone, Copy)]
 pub struct RawBytes;
 
