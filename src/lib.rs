@@ -55,7 +55,8 @@
 //!
 //! | module | what is in it |
 //! |---|---|
-//! | this one | what most programs need: descriptors, the DSL, the application, the test driver |
+//! | this one | what programs need: descriptors, the DSL, processors, the application, the driver |
+//! | [`topology`] | the vocabulary whole, with the plan of a topology |
 //! | [`broker`] | the logs: embedded, and Kafka |
 //! | [`state`] | stores and where they are kept |
 //! | [`sinks`] | tables from topics, exactly once |
@@ -64,19 +65,71 @@
 //!
 //! What this crate is not: a client library for Kafka, or a cluster that has to be run.
 
-pub use millstream_operators::{
-    Clock, Context, Grouped, JoinWith, KStream, KTable, KvHandle, LeftJoinWith, Processor,
-    Punctuation, Split, Stores, StreamsBuilder, Topology, WindowHandle, WindowedGrouped, Within,
-};
-pub use millstream_runtime::{
-    Application, Config, ErrorPolicy, Health, Located, Policies, Queries, StateKind, Status,
-    TestDriver,
-};
+// Descriptors: what persists is named once, as a constant, with types and codecs.
+pub use millstream_operators::{ForeignKey, NoStore};
 pub use millstream_topology::{
-    BoxError, Codec, Error, ErrorKind, Header, Headers, Hopping, KvStore, Record, Result, Serde,
-    TimeWindows, Topic, Tumbling, WindowStore, Windowed, bincode, bytes, days, hours, i64_be, json,
-    millis, mins, nullable, secs, text, u32_be, u64_be,
+    AnyTopic, KvStore, SessionStore, SuppressStore, Topic, TopicPattern, VersionedStore,
+    WindowStore,
 };
+
+// Codecs, and the trait for those of your own.
+pub use millstream_topology::{
+    Codec, Serde, bincode, bytes, i64_be, json, nullable, text, u32_be, u64_be, windowed,
+};
+
+// Where a topology starts, and what it is when it is finished.
+pub use millstream_operators::{StreamOrigin, StreamsBuilder, TableOrigin, Topology};
+pub use millstream_topology::Description;
+
+// Streams and tables, and what can keep a table.
+pub use millstream_operators::{GlobalKTable, GlobalLookup, KStream, KTable, Split, TableStore};
+
+// Groups about to be aggregated: of streams, of tables, of several streams.
+pub use millstream_operators::{
+    Cogrouped, Grouped, GroupedTable, SessionCogrouped, SessionGrouped, WindowedCogrouped,
+    WindowedGrouped, Windows,
+};
+
+// Windows, a key in a window, and durations.
+pub use millstream_topology::{
+    Hopping, Sessions, Sliding, TimeWindows, Tumbling, Unlimited, Windowed, days, hours, millis,
+    mins, secs,
+};
+
+// When a table passes its changes on.
+pub use millstream_operators::{
+    SuppressUntil, UntilTimeLimit, UntilWindowCloses, until_time_limit, until_window_closes,
+};
+
+// What streams can be joined with.
+pub use millstream_operators::{
+    JoinWindow, JoinWith, LeftJoinWith, MaybeNull, OuterJoinWith, WithGrace, Within,
+    WithinUnmatched,
+};
+
+// The Processor API: nodes of your own, their stores, outputs and timers.
+pub use millstream_operators::{
+    AnyKey, Clock, Context, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, KvHandle,
+    KvRead, Output, OutputHandle, Outputs, Processor, Punctuation, ReadHandle, Reads, Stores,
+    WindowHandle,
+};
+
+// Records, changes of tables, and errors.
+pub use millstream_operators::RawRecord;
+pub use millstream_topology::{
+    BoxError, Change, Error, ErrorKind, Header, Headers, Record, Result,
+};
+
+// The application that runs a topology, its state to look at, and the driver that tests one.
+pub use millstream_runtime::{
+    Application, CommitStats, Config, ErrorPolicy, Health, Located, Member, Members, Policies,
+    Queries, StateKind, Status, StoreInfo, StoreStatus, TaskPhase, TaskStatus, TestDriver,
+    ThreadStatus,
+};
+pub use millstream_topology::TaskId;
+
+/// The vocabulary whole: besides what stands here, the plan of a topology and the codecs' types.
+pub use millstream_topology as topology;
 
 /// The logs: embedded, and Kafka.
 pub use millstream_broker as broker;

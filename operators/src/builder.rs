@@ -23,6 +23,14 @@ use crate::{
 type OriginIdentity = (Vec<&'static str>, Option<&'static str>);
 
 /// What a stream can be made of: a topic, several topics, or a pattern of topics.
+///
+/// A name alone says nothing of types and codecs: name the topic by a descriptor, `const IN:
+/// Topic<String, String> = Topic::new("in", text(), text())`, and read `b.stream(IN)`.
+///
+/// ```compile_fail,E0277
+/// # let b = millstream_operators::StreamsBuilder::new();
+/// b.stream("in").map_values(|_: &String, line: String| line.len()).print("lengths");
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a stream can be read from",
     note = "give a `Topic`, an array or a vector of topics with the same types, or a `TopicPattern`"
@@ -57,6 +65,28 @@ impl<K, V> StreamOrigin<K, V> for TopicPattern<K, V> {
 }
 
 /// What a table can be made of: a topic, whose keys may be nullable.
+///
+/// The topic is a descriptor, and the store has the same types:
+///
+/// ```
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore, Topic};
+/// const STOCK: Topic<String, u64> = Topic::new("stock", text(), u64_be());
+/// const HELD: KvStore<String, u64> = KvStore::new("held", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// b.table(STOCK, HELD);
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// A name alone says nothing of codecs:
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore};
+/// # const HELD: KvStore<String, u64> = KvStore::new("held", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// b.table("stock", HELD);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is nothing that a table of `{K}` to `{V}` can be read from",
     note = "give a `Topic<K, V>` or a `Topic<Option<K>, V>`, and a `KvStore<K, V>` or a \
@@ -92,8 +122,9 @@ pub struct Draft {
     read: Vec<(OriginIdentity, Box<dyn Any + Send>)>,
     /// Stores that a node reads and another must have.
     wanted: Vec<(NodeId, Arc<dyn StoreDefinition>)>,
-    /// The first thing that is wrong; `build` returns it, so that the methods in between need not.
-    error: Option<Error>,
+    /// The first thing that is wrong, and the node where it is; `build` returns it, so that the
+    /// methods in between need not. The node is named then, because `named` may come later.
+    error: Option<(Option<NodeId>, Error)>,
 }
 
 impl Draft {
@@ -110,7 +141,7 @@ impl Draft {
                 store
             }
             Err(error) => {
-                self.fail(error);
+                self.fail_in(node, error);
                 StoreId(0)
             }
         }
@@ -131,17 +162,31 @@ impl Draft {
         self.wanted.push((node, definition));
     }
 
-    /// Refuses a second descriptor of a store if its types are others: they would read what the
-    /// first did not write.
+    /// Refuses a second descriptor of a store if its types are others, since they would read what
+    /// the first did not write, or if it is to be kept otherwise, since the first one decides.
     fn connect(&mut self, node: NodeId, store: StoreId, definition: &dyn StoreDefinition) {
         let (known, asked) = (self.definitions[store.0].types(), definition.types());
+        let (kept, spec) = (self.definitions[store.0].spec(), definition.spec());
+        let name = &spec.name;
         if known != asked {
-            let name = definition.spec().name;
             let what = format!(
                 "two descriptors of one store have different types; use one constant for it. \
                  store=`{name}`, types=`{known}` and `{asked}`"
             );
-            self.fail(Error::new(ErrorKind::Topology, what));
+            self.refuse(node, what);
+        } else if kept.kind != spec.kind {
+            let what = format!(
+                "two nodes keep one store in different ways; give its retention once, and use that \
+                 everywhere. store=`{name}`, first={:?}, second={:?}",
+                kept.kind, spec.kind
+            );
+            self.refuse(node, what);
+        } else if kept.logged != spec.logged {
+            let what = format!(
+                "two descriptors of one store differ in its changelog; use one constant for it. \
+                 store=`{name}`"
+            );
+            self.refuse(node, what);
         }
         self.plan.connect(node, store);
     }
@@ -153,12 +198,11 @@ impl Draft {
                 Some(store) => self.connect(node, store, &*definition),
                 None if self.is_global(&*definition) => {}
                 None => {
-                    let node = self.plan.nodes()[node.0].name.clone();
                     let what = format!(
                         "a processor reads a store that no operator has; make the table or the \
                          aggregation that keeps it. store=`{name}`"
                     );
-                    self.fail(Error::new(ErrorKind::Topology, what).in_node(&node));
+                    self.refuse(node, what);
                 }
             }
         }
@@ -172,20 +216,36 @@ impl Draft {
         })
     }
 
-    pub(crate) fn fail(&mut self, error: Error) {
-        self.error.get_or_insert(error);
+    /// Refuses the topology for what is wrong in a node, unless something was wrong before.
+    pub(crate) fn refuse(&mut self, node: NodeId, what: impl Into<String>) {
+        self.fail_in(node, Error::new(ErrorKind::Topology, what));
     }
 
-    /// Refuses the topology because of a node.
-    pub(crate) fn fail_at(&mut self, node: NodeId, what: impl Into<String>) {
-        let name = self.plan.nodes()[node.0].name.clone();
-        self.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+    /// As [`refuse`](Self::refuse), if the result is an error.
+    pub(crate) fn check_in(&mut self, node: NodeId, result: Result<()>) {
+        if let Err(error) = result {
+            self.fail_in(node, error);
+        }
     }
 
+    /// Refuses the topology for what is in no node of it.
     pub(crate) fn check(&mut self, result: Result<()>) {
         if let Err(error) = result {
-            self.fail(error);
+            self.error.get_or_insert((None, error));
         }
+    }
+
+    fn fail_in(&mut self, node: NodeId, error: Error) {
+        self.error.get_or_insert((Some(node), error));
+    }
+
+    /// The first thing that is wrong, with the name of its node.
+    fn take_error(&mut self) -> Option<Error> {
+        let (node, error) = self.error.take()?;
+        Some(match node {
+            Some(node) => error.in_node(&self.plan.nodes()[node.0].name),
+            None => error,
+        })
     }
 }
 
@@ -200,6 +260,21 @@ impl SharedDraft {
 
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    /// True when what meets in `node` comes from one builder. Else refuses both topologies: the
+    /// ids and the listeners of one mean nothing in the other.
+    pub(crate) fn meets(&self, other: &Self, node: NodeId) -> bool {
+        if self.is(other) {
+            return true;
+        }
+        const WHAT: &str = "streams and tables of two builders cannot meet; make both with one \
+                            `StreamsBuilder`";
+        let name = self.lock().plan.nodes()[node.0].name.clone();
+        self.lock().refuse(node, WHAT);
+        let theirs = Error::new(ErrorKind::Topology, WHAT).in_node(&name);
+        other.lock().check(Err(theirs));
+        false
     }
 }
 
@@ -229,8 +304,8 @@ impl StreamsBuilder {
     }
 
     /// The records of a topic, of several topics (an array or a vector of descriptors), or of all
-    /// topics that match a [`TopicPattern`]. The timestamp of each is the one that the log holds;
-    /// one with a negative timestamp is dropped and counted.
+    /// topics that match a [`TopicPattern`]. Timestamp and headers of each are those that the log
+    /// holds; one with a negative timestamp is dropped and counted.
     ///
     /// A null key or value is data that does not decode, unless the descriptor's codec is
     /// [`nullable`](millstream_topology::nullable). Asking for the same topics again gives the same
@@ -279,6 +354,9 @@ impl StreamsBuilder {
     /// value, the log's timestamp and the greatest event time of the topic's partition so far (-1
     /// at first). A record with a negative time is dropped and counted.
     ///
+    /// Null keys and values are as there; `extract` gets them where keys or values are `Option`s.
+    /// Headers stay.
+    ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{text, Topic};
@@ -305,9 +383,9 @@ impl StreamsBuilder {
     ///
     /// A null value deletes its key. A null key is data that does not decode, unless the topic's
     /// key codec is [`nullable`](millstream_topology::nullable): then it is dropped and counted.
-    /// Every update is applied and passed on with its timestamp, also one that is older than the
-    /// value it replaces. A versioned store puts such an update into the past, and drops and counts
-    /// what is older than its history.
+    /// Every update is applied and passed on with its timestamp and headers, also one that is older
+    /// than the value it replaces. A versioned store puts such an update into the past, and drops
+    /// and counts what is older than its history.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -330,7 +408,22 @@ impl StreamsBuilder {
     }
 
     /// As [`table`](Self::table), with the event time taken from the record, as
-    /// [`stream_by_time`](Self::stream_by_time) does. `extract` gets `None` for a null.
+    /// [`stream_by_time`](Self::stream_by_time) does. `extract` gets `None` for a null key or
+    /// value.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const NAMES: Topic<u64, String> = Topic::new("names", u64_be(), text());
+    /// # const BY_ID: KvStore<u64, String> = KvStore::new("by-id", u64_be(), text());
+    /// # let b = StreamsBuilder::new();
+    /// // The time stands in front of each name; a deletion has that of the log.
+    /// let names = b.table_by_time(NAMES, BY_ID, |_, name, log_time, _| {
+    ///     let time = name.and_then(|name| name.split(' ').next()?.parse().ok());
+    ///     time.unwrap_or(log_time)
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn table_by_time<K: Clone + 'static, V: Clone + 'static>(
         &self,
         topic: impl TableOrigin<K, V>,
@@ -374,10 +467,24 @@ impl StreamsBuilder {
     /// # Errors
     /// The first thing that was wrong in any call so far, with
     /// [`ErrorKind::Topology`](millstream_topology::ErrorKind::Topology).
+    ///
+    /// ```
+    /// use millstream_operators::StreamsBuilder;
+    /// use millstream_topology::{text, u64_be, ErrorKind, KvStore, Topic};
+    ///
+    /// const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    ///
+    /// let b = StreamsBuilder::new();
+    /// b.stream(IN).map(|key, value| (value, key)).named("swapped").group_by_key().count(SEEN);
+    /// let error = b.build().err().expect("the key may have changed");
+    /// assert_eq!((error.kind(), error.node()), (ErrorKind::Topology, Some("swapped")));
+    /// assert!(error.to_string().contains("put `.repartition(TOPIC)` in between"));
+    /// ```
     pub fn build(self) -> Result<Topology> {
         let mut draft = std::mem::take(&mut *self.draft.lock());
         draft.connect_wanted();
-        if let Some(error) = draft.error.take() {
+        if let Some(error) = draft.take_error() {
             return Err(error);
         }
         draft.plan.check()?;

@@ -39,8 +39,9 @@ impl<K, V> FixedKeyRecord<K, V> {
     }
 }
 
-impl<K, V> From<Record<K, V>> for FixedKeyRecord<K, V> {
-    fn from(record: Record<K, V>) -> Self {
+impl<K, V> FixedKeyRecord<K, V> {
+    /// Only the operator makes one, of a record that came in: so no other key can be forwarded.
+    pub(crate) fn of(record: Record<K, V>) -> Self {
         let Record {
             key,
             value,
@@ -80,11 +81,48 @@ pub enum AnyKey {}
 pub enum FixedKey {}
 
 /// What a [`FixedKeyProcessor`] can reach while it is called.
+///
+/// A record with another key cannot be forwarded, nor the key of one be set. To change keys, write
+/// a [`Processor`](crate::Processor) and run it with [`process`](crate::KStream::process).
+///
+/// ```
+/// # use millstream_operators::{FixedKeyContext, FixedKeyRecord};
+/// # use millstream_topology::Result;
+/// type In = FixedKeyRecord<String, u64>;
+///
+/// fn add(cx: &mut FixedKeyContext<'_, '_, String, u64>, record: In) -> Result<()> {
+///     let more = record.value + 1;
+///     cx.forward(record.with_value(more))
+/// }
+/// ```
+///
+/// ```compile_fail,E0308
+/// # use millstream_operators::{FixedKeyContext, FixedKeyRecord};
+/// # use millstream_topology::{Record, Result};
+/// type In = FixedKeyRecord<String, u64>;
+///
+/// fn rename(cx: &mut FixedKeyContext<'_, '_, String, u64>, record: In) -> Result<()> {
+///     cx.forward(Record::new("other".to_owned(), record.value, record.timestamp))
+/// }
+/// ```
+///
+/// ```compile_fail,E0616
+/// # use millstream_operators::{FixedKeyContext, FixedKeyRecord};
+/// # use millstream_topology::Result;
+/// type In = FixedKeyRecord<String, u64>;
+///
+/// fn rename(cx: &mut FixedKeyContext<'_, '_, String, u64>, mut record: In) -> Result<()> {
+///     record.key = "other".to_owned();
+///     cx.forward(record)
+/// }
+/// ```
 pub type FixedKeyContext<'a, 'b, K, V> = Context<'a, 'b, K, V, FixedKey>;
 
 impl<K: Clone, V: Clone> FixedKeyContext<'_, '_, K, V> {
     /// Hands a record to the nodes behind, and returns when they have processed it. Its key is that
-    /// of a record that came in, because no other can be made.
+    /// of a record that came in, because no other can be made; value, timestamp and headers are
+    /// those that it carries. A timer can forward a record that the processor has kept. There is an
+    /// example at [`FixedKeyContext`].
     ///
     /// # Errors
     /// What a node behind fails with; pass it on with `?`.
@@ -94,6 +132,9 @@ impl<K: Clone, V: Clone> FixedKeyContext<'_, '_, K, V> {
 }
 
 /// A node of the user's own that cannot change keys, so that equal keys stay in one task behind it.
+///
+/// Nulls come as typed: of a `KStream<Option<K>, V>` the records have an `Option` for key. What is
+/// forwarded has the timestamp and the headers that it carries.
 ///
 /// ```
 /// use millstream_operators::{FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, KvHandle};
@@ -154,7 +195,9 @@ pub trait FixedKeyProcessor: 'static {
     /// Called when a schedule is due.
     ///
     /// # Errors
-    /// An error aborts the transaction; the call is tried again.
+    /// An error of the user's own ([`ErrorKind::User`](millstream_topology::ErrorKind::User), or
+    /// [`ErrorKind::Data`](millstream_topology::ErrorKind::Data)) stops the application: no record
+    /// could be skipped or set aside, so no policy covers a timer.
     fn punctuate(
         &mut self,
         cx: &mut FixedKeyContext<'_, '_, Self::Key, Self::OutValue>,

@@ -67,7 +67,24 @@ impl<K: Clone + 'static, V: Clone + 'static> GlobalKTable<K, V> {
     ///
     /// Only the stream triggers, and its keys may be null and need not be those by which it is
     /// partitioned. An inner join drops and counts a record that `key` gives no key for; a left
-    /// join joins it with nothing. Results have key, timestamp and headers of the record.
+    /// join joins it with nothing. A null value is not looked at: the functions get the `Option`.
+    /// Results have key, timestamp and headers of the record.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const ORDERS: Topic<u64, String> = Topic::new("orders", u64_be(), text());
+    /// # const COUNTRIES: Topic<String, String> = Topic::new("countries", text(), text());
+    /// # const COUNTRY: KvStore<String, String> = KvStore::new("country", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let countries = b.global_table(COUNTRIES, COUNTRY);
+    /// let code_of = |_: &u64, order: &String| order.get(..2).map(str::to_owned);
+    /// b.stream(ORDERS).left_join(countries.by(code_of), |order, country| match country {
+    ///     Some(country) => format!("{order} to {country}"),
+    ///     None => order.clone(),
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn by<SK, SV, G>(
         &self,
         key: impl Fn(&SK, &SV) -> G + Send + Sync + 'static,

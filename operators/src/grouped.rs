@@ -7,6 +7,16 @@ use millstream_topology::{BoxError, Error, ErrorKind, KvStore, Result};
 use crate::{Cogrouped, KStream, KTable, Windows, ops};
 
 /// A stream whose records with equal keys meet in one task.
+///
+/// # Nulls
+/// Stores are named with plain key types, so that a stream with null keys goes through
+/// [`drop_null_keys`](KStream::drop_null_keys) first. Kafka Streams drops and counts null values in
+/// front of an aggregation: [`drop_null_values`](KStream::drop_null_values) does that. Without it
+/// the function gets the `Option`, and `count` counts it.
+///
+/// # Results
+/// The timestamp of a result is the greatest of its key's records, its headers are those of the
+/// last one.
 pub struct Grouped<K: 'static, V: 'static>(KStream<K, V>);
 
 fn user_error(source: impl Into<BoxError>) -> Error {
@@ -21,6 +31,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
     /// How many records each key has had. The timestamp of a count is the greatest of its records,
     /// its headers are those of the last one.
     ///
+    /// Null keys and values are as [`Grouped`] says.
+    ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{text, u64_be, KvStore, Topic};
@@ -29,12 +41,25 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
     /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
     /// let counts = b.stream(IN).group_by_key().count(SEEN);
     /// ```
+    ///
+    /// The values of the store are counts:
+    ///
+    /// ```compile_fail,E0308
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, KvStore, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// const SEEN: KvStore<String, String> = KvStore::new("seen", text(), text());
+    /// let counts = b.stream(IN).group_by_key().count(SEEN);
+    /// ```
     pub fn count(self, store: KvStore<K, u64>) -> KTable<K, u64> {
         self.aggregate(store, |_, _, count| count + 1)
     }
 
     /// Combines the values of each key; the first value stands as it is. The timestamp of a result
     /// is the greatest of its records, its headers are those of the last one.
+    ///
+    /// Null keys and values are as [`Grouped`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -61,6 +86,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
     /// Folds the values of each key, from `A::default()` on. The timestamp of a result is the
     /// greatest of its records, its headers are those of the last one.
     ///
+    /// Null keys and values are as [`Grouped`] says.
+    ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{text, u64_be, KvStore, Topic};
@@ -82,6 +109,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
 
     /// As [`aggregate`](Self::aggregate), with a function that may fail; the application's policy
     /// for processing errors decides what becomes of the record then, and the fold stays as it was.
+    ///
+    /// Nulls, timestamp and headers are as there.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -112,6 +141,10 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
     /// A deletion goes on as a change without a new value, also where there was nothing to delete.
     /// The timestamp of a result is the greatest of the records since the key was last absent.
     ///
+    /// Null keys and values are as [`Grouped`] says.
+    ///
+    /// Its headers are those of the last one.
+    ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{i64_be, text, KvStore, Topic};
@@ -131,7 +164,21 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
         ops::aggregate::aggregate(self.0, store, Arc::new(step))
     }
 
-    /// As [`reduce`](Self::reduce), with a function that may also delete.
+    /// As [`reduce`](Self::reduce), with a function that may also delete: `None` deletes the key,
+    /// and goes on as a change without a new value. The timestamp of a result is the greatest of
+    /// the records since the key was last absent.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// const MOVES: Topic<String, i64> = Topic::new("moves", text(), i64_be());
+    /// const STOCK: KvStore<String, i64> = KvStore::new("stock", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let stock = b.stream(MOVES).group_by_key().reduce_or_delete(STOCK, |held, by| {
+    ///     Some(held + by).filter(|left| *left != 0)
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn reduce_or_delete(
         self,
         store: KvStore<K, V>,
@@ -147,6 +194,10 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
     /// [`Hopping`](millstream_topology::Hopping), [`Sliding`](millstream_topology::Sliding) or
     /// [`Unlimited`](millstream_topology::Unlimited) windows or in
     /// [`Sessions`](millstream_topology::Sessions).
+    ///
+    /// What becomes of nulls, late records, timestamps and headers says
+    /// [`WindowedGrouped`](crate::WindowedGrouped), of sessions
+    /// [`SessionGrouped`](crate::SessionGrouped).
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -164,6 +215,8 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
 
     /// Begins to fold several streams into one table: this one with `step`, others with
     /// [`Cogrouped::cogroup`]. The fold starts from `A::default()`.
+    ///
+    /// What becomes of nulls, timestamps and headers says [`Cogrouped`].
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -190,6 +243,22 @@ impl<K: Clone + 'static, V: Clone + 'static> Grouped<K, V> {
 
     /// As [`cogroup`](Self::cogroup), with a function that may also delete: it gets the fold so
     /// far, `None` if there is none, and returns the one from now on, `None` to have none.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, u64_be, KvStore, Topic};
+    /// # const DEPOSITS: Topic<String, u64> = Topic::new("deposits", text(), u64_be());
+    /// # const FEES: Topic<String, i64> = Topic::new("fees", text(), i64_be());
+    /// # const BALANCES: KvStore<String, i64> = KvStore::new("balances", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// // An account without money is none.
+    /// let cents = b.stream(DEPOSITS).group_by_key();
+    /// let balances = cents.cogroup_or_delete(|_, cents, balance: Option<i64>| {
+    ///     Some(balance.unwrap_or(0) + cents as i64).filter(|balance| *balance != 0)
+    /// });
+    /// balances.aggregate(BALANCES);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn cogroup_or_delete<A: Clone + 'static>(
         self,
         step: impl Fn(&K, V, Option<A>) -> Option<A> + Send + Sync + 'static,

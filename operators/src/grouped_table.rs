@@ -12,6 +12,11 @@ use crate::{KStream, KTable, ops, ops::table_aggregate::Steps};
 /// subtractor and then put into its new one by the adder, in one step where the group stays the
 /// same. Between two groups the step is not atomic: readers may see the row in neither.
 ///
+/// # Nulls
+/// There are none: a row that was deleted is only taken out, one that `group` gave `None` for is in
+/// no group, and the functions get values only.
+///
+/// # Results
 /// The timestamp of a result is the greatest of the records that made it; its headers are those of
 /// the last one.
 pub struct GroupedTable<K: 'static, V: 'static>(KStream<K, Change<V>>);
@@ -22,6 +27,8 @@ impl<K: Clone + 'static, V: Clone + 'static> GroupedTable<K, V> {
     }
 
     /// How many rows each group has; a group that has lost all its rows has a count of 0.
+    ///
+    /// Nulls, timestamp and headers are as [`GroupedTable`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -45,6 +52,8 @@ impl<K: Clone + 'static, V: Clone + 'static> GroupedTable<K, V> {
 
     /// Combines the values of each group: the first stands as it is, `add` puts one more in,
     /// `subtract` takes one out.
+    ///
+    /// Nulls, timestamp and headers are as [`GroupedTable`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -70,7 +79,26 @@ impl<K: Clone + 'static, V: Clone + 'static> GroupedTable<K, V> {
         )
     }
 
-    /// As [`reduce`](Self::reduce), with functions that may also delete.
+    /// As [`reduce`](Self::reduce), with functions that may also delete: `None` deletes the group,
+    /// and goes on as a change without a new value.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// # const STOCK: Topic<String, i64> = Topic::new("stock", text(), i64_be());
+    /// # const HELD: KvStore<String, i64> = KvStore::new("held", text(), i64_be());
+    /// # const BY_SHELF: Topic<String, i64> = Topic::new("by-shelf", text(), i64_be());
+    /// # const SHELVES: KvStore<String, i64> = KvStore::new("shelves", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// // An empty shelf is not in the table.
+    /// let shelves = b.table(STOCK, HELD).group_by(BY_SHELF, |item, n| (item[..1].to_owned(), *n));
+    /// shelves.reduce_or_delete(
+    ///     SHELVES,
+    ///     |sum, n| Some(sum + n),
+    ///     |sum, n| Some(sum - n).filter(|left| *left != 0),
+    /// );
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn reduce_or_delete(
         self,
         store: KvStore<K, V>,
@@ -88,7 +116,20 @@ impl<K: Clone + 'static, V: Clone + 'static> GroupedTable<K, V> {
     }
 
     /// Folds the values of each group, from `A::default()` on: `add` puts a value in, `subtract`
-    /// takes one out.
+    /// takes one out. Nulls, timestamp and headers are as [`GroupedTable`] says.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// # const STOCK: Topic<String, i64> = Topic::new("stock", text(), i64_be());
+    /// # const HELD: KvStore<String, i64> = KvStore::new("held", text(), i64_be());
+    /// # const BY_SHELF: Topic<String, i64> = Topic::new("by-shelf", text(), i64_be());
+    /// # const SHELVES: KvStore<String, i64> = KvStore::new("shelves", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let shelves = b.table(STOCK, HELD).group_by(BY_SHELF, |item, n| (item[..1].to_owned(), *n));
+    /// shelves.aggregate(SHELVES, |_, n, sum: i64| sum + n, |_, n, sum| sum - n);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn aggregate<A: Clone + Default + 'static>(
         self,
         store: KvStore<K, A>,
@@ -105,6 +146,8 @@ impl<K: Clone + 'static, V: Clone + 'static> GroupedTable<K, V> {
     /// Folds the values of each group with functions that may also delete: `add` gets the fold so
     /// far, `None` if there is none; both return the one from now on, `None` to have none.
     /// `subtract` is not called where there is nothing to take a value out of.
+    ///
+    /// Nulls, timestamp and headers are as [`GroupedTable`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;

@@ -18,6 +18,59 @@ pub(crate) type OuterJoiner<K, V, T, VO> =
     Arc<dyn Fn(&K, Option<&V>, Option<&T>) -> VO + Send + Sync>;
 
 /// The right-hand side of an inner join.
+///
+/// Streams meet within a window, and their buffers have names:
+///
+/// ```
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+/// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+/// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+/// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+/// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT);
+/// b.stream(ORDERS).join(payments, |due, paid| due - paid);
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, Topic};
+/// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+/// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// b.stream(ORDERS).join(b.stream(PAYMENTS), |due: &u64, paid: &u64| due - paid);
+/// ```
+///
+/// A table is joined by the key that both have; for another, [`rekey`](KStream::rekey) the stream
+/// first (here to the customer, a `u64`), or join two tables [by a foreign
+/// key](KTable::join_foreign):
+///
+/// ```
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore, Topic};
+/// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+/// # const NAMES: Topic<u64, String> = Topic::new("names", u64_be(), text());
+/// # const BY_ID: KvStore<u64, String> = KvStore::new("by-id", u64_be(), text());
+/// const BY_CUSTOMER: Topic<u64, u64> = Topic::new("by-customer", u64_be(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// let names = b.table(NAMES, BY_ID);
+/// let by_customer = b.stream(ORDERS).rekey(BY_CUSTOMER, |_, customer| *customer);
+/// by_customer.join(&names, |_, name| name.clone());
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore, Topic};
+/// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+/// # const NAMES: Topic<u64, String> = Topic::new("names", u64_be(), text());
+/// # const BY_ID: KvStore<u64, String> = KvStore::new("by-id", u64_be(), text());
+/// # let b = StreamsBuilder::new();
+/// let names = b.table(NAMES, BY_ID);
+/// b.stream(ORDERS).join(&names, |_: &u64, name: &String| name.clone());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be joined with a stream keyed by `{K}`",
     note = "join a `&KTable` with the same key type, a `GlobalKTable` with `.by(key)`, or a stream \
@@ -40,6 +93,35 @@ pub trait JoinWith<K, V>: Sized {
 }
 
 /// The right-hand side of a left join. The results have the stream's keys.
+///
+/// A record that waits for its partner needs a place to wait in:
+///
+/// ```
+/// # use bytes::Bytes;
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{bytes, mins, text, u64_be, KvStore, Topic, WindowStore};
+/// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+/// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+/// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+/// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// const UNPAID: KvStore<Bytes, Bytes> = KvStore::new("unpaid", bytes(), bytes());
+/// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT);
+/// b.stream(ORDERS).left_join(payments.unmatched(UNPAID), |_, paid| paid.is_some());
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+/// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+/// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+/// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+/// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT);
+/// b.stream(ORDERS).left_join(payments, |_: &u64, paid: Option<&u64>| paid.is_some());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be left-joined with a stream keyed by `{K}`",
     note = "left-join a `&KTable` with the same key type, a `GlobalKTable` with `.by(key)`, or a \
@@ -61,6 +143,20 @@ pub trait LeftJoinWith<K, V>: Sized {
 }
 
 /// The right-hand side of an outer join. The results have the left stream's keys.
+///
+/// A table has no outer join with a stream, because only the stream's records make results:
+/// [`left_join`](KStream::left_join) it, or outer-join two [tables](KTable::outer_join).
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore, Topic};
+/// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+/// # const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+/// # const BY_ID: KvStore<String, String> = KvStore::new("by-id", text(), text());
+/// # let b = StreamsBuilder::new();
+/// let names = b.table(NAMES, BY_ID);
+/// b.stream(ORDERS).outer_join(&names, |_: Option<&u64>, name: Option<&String>| name.is_some());
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be outer-joined with a stream keyed by `{K}`",
     note = "outer-join a stream with a window and a store for records that wait for a partner: \
@@ -138,6 +234,9 @@ impl<K: Clone + 'static, T: Clone + 'static> KTable<K, T> {
     /// The table is versioned and remembers at least as far as `grace`. A record that comes later
     /// than that is joined at once, and so is, in a left join, one without a key. Results keep
     /// timestamp and headers of their record.
+    ///
+    /// A record of the stream without a value is dropped and counted, one without a key too in an
+    /// inner join.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -235,6 +334,13 @@ impl From<Duration> for JoinWindow {
 
 impl JoinWindow {
     /// Records whose times differ by no more than this meet.
+    ///
+    /// ```
+    /// use millstream_operators::JoinWindow;
+    /// use millstream_topology::mins;
+    /// let close = JoinWindow::of(mins(10));
+    /// assert_eq!(close, JoinWindow::of(mins(10)).before(mins(10)).after(mins(10)));
+    /// ```
     pub fn of(difference: Duration) -> Self {
         Self {
             before_ms: ms(difference),
@@ -244,30 +350,65 @@ impl JoinWindow {
     }
 
     /// Right records may be older than the left one by no more than this.
+    ///
+    /// ```
+    /// use millstream_operators::JoinWindow;
+    /// use millstream_topology::mins;
+    /// // A delivery (left) meets the order (right) of the hour before it, and none after it.
+    /// let delivered = JoinWindow::of(mins(0)).before(mins(60));
+    /// ```
     pub fn before(mut self, before: Duration) -> Self {
         self.before_ms = ms(before);
         self
     }
 
     /// Right records may be newer than the left one by no more than this.
+    ///
+    /// ```
+    /// use millstream_operators::JoinWindow;
+    /// use millstream_topology::mins;
+    /// // An order (left) meets a payment (right) of the ten minutes after it.
+    /// let paid = JoinWindow::of(mins(0)).after(mins(10));
+    /// ```
     pub fn after(mut self, after: Duration) -> Self {
         self.after_ms = ms(after);
         self
     }
 
     /// Right records are newer than the left one by at least this: `before` below zero.
+    ///
+    /// ```
+    /// use millstream_operators::JoinWindow;
+    /// use millstream_topology::mins;
+    /// // An order meets the reminders that come from one to two hours after it.
+    /// let reminded = JoinWindow::of(mins(120)).newer_by(mins(60));
+    /// ```
     pub fn newer_by(mut self, least: Duration) -> Self {
         self.before_ms = -ms(least);
         self
     }
 
     /// Right records are older than the left one by at least this: `after` below zero.
+    ///
+    /// ```
+    /// use millstream_operators::JoinWindow;
+    /// use millstream_topology::mins;
+    /// // A click meets the views that were there from one to ten minutes before it.
+    /// let viewed = JoinWindow::of(mins(10)).older_by(mins(1));
+    /// ```
     pub fn older_by(mut self, least: Duration) -> Self {
         self.after_ms = -ms(least);
         self
     }
 
-    /// Late records are joined up to this long after the window has closed.
+    /// Late records are joined up to this long after the window has closed; in a left or outer join
+    /// a record waits so much longer for its partner.
+    ///
+    /// ```
+    /// use millstream_operators::JoinWindow;
+    /// use millstream_topology::mins;
+    /// let paid = JoinWindow::of(mins(10)).grace(mins(1));
+    /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace_ms = ms(grace);
         self
@@ -315,25 +456,80 @@ pub struct Within<K: 'static, L: 'static, R: 'static> {
 
 impl<K: Clone + 'static, L: Clone + 'static, R: Clone + 'static> Within<K, L, R> {
     /// As [`JoinWindow::before`].
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).before(mins(0));
+    /// b.stream(ORDERS).join(payments, |due, paid| due - paid);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn before(mut self, before: Duration) -> Self {
         self.window = self.window.before(before);
         self
     }
 
     /// As [`JoinWindow::after`].
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).after(mins(60));
+    /// b.stream(ORDERS).join(payments, |due, paid| due - paid);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn after(mut self, after: Duration) -> Self {
         self.window = self.window.after(after);
         self
     }
 
     /// As [`JoinWindow::grace`].
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).grace(mins(1));
+    /// b.stream(ORDERS).join(payments, |due, paid| due - paid);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn grace(mut self, grace: Duration) -> Self {
         self.window = self.window.grace(grace);
         self
     }
 
     /// The store in which records wait for a partner, for a left or an outer join. Its keys and
-    /// values are made by the operator.
+    /// values are made by the operator. What becomes of nulls, timestamps and headers says the
+    /// join: [`left_join`](KStream::left_join), [`outer_join`](KStream::outer_join).
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{bytes, mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// const UNPAID: KvStore<Bytes, Bytes> = KvStore::new("unpaid", bytes(), bytes());
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).unmatched(UNPAID);
+    /// b.stream(ORDERS).left_join(payments, |_, paid| paid.is_some());
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn unmatched(self, store: KvStore<Bytes, Bytes>) -> WithinUnmatched<K, L, R> {
         WithinUnmatched {
             within: self,

@@ -126,7 +126,7 @@ impl<K: 'static, V: Clone + 'static> Stores for Lru<K, V> {
     fn connect(self, draft: &mut Draft, node: NodeId) {
         draft.share_store(node, Arc::new(KvDefinition(self.0)));
         if self.1 == 0 {
-            draft.fail_at(
+            draft.refuse(
                 node,
                 "a bounded store keeps at least one entry; give it a number above 0",
             );

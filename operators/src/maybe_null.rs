@@ -6,7 +6,8 @@
 /// the join, and only a stream whose type can be null has any.
 #[diagnostic::on_unimplemented(
     message = "a join needs `{T}` or `Option<{T}>`, but the stream has `{Self}`",
-    note = "both sides of a join have keys of one type, and a buffer has the type of its stream"
+    note = "both sides of a join have keys of one type, so `rekey` one of them; a buffer has the \
+            type of its stream"
 )]
 pub trait MaybeNull<T>: Clone + 'static {
     /// The value, unless it is null.

@@ -51,10 +51,61 @@ pub struct Punctuation {
     pub time_ms: i64,
 }
 
-/// A node of the user's own.
+/// A node of the user's own; [`KStream::process`](crate::KStream::process) runs it.
 ///
-/// Output goes to [`Context::forward`]; the records forwarded get the timestamp and the headers
-/// that they carry.
+/// Nulls come as typed: of a `KStream<Option<K>, V>` the records have an `Option` for key. Output
+/// goes to [`Context::forward`]; the records forwarded get the timestamp and the headers that they
+/// carry.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use millstream_operators::{Clock, Context, KvHandle, Processor, Punctuation, StreamsBuilder};
+/// use millstream_topology::{text, u64_be, KvStore, Record, Result, Topic};
+/// # const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+/// # const TOTALS: Topic<String, u64> = Topic::new("totals", text(), u64_be());
+/// const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
+///
+/// /// Counts the records of each key, and tells the counts once a minute.
+/// struct Minutely(KvHandle<String, u64>);
+///
+/// impl Processor for Minutely {
+///     type Key = String;
+///     type Value = String;
+///     type OutKey = String;
+///     type OutValue = u64;
+///
+///     fn init(&mut self, cx: &mut Context<'_, '_, String, u64>) -> Result<()> {
+///         cx.schedule(Duration::from_secs(60), Clock::Stream);
+///         Ok(())
+///     }
+///
+///     fn process(
+///         &mut self,
+///         cx: &mut Context<'_, '_, String, u64>,
+///         record: Record<String, String>,
+///     ) -> Result<()> {
+///         let mut counts = cx.store(self.0);
+///         let count = counts.get(&record.key)?.unwrap_or(0) + 1;
+///         counts.put(&record.key, count, record.timestamp)
+///     }
+///
+///     fn punctuate(
+///         &mut self,
+///         cx: &mut Context<'_, '_, String, u64>,
+///         tick: Punctuation,
+///     ) -> Result<()> {
+///         for (key, count, _) in cx.store(self.0).range(None, None, usize::MAX)? {
+///             cx.forward(Record::new(key, count, tick.time_ms))?;
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// let b = StreamsBuilder::new();
+/// b.stream(CLICKS).process(COUNTS, Minutely).to(TOTALS);
+/// # assert!(b.build().is_ok());
+/// ```
 pub trait Processor: 'static {
     /// Key of the records it takes.
     type Key: 'static;
@@ -88,7 +139,9 @@ pub trait Processor: 'static {
     /// Called when a schedule is due.
     ///
     /// # Errors
-    /// An error aborts the transaction; the call is tried again.
+    /// An error of the user's own ([`ErrorKind::User`](millstream_topology::ErrorKind::User), or
+    /// [`ErrorKind::Data`](millstream_topology::ErrorKind::Data)) stops the application: no record
+    /// could be skipped or set aside, so no policy covers a timer.
     fn punctuate(
         &mut self,
         cx: &mut Context<'_, '_, Self::OutKey, Self::OutValue>,
@@ -110,7 +163,22 @@ pub struct Context<'a, 'b, K, V, R = AnyKey> {
 }
 
 impl<'b, K: Clone, V: Clone> Context<'_, 'b, K, V> {
-    /// Hands a record to the nodes behind, and returns when they have processed it.
+    /// Hands a record to the nodes behind, and returns when they have processed it. Null keys and
+    /// values go on as they are; timestamp and headers are those that the record carries.
+    ///
+    /// ```
+    /// # use millstream_operators::Context;
+    /// # use millstream_topology::{Record, Result};
+    /// // In `process`: the record, and a copy of it a millisecond later.
+    /// fn twice(
+    ///     cx: &mut Context<'_, '_, String, String>,
+    ///     record: Record<String, String>,
+    /// ) -> Result<()> {
+    ///     let later = record.timestamp + 1;
+    ///     cx.forward(record.clone())?;
+    ///     cx.forward(record.at(later))
+    /// }
+    /// ```
     ///
     /// # Errors
     /// What a node behind fails with; pass it on with `?`.
@@ -119,7 +187,8 @@ impl<'b, K: Clone, V: Clone> Context<'_, 'b, K, V> {
     }
 
     /// Hands a record to the nodes behind one of the outputs of
-    /// [`KStream::process_to`](crate::KStream::process_to).
+    /// [`KStream::process_to`](crate::KStream::process_to), which has an example. Nulls, timestamp
+    /// and headers are as with [`forward`](Self::forward).
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
@@ -158,9 +227,24 @@ impl<K: Clone, V: Clone, R> Context<'_, '_, K, V, R> {
 
 impl<K, V, R> Context<'_, '_, K, V, R> {
     /// Has [`Processor::punctuate`] called every so often, at least a millisecond apart, until
-    /// [`cancel`](Self::cancel): in stream time from the next record on, on the wall clock after
-    /// that time has passed. A schedule made in [`Processor::init`] is made again at each start of
-    /// the task; one made elsewhere is gone after a restart or an aborted transaction.
+    /// [`cancel`](Self::cancel). Missed calls are not made up for. A schedule made in
+    /// [`Processor::init`] is made again at each start of the task; one made elsewhere is gone
+    /// after a restart or an aborted transaction.
+    ///
+    /// By [`Clock::Stream`] the first call comes with the next record, by [`Clock::Wall`] after
+    /// `every`. What is forwarded then has the timestamp that the processor gives it.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use millstream_operators::{Clock, Context};
+    /// # use millstream_topology::Result;
+    /// // In `init`:
+    /// fn init(cx: &mut Context<'_, '_, String, u64>) -> Result<()> {
+    ///     cx.schedule(Duration::from_secs(60), Clock::Stream);
+    ///     cx.schedule(Duration::from_secs(1), Clock::Wall);
+    ///     Ok(())
+    /// }
+    /// ```
     pub fn schedule(&mut self, every: Duration, clock: Clock) -> ScheduleId {
         let every_ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX).max(1);
         let id = ScheduleId(self.schedules.made);
@@ -208,7 +292,7 @@ impl<K, V, R> Context<'_, '_, K, V, R> {
         self.cx.site.offset
     }
 
-    /// Counts a record that had to be dropped.
+    /// Counts a record that had to be dropped: in the task's figures and in `/metrics`.
     pub fn count_dropped(&mut self) {
         self.cx.counters.dropped += 1;
     }

@@ -94,12 +94,47 @@ impl Place {
 }
 
 impl<K, V, R> Context<'_, '_, K, V, R> {
-    /// A key-value store of this node.
+    /// A key-value store of this node, to read and to write. Keys and values are not null: a
+    /// deletion is `delete`. An entry has the timestamp that it is put with, and no headers.
+    ///
+    /// ```
+    /// # use millstream_operators::{Context, KvHandle};
+    /// # use millstream_topology::{Record, Result};
+    /// // In `process`, with a handle that the processor got when it was made:
+    /// fn count(
+    ///     cx: &mut Context<'_, '_, String, u64>,
+    ///     counts: KvHandle<String, u64>,
+    ///     record: Record<String, String>,
+    /// ) -> Result<()> {
+    ///     let count = cx.store(counts).get(&record.key)?.unwrap_or(0) + 1;
+    ///     cx.store(counts).put(&record.key, count, record.timestamp)?;
+    ///     cx.forward(record.with_value(count))
+    /// }
+    /// ```
     pub fn store<A, B: Clone + 'static>(&mut self, handle: KvHandle<A, B>) -> Kv<'_, A, B> {
         self.cx.state.kv(handle.place, &handle.store)
     }
 
-    /// A window store of this node.
+    /// A window store of this node: values by key and window start. Keys are not null; `put` of
+    /// `None` deletes. An entry has the timestamp that it is put with, and no headers.
+    ///
+    /// ```
+    /// # use millstream_operators::{Context, WindowHandle};
+    /// # use millstream_topology::{Record, Result};
+    /// // In `process`: passes the first record of each key and minute on.
+    /// fn once_a_minute(
+    ///     cx: &mut Context<'_, '_, String, String>,
+    ///     seen: WindowHandle<String, u64>,
+    ///     record: Record<String, String>,
+    /// ) -> Result<()> {
+    ///     let minute = record.timestamp - record.timestamp.rem_euclid(60_000);
+    ///     if cx.window(seen).get(&record.key, minute)?.is_some() {
+    ///         return Ok(());
+    ///     }
+    ///     cx.window(seen).put(&record.key, minute, Some(1), record.timestamp)?;
+    ///     cx.forward(record)
+    /// }
+    /// ```
     pub fn window<A, B: Clone + 'static>(
         &mut self,
         handle: WindowHandle<A, B>,
@@ -158,6 +193,28 @@ impl<K, V, R> Context<'_, '_, K, V, R> {
 }
 
 /// A key-value store of another node, or that of a global table, to read.
+///
+/// It cannot be written: only the operator that keeps a store writes it, else the table and its
+/// changes would part. To write, keep a `KvStore` of the processor's own, and reach it by
+/// [`Context::store`].
+///
+/// ```
+/// # use millstream_operators::{Context, ReadHandle};
+/// # use millstream_topology::Result;
+/// fn look(cx: &mut Context<'_, '_, String, u64>, names: ReadHandle<u64, String>) -> Result<()> {
+///     cx.read(names).get(&7)?;
+///     Ok(())
+/// }
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use millstream_operators::{Context, ReadHandle};
+/// # use millstream_topology::Result;
+/// fn write(cx: &mut Context<'_, '_, String, u64>, names: ReadHandle<u64, String>) -> Result<()> {
+///     cx.read(names).put(&7, "Ada".to_owned(), 0)?;
+///     Ok(())
+/// }
+/// ```
 pub struct KvRead<'a, K: 'static, V: 'static>(Read<'a, K, V>);
 
 enum Read<'a, K: 'static, V: 'static> {
@@ -340,7 +397,42 @@ pub struct Reads<S>(
 /// The stores of a processor: one descriptor, or a tuple of up to six, or `()` for none.
 ///
 /// A window store or a session store comes with its retention: `(STORE, Duration)`. A store that
-/// another node owns is named as [`Reads`]`(STORE)`.
+/// another node owns is named as [`Reads`]`(STORE)`, a bounded one as [`Lru`](crate::Lru).
+///
+/// ```
+/// # use millstream_operators::{Context, KvHandle, Processor, StreamsBuilder, WindowHandle};
+/// # use millstream_topology::{days, text, u64_be, KvStore, Record, Result, Topic, WindowStore};
+/// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+/// const EVER: KvStore<String, u64> = KvStore::new("ever", text(), u64_be());
+/// const DAILY: WindowStore<String, u64> = WindowStore::new("daily", text(), u64_be());
+///
+/// struct Count {
+///     ever: KvHandle<String, u64>,
+///     daily: WindowHandle<String, u64>,
+/// }
+/// # impl Processor for Count {
+/// #     type Key = String;
+/// #     type Value = String;
+/// #     type OutKey = String;
+/// #     type OutValue = String;
+/// #     fn process(
+/// #         &mut self,
+/// #         cx: &mut Context<'_, '_, String, String>,
+/// #         record: Record<String, String>,
+/// #     ) -> Result<()> {
+/// #         cx.store(self.ever).put(&record.key, 1, record.timestamp)?;
+/// #         cx.window(self.daily).put(&record.key, 0, Some(1), record.timestamp)
+/// #     }
+/// # }
+///
+/// let b = StreamsBuilder::new();
+/// let make = |(ever, daily)| Count { ever, daily };
+/// b.stream(IN).process((EVER, (DAILY, days(30))), make);
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// Processors that name one store share it, and so run in one task; they give it the same types and
+/// the same retention, else the topology is refused.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no set of stores",
     note = "name the processor's stores: one `KvStore` or `VersionedStore` constant, a \

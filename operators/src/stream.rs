@@ -90,15 +90,37 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     /// True when keys may no longer be those by which the records are partitioned, so that what
     /// needs equal keys in one task needs a [`repartition`](Self::repartition) before.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// assert!(!b.stream(IN).filter(|_, line| !line.is_empty()).is_rekeyed());
+    /// assert!(b.stream(IN).map(|key, value| (value, key)).is_rekeyed());
+    /// ```
     pub fn is_rekeyed(&self) -> bool {
         self.rekeyed
     }
 
-    /// Names the node, for `describe()` and metrics.
+    /// Names the node, for `describe()`, metrics and errors; the name is unique in the topology.
+    ///
+    /// Records pass untouched, nulls too. The name is none of a topic or store: those have their
+    /// descriptors'.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(IN).filter(|_, line| line.len() < 80).named("short-lines");
+    /// assert!(b.build()?.describe().to_string().contains("short-lines"));
+    /// # Ok::<(), millstream_topology::Error>(())
+    /// ```
     pub fn named(self, name: &str) -> Self {
         let mut draft = self.draft.lock();
         let renamed = draft.plan.rename(self.id, name);
-        draft.check(renamed);
+        draft.check_in(self.id, renamed);
         drop(draft);
         self
     }
@@ -119,6 +141,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// Keeps the records that `drop` does not accept: [`filter`](Self::filter) the other way round.
+    ///
+    /// Nulls, timestamp and headers are as there.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -151,6 +175,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     /// Changes the value with a function that may fail; the application's policy for processing
     /// errors decides what becomes of the record then: stop, skip, or set aside.
+    ///
+    /// Else as [`map_values`](Self::map_values): called for null values too, where values are
+    /// `Option`s; timestamp and headers stay.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -187,6 +214,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     /// Changes the key; value, timestamp and headers stay. What needs equal keys in one task then
     /// needs a [`repartition`](Self::repartition) first: [`rekey`](Self::rekey) does both.
+    ///
+    /// Called for nulls too, where keys or values are `Option`s; the new key may be an `Option`
+    /// whose `None` is null.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -408,9 +438,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// Gives each record a new key and sends it through a topic of the application
     /// (`<application>-<name>-repartition`), so that equal keys meet in one task.
     ///
-    /// The descriptor names the topic and says how the new key and the value are written. Timestamp
-    /// and headers stay. A null key, where the new key is an `Option`, vanishes in the topic,
-    /// uncounted, unless a join behind it has a use for it.
+    /// The descriptor names the topic and says how the new key and the value are written. Value,
+    /// timestamp and headers stay; null values pass. A null key, where the new key is an `Option`,
+    /// vanishes in the topic, uncounted, unless a join behind it has a use for it.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -420,6 +450,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// const BY_LENGTH: Topic<u64, String> = Topic::new("by-length", u64_be(), text());
     /// const HOW_MANY: KvStore<u64, u64> = KvStore::new("how-many", u64_be(), u64_be());
     /// b.stream(IN).rekey(BY_LENGTH, |_, line| line.len() as u64).group_by_key().count(HOW_MANY);
+    /// # assert!(b.build().is_ok());
     /// ```
     pub fn rekey<K2: Clone + 'static>(
         self,
@@ -449,7 +480,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// As [`repartition`](Self::repartition), with a number of partitions, so that more tasks, or
-    /// fewer, work on what follows. A join with a topic of another number is refused.
+    /// fewer, work on what follows. Zero is refused, and so is a join with a topic of another
+    /// number.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -458,6 +490,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// # let b = StreamsBuilder::new();
     /// const SPREAD: Topic<String, String> = Topic::new("spread", text(), text());
     /// let spread = b.stream(IN).repartition_to(SPREAD, 12);
+    /// # assert!(b.build().is_ok());
     /// ```
     pub fn repartition_to(self, through: Topic<K, V>, partitions: u32) -> Self {
         ops::repartition::repartition(self, through, Some(partitions))
@@ -465,6 +498,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     /// Says that the keys are still those by which the records are partitioned, although a `map` or
     /// `process` might have changed them. If they are not, equal keys end up in different tasks.
+    ///
+    /// Records pass untouched, nulls too.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -497,6 +532,10 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     /// Writes each record to a topic that it chooses. The topics must exist, and can be none of the
     /// application's own.
+    ///
+    /// Nulls, timestamps, headers and partitions are as with [`to`](Self::to). A topic that the log
+    /// did not have when the application started is an error of writing: the policy `produce`
+    /// decides what becomes of the record.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -539,17 +578,34 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::table::to_table(self, store)
     }
 
-    /// Groups by the key. Keys that may be null go through
-    /// [`drop_null_keys`](KStream::drop_null_keys) first, values through
-    /// [`drop_null_values`](KStream::drop_null_values) unless the aggregation is to see them.
+    /// Groups by the key. Records pass untouched: what becomes of timestamps and headers is a
+    /// matter of the aggregation.
+    ///
+    /// Keys that may be null go through [`drop_null_keys`](KStream::drop_null_keys) first, because
+    /// a store has none; values through [`drop_null_values`](KStream::drop_null_values), unless the
+    /// aggregation is to see them as `Option`s.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
-    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
-    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
-    /// # let b = StreamsBuilder::new();
+    /// # use millstream_topology::{nullable, text, u64_be, KvStore, Topic};
+    /// const CLICKS: Topic<Option<String>, String> =
+    ///     Topic::new("clicks", nullable(text()), text());
     /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
-    /// let counts = b.stream(IN).group_by_key().count(SEEN);
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(CLICKS).drop_null_keys().group_by_key().count(SEEN);
+    /// # assert!(b.build().is_ok());
+    /// ```
+    ///
+    /// Without `drop_null_keys` the store has the wrong type:
+    ///
+    /// ```compile_fail,E0308
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{nullable, text, u64_be, KvStore, Topic};
+    /// # const CLICKS: Topic<Option<String>, String> =
+    /// #     Topic::new("clicks", nullable(text()), text());
+    /// # const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// b.stream(CLICKS).group_by_key().count(SEEN);
     /// ```
     pub fn group_by_key(self) -> Grouped<K, V> {
         self.require_partitioned("group_by_key");
@@ -557,6 +613,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// Groups by a new key, through a topic of the application as [`rekey`](Self::rekey).
+    ///
+    /// Nulls, timestamp and headers are as with [`rekey`](Self::rekey): a null new key vanishes in
+    /// the topic.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -579,9 +638,13 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// left out.
     ///
     /// A record without a key is dropped and counted, and so is one without a value in a join with
-    /// a stream; the value of a record that meets a table is not null by its type
-    /// ([`drop_null_values`](KStream::drop_null_values)). A result has the headers of the record
-    /// that caused it, and its timestamp; in a join with a stream the greater one of both sides'.
+    /// a stream, or with a table [with grace](KTable::with_grace). A join with a plain or a global
+    /// table does not look at the value: of a `KStream<K, Option<V>>` the joiner gets the `Option`,
+    /// and [`drop_null_values`](KStream::drop_null_values) in front gives Kafka Streams' rule. Of a
+    /// global table it is the key looked up, not the record's, that must be there.
+    ///
+    /// A result has the headers of the record that caused it. Its timestamp is that record's; in a
+    /// join with a stream the greater one of both sides'.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -597,6 +660,7 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// let names = b.table(NAMES, BY_ID);
     /// let named = orders.clone().join(&names, |cents, name| format!("{name}: {cents}"));
     /// let paid = orders.join(payments.within(mins(10), LEFT, RIGHT), |due, paid| due - paid);
+    /// # assert!(b.build().is_ok());
     /// ```
     pub fn join<J, VO>(
         self,
@@ -611,6 +675,20 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// As [`join`](Self::join), with the key for the joiner.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+    /// # const BY_ID: KvStore<String, String> = KvStore::new("by-id", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let names = b.table(NAMES, BY_ID);
+    /// let lines = b.stream(ORDERS).join_with_key(&names, |id, cents, name| {
+    ///     format!("{id} ({name}): {cents}")
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn join_with_key<J, VO>(
         self,
         other: J,
@@ -626,6 +704,10 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// As [`join`](Self::join), with the records of this side that find no partner: the joiner gets
     /// `None` for it. Records without a key have none. In a join with a stream, a record goes on
     /// alone when its window has closed, grace included.
+    ///
+    /// A record without a value, and the timestamp and headers of a pair, are as there. What goes
+    /// on alone has its own timestamp; its headers are its own, or, where it had to wait for its
+    /// window, those of the record that moved the time.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -653,6 +735,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// As [`left_join`](Self::left_join), with the key for the joiner.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+    /// # const BY_ID: KvStore<String, String> = KvStore::new("by-id", text(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let names = b.table(NAMES, BY_ID);
+    /// let lines = b.stream(ORDERS).left_join_with_key(&names, |id, cents, name| match name {
+    ///     Some(name) => format!("{id} ({name}): {cents}"),
+    ///     None => format!("{id}: {cents}"),
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn left_join_with_key<J, VO>(
         self,
         other: J,
@@ -666,8 +763,28 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// As [`join`](Self::join) with a stream, with the records of either side that find no partner:
-    /// the joiner gets `None` for it, never for both. A right record without a key is joined with
-    /// nothing where the keys of this stream can be null, else dropped and counted.
+    /// the joiner gets `None` for it, never for both.
+    ///
+    /// A left record without a key is joined with nothing; a right one is where the keys of this
+    /// stream can be null, else dropped and counted. Records without a value are dropped and
+    /// counted. Timestamp and headers are as with [`left_join`](Self::left_join).
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{bytes, mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # const WAITING: KvStore<Bytes, Bytes> = KvStore::new("waiting", bytes(), bytes());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).unmatched(WAITING);
+    /// let open = b.stream(ORDERS).outer_join(payments, |due, paid| {
+    ///     due.copied().unwrap_or(0).abs_diff(paid.copied().unwrap_or(0))
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn outer_join<J, VO>(
         self,
         other: J,
@@ -681,6 +798,23 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     }
 
     /// As [`outer_join`](Self::outer_join), with the key for the joiner.
+    ///
+    /// ```
+    /// # use bytes::Bytes;
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{bytes, mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # const WAITING: KvStore<Bytes, Bytes> = KvStore::new("waiting", bytes(), bytes());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).unmatched(WAITING);
+    /// let lines = b.stream(ORDERS).outer_join_with_key(payments, |id, due, paid| {
+    ///     format!("{id}: due {due:?}, paid {paid:?}")
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn outer_join_with_key<J, VO>(
         self,
         other: J,
@@ -724,7 +858,25 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     /// This stream as the right-hand side of a join: records whose times differ by no more than a
     /// duration meet, or those that a [`JoinWindow`] says. The two stores buffer the left and the
-    /// right side.
+    /// right side; their types are those of the streams, without `Option`.
+    ///
+    /// What becomes of nulls, timestamps and headers says the join: [`join`](Self::join),
+    /// [`left_join`](Self::left_join), [`outer_join`](Self::outer_join).
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, KvStore, Topic, WindowStore};
+    /// # const ORDERS: Topic<String, u64> = Topic::new("orders", text(), u64_be());
+    /// # const PAYMENTS: Topic<String, u64> = Topic::new("payments", text(), u64_be());
+    /// # const NAMES: Topic<String, String> = Topic::new("names", text(), text());
+    /// # const BY_ID: KvStore<String, String> = KvStore::new("by-id", text(), text());
+    /// # const LEFT: WindowStore<String, u64> = WindowStore::new("left", text(), u64_be());
+    /// # const RIGHT: WindowStore<String, u64> = WindowStore::new("right", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let payments = b.stream(PAYMENTS).within(mins(10), LEFT, RIGHT).grace(mins(1));
+    /// let settled = b.stream(ORDERS).join(payments, |due, paid| due == paid);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn within<K2, L, R>(
         self,
         window: impl Into<JoinWindow>,
@@ -747,8 +899,46 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         }
     }
 
-    /// Runs a processor of the user's on each record. `make` is called once for each task with
+    /// Runs a [`Processor`] of the user's on each record. `make` is called once for each task with
     /// handles on the stores named.
+    ///
+    /// Called for nulls too, where keys or values are `Option`s. What is forwarded has the
+    /// timestamp and the headers that the processor gives it. What needs equal keys in one task
+    /// then needs a [`repartition`](Self::repartition) first, or
+    /// [`with_unchanged_key`](Self::with_unchanged_key).
+    ///
+    /// ```
+    /// use millstream_operators::{Context, KvHandle, Processor, StreamsBuilder};
+    /// use millstream_topology::{text, u64_be, KvStore, Record, Result, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    ///
+    /// /// Passes the first record of each key on.
+    /// struct First(KvHandle<String, u64>);
+    ///
+    /// impl Processor for First {
+    /// #     type Key = String;
+    /// #     type Value = String;
+    /// #     type OutKey = String;
+    /// #     type OutValue = String;
+    ///     // … the types of keys and values
+    ///     fn process(
+    ///         &mut self,
+    ///         cx: &mut Context<'_, '_, String, String>,
+    ///         record: Record<String, String>,
+    ///     ) -> Result<()> {
+    ///         if cx.store(self.0).get(&record.key)?.is_some() {
+    ///             return Ok(());
+    ///         }
+    ///         cx.store(self.0).put(&record.key, 1, record.timestamp)?;
+    ///         cx.forward(record)
+    ///     }
+    /// }
+    ///
+    /// # let b = StreamsBuilder::new();
+    /// let first = b.stream(IN).process(SEEN, First);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn process<S, P>(
         self,
         stores: S,
@@ -761,9 +951,41 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
         ops::process::process(self, stores, make).marked_rekeyed()
     }
 
-    /// Runs a processor of the user's on each record that cannot change keys, so that what comes
-    /// out is partitioned as before. `make` is called once for each task with handles on the stores
-    /// named.
+    /// Runs a [`FixedKeyProcessor`] of the user's on each record: it cannot change keys, so that
+    /// what comes out is partitioned as before. `make` is called once for each task with handles on
+    /// the stores named.
+    ///
+    /// Called for nulls too, where keys or values are `Option`s. What is forwarded has the
+    /// timestamp and the headers that the processor gives it.
+    ///
+    /// ```
+    /// use millstream_operators::{FixedKeyContext, FixedKeyProcessor, FixedKeyRecord};
+    /// # use millstream_operators::StreamsBuilder;
+    /// use millstream_topology::{text, Result, Topic};
+    /// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+    ///
+    /// /// Puts the offset before the value.
+    /// struct Numbered;
+    ///
+    /// impl FixedKeyProcessor for Numbered {
+    /// #     type Key = String;
+    /// #     type Value = String;
+    /// #     type OutValue = String;
+    ///     // … the types of keys and values
+    ///     fn process(
+    ///         &mut self,
+    ///         cx: &mut FixedKeyContext<'_, '_, String, String>,
+    ///         record: FixedKeyRecord<String, String>,
+    ///     ) -> Result<()> {
+    ///         let numbered = format!("{} {}", cx.offset(), record.value);
+    ///         cx.forward(record.with_value(numbered))
+    ///     }
+    /// }
+    ///
+    /// # let b = StreamsBuilder::new();
+    /// let numbered = b.stream(IN).process_values((), |()| Numbered);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn process_values<S, P>(
         self,
         stores: S,
@@ -778,6 +1000,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     /// As [`process`](Self::process), with further outputs, each with types of its own. Returns
     /// what [`Context::forward`](crate::Context::forward) leads to, and the outputs.
+    ///
+    /// Nulls, timestamps and headers are as there, for each output.
     ///
     /// ```
     /// use millstream_operators::{Context, Output, OutputHandle, Processor, StreamsBuilder};
@@ -815,6 +1039,30 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
     /// b.build()?;
     /// # Ok::<(), millstream_topology::Error>(())
     /// ```
+    ///
+    /// An output takes records of its own types only: give the handle the types of the records,
+    /// here `OutputHandle<String, String>`, or the record the types of the output.
+    ///
+    /// ```compile_fail,E0308
+    /// # use millstream_operators::{Context, OutputHandle, Processor};
+    /// # use millstream_topology::{Record, Result};
+    /// struct Sort(OutputHandle<String, u64>);
+    ///
+    /// impl Processor for Sort {
+    /// #     type Key = String;
+    /// #     type Value = String;
+    /// #     type OutKey = String;
+    /// #     type OutValue = String;
+    ///     // … the types of keys and values
+    ///     fn process(
+    ///         &mut self,
+    ///         cx: &mut Context<'_, '_, String, String>,
+    ///         record: Record<String, String>,
+    ///     ) -> Result<()> {
+    ///         cx.forward_to(self.0, record)
+    ///     }
+    /// }
+    /// ```
     pub fn process_to<S, O, P>(
         self,
         stores: S,
@@ -831,18 +1079,11 @@ impl<K: Clone + 'static, V: Clone + 'static> KStream<K, V> {
 
     pub(crate) fn require_partitioned(&self, operator: &str) {
         if self.rekeyed {
-            let mut draft = self.draft.lock();
-            let node = draft.plan.nodes()[self.id.0].name.clone();
-            draft.fail(
-                Error::new(
-                    ErrorKind::Topology,
-                    format!(
-                        "{operator} needs equal keys in one task, but the key may have changed; put \
-                         `.repartition(TOPIC)` in between, or `.with_unchanged_key()` if it has not"
-                    ),
-                )
-                .in_node(&node),
+            let what = format!(
+                "{operator} needs equal keys in one task, but the key may have changed; put \
+                 `.repartition(TOPIC)` in between, or `.with_unchanged_key()` if it has not"
             );
+            self.draft.lock().refuse(self.id, what);
         }
     }
 }
@@ -900,12 +1141,36 @@ pub struct Split<K: 'static, V: 'static> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> Split<K, V> {
-    /// The records that no branch before takes and `take` accepts.
+    /// The records that no branch before takes and `take` accepts. It is asked about nulls too,
+    /// where keys or values are `Option`s. Records pass untouched.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, Topic};
+    /// # const CENTS: Topic<String, u64> = Topic::new("cents", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let mut split = b.stream(CENTS).split();
+    /// let large = split.when(|_, cents| *cents > 10_000);
+    /// let free = split.when(|_, cents| *cents == 0);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn when(&mut self, take: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> KStream<K, V> {
         self.branch(Arc::new(take))
     }
 
-    /// The records that no branch takes. Without it they are dropped.
+    /// The records that no branch takes, nulls too, untouched. Without it they are dropped,
+    /// uncounted.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, Topic};
+    /// # const CENTS: Topic<String, u64> = Topic::new("cents", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let mut split = b.stream(CENTS).split();
+    /// let large = split.when(|_, cents| *cents > 10_000);
+    /// let others = split.otherwise();
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn otherwise(mut self) -> KStream<K, V> {
         self.branch(Arc::new(|_, _| true))
     }

@@ -11,7 +11,23 @@ use crate::{KTable, ops, windows::millis_of};
 pub struct UntilWindowCloses(());
 
 /// Holds the changes of a table with windowed keys back until the window has closed, so that only
-/// the final result of each window goes on.
+/// the final result of each window goes on. Deletions, timestamps and headers are as
+/// [`suppress`](KTable::suppress) says.
+///
+/// ```
+/// # use millstream_operators::{StreamsBuilder, until_window_closes};
+/// # use millstream_topology::{
+/// #     SuppressStore, Topic, Tumbling, WindowStore, Windowed, mins, text, u64_be, windowed,
+/// # };
+/// # const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+/// # const COUNTS: WindowStore<String, u64> = WindowStore::new("counts", text(), u64_be());
+/// const OPEN: SuppressStore<Windowed<String>, u64> =
+///     SuppressStore::new("open", windowed(text()), u64_be());
+/// # let b = StreamsBuilder::new();
+/// let minutes = b.stream(CLICKS).group_by_key().windowed_by(Tumbling::of(mins(1)));
+/// let final_counts = minutes.count(COUNTS).suppress(until_window_closes(), OPEN);
+/// # assert!(b.build().is_ok());
+/// ```
 pub fn until_window_closes() -> UntilWindowCloses {
     UntilWindowCloses(())
 }
@@ -24,7 +40,19 @@ pub struct UntilTimeLimit {
 }
 
 /// Holds the changes of a key back until the time of the table has gone on by `limit` since the
-/// first of them.
+/// first of them. Deletions, timestamps and headers are as [`suppress`](KTable::suppress) says.
+///
+/// ```
+/// # use millstream_operators::{StreamsBuilder, until_time_limit};
+/// # use millstream_topology::{secs, text, u64_be, KvStore, SuppressStore, Topic};
+/// # const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+/// # const EVER: KvStore<String, u64> = KvStore::new("ever", text(), u64_be());
+/// const RECENT: SuppressStore<String, u64> = SuppressStore::new("recent", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// let counts = b.stream(CLICKS).group_by_key().count(EVER);
+/// let calm = counts.suppress(until_time_limit(secs(10)), RECENT);
+/// # assert!(b.build().is_ok());
+/// ```
 pub fn until_time_limit(limit: Duration) -> UntilTimeLimit {
     UntilTimeLimit {
         limit,
@@ -35,6 +63,19 @@ pub fn until_time_limit(limit: Duration) -> UntilTimeLimit {
 impl UntilTimeLimit {
     /// Holds no more than so many keys back; when there are more, the one that has waited longest
     /// goes on early. Without it their number is not bounded.
+    ///
+    /// ```
+    /// # use millstream_operators::{StreamsBuilder, until_time_limit};
+    /// # use millstream_topology::{secs, text, u64_be, KvStore, SuppressStore, Topic};
+    /// # const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+    /// # const EVER: KvStore<String, u64> = KvStore::new("ever", text(), u64_be());
+    /// const RECENT: SuppressStore<String, u64> = SuppressStore::new("recent", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let counts = b.stream(CLICKS).group_by_key().count(EVER);
+    /// let calm = until_time_limit(secs(10)).max_records(1_000);
+    /// counts.suppress(calm, RECENT);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn max_records(mut self, records_max: usize) -> Self {
         self.records_max = records_max;
         self
@@ -67,8 +108,8 @@ pub struct Rule<K> {
 impl<K> SuppressUntil<Windowed<K>> for UntilWindowCloses {
     fn rule(self, plan: &Plan, table: NodeId) -> Result<Rule<Windowed<K>>> {
         let Some(wait_ms) = plan.window_closes_after_ms(table) else {
-            let what = "the table does not come from an aggregation in windows, so nothing tells when \
-                        one closes; suppress `until_time_limit` instead";
+            let what = "the table does not come from an aggregation in windows, so nothing tells \
+                        when one closes; suppress `until_time_limit` instead";
             return Err(Error::new(ErrorKind::Topology, what));
         };
         Ok(Rule {
@@ -154,21 +195,19 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     ) -> KTable<K, V> {
         let rule = {
             let draft = self.draft.lock();
-            let name = draft.plan.nodes()[self.id.0].name.clone();
-            let rule = match self.history {
+            match self.history {
                 None => until.rule(&draft.plan, self.id),
                 Some(_) => Err(Error::new(
                     ErrorKind::Topology,
                     "a versioned table cannot be suppressed: its late updates belong to the past; \
                      keep the table in a `KvStore`",
                 )),
-            };
-            rule.map_err(|e| e.in_node(&name))
+            }
         };
         match rule {
             Ok(rule) => ops::suppress::suppress(self, rule, buffer),
             Err(error) => {
-                self.draft.lock().fail(error);
+                self.draft.lock().check_in(self.id, Err(error));
                 self.clone()
             }
         }

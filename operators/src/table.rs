@@ -125,10 +125,46 @@ impl<K, V> Clone for KTable<K, V> {
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
-    /// The changes of the table as records; `None` says that the key was deleted.
+    /// Names the node that makes the table, for `describe()`, metrics and errors; the name is
+    /// unique in the topology.
+    ///
+    /// Rows, timestamps and headers pass untouched. The name is none of a store or topic: those
+    /// have their descriptors'.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// # const BALANCES: Topic<String, i64> = Topic::new("balances", text(), i64_be());
+    /// # const BY_ACCOUNT: KvStore<String, i64> = KvStore::new("by-account", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// b.table(BALANCES, BY_ACCOUNT).filter(|_, cents| *cents < 0).named("overdrawn");
+    /// assert!(b.build()?.describe().to_string().contains("overdrawn"));
+    /// # Ok::<(), millstream_topology::Error>(())
+    /// ```
+    pub fn named(self, name: &str) -> Self {
+        let mut draft = self.draft.lock();
+        let renamed = draft.plan.rename(self.id, name);
+        draft.check_in(self.id, renamed);
+        drop(draft);
+        self
+    }
+
+    /// The changes of the table as records; `None` says that the key was deleted. A table has no
+    /// null keys.
     ///
     /// Timestamp and headers are those of the change. A late update of a versioned table is a
     /// record like any other.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, nullable, text, KvStore, Topic};
+    /// # const BALANCES: Topic<String, i64> = Topic::new("balances", text(), i64_be());
+    /// # const BY_ACCOUNT: KvStore<String, i64> = KvStore::new("by-account", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// const SEEN: Topic<String, Option<i64>> = Topic::new("seen", text(), nullable(i64_be()));
+    /// b.table(BALANCES, BY_ACCOUNT).to_stream().to(SEEN);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn to_stream(&self) -> KStream<K, Option<V>> {
         ops::to_stream::to_stream(self)
     }
@@ -136,7 +172,8 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     /// The rows that `keep` accepts; it is not asked about deletions.
     ///
     /// A value that is not accepted deletes its key here. Nothing is passed on where neither the
-    /// value before nor the new one is accepted. Timestamp and headers are those of the change.
+    /// value before nor the new one is accepted; behind a table without a store and behind a
+    /// versioned one, every change is. Timestamp and headers are those of the change.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -150,7 +187,18 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
         ops::table_filter::table_filter(self, Arc::new(keep))
     }
 
-    /// The rows that `drop` does not accept: [`filter`](Self::filter) the other way round.
+    /// The rows that `drop` does not accept: [`filter`](Self::filter) the other way round,
+    /// deletions, timestamps and headers as there.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// # const BALANCES: Topic<String, i64> = Topic::new("balances", text(), i64_be());
+    /// # const BY_ACCOUNT: KvStore<String, i64> = KvStore::new("by-account", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let in_credit = b.table(BALANCES, BY_ACCOUNT).filter_not(|_, cents| *cents < 0);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn filter_not(&self, drop: impl Fn(&K, &V) -> bool + Send + Sync + 'static) -> Self {
         self.filter(move |key, value| !drop(key, value))
     }
@@ -204,6 +252,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     ///
     /// Every change is applied and passed on, with its timestamp and headers.
     ///
+    /// A deletion deletes the row. A store with other types than the table's does not compile: see
+    /// [`TableStore`].
+    ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{i64_be, text, KvStore, Topic};
@@ -226,6 +277,9 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     /// Streams' format: of a record with both values the length of the new one (4 bytes,
     /// big-endian), the new one, the old one and a byte 2; of one with one value, the value and a
     /// byte, 1 for a new and 0 for an old one. Late updates of a versioned table change no group.
+    ///
+    /// A null group cannot be: give `None` for the whole instead. The topic's records have
+    /// timestamp and headers of the change.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -279,7 +333,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     }
 
     /// As [`join`](Self::join), with the rows of this table that have no partner: the joiner gets
-    /// `None` for it.
+    /// `None` for it. A deletion in `other` is passed on as a row without partner, one in this
+    /// table as a deletion.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const PRICES: Topic<String, u64> = Topic::new("prices", text(), u64_be());
+    /// # const STOCK: Topic<String, u64> = Topic::new("stock", text(), u64_be());
+    /// # const PRICE: KvStore<String, u64> = KvStore::new("price", text(), u64_be());
+    /// # const HELD: KvStore<String, u64> = KvStore::new("held", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let (prices, stock) = (b.table(PRICES, PRICE), b.table(STOCK, HELD));
+    /// let worth = prices.left_join(&stock, |price, held| price * held.copied().unwrap_or(0));
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn left_join<T: Clone + 'static, VO: Clone + 'static>(
         &self,
         other: &KTable<K, T>,
@@ -290,7 +358,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     }
 
     /// As [`join`](Self::join), with the rows of either table that have no partner in the other:
-    /// the joiner gets `None` for it, never for both.
+    /// the joiner gets `None` for it, never for both. A deletion in one is passed on as a row
+    /// without partner, or as a deletion where the other has none either.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{text, u64_be, KvStore, Topic};
+    /// # const PRICES: Topic<String, u64> = Topic::new("prices", text(), u64_be());
+    /// # const STOCK: Topic<String, u64> = Topic::new("stock", text(), u64_be());
+    /// # const PRICE: KvStore<String, u64> = KvStore::new("price", text(), u64_be());
+    /// # const HELD: KvStore<String, u64> = KvStore::new("held", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let (prices, stock) = (b.table(PRICES, PRICE), b.table(STOCK, HELD));
+    /// let known = prices.outer_join(&stock, |price, held| format!("{price:?} {held:?}"));
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn outer_join<T: Clone + 'static, VO: Clone + 'static>(
         &self,
         other: &KTable<K, T>,
@@ -353,7 +435,31 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     }
 
     /// As [`join_foreign`](Self::join_foreign), with the rows that refer to none: the joiner gets
-    /// `None` for it. A row without a foreign key is not counted.
+    /// `None` for it. A row without a foreign key is not counted; it has its own timestamp.
+    ///
+    /// ```
+    /// # use millstream_operators::{ForeignKey, StreamsBuilder};
+    /// # use millstream_topology::{bytes, text, u64_be, KvStore, Topic};
+    /// # const ORDERS: Topic<u64, String> = Topic::new("orders", u64_be(), text());
+    /// # const CUSTOMERS: Topic<String, String> = Topic::new("customers", text(), text());
+    /// # const BY_ORDER: KvStore<u64, String> = KvStore::new("by-order", u64_be(), text());
+    /// # const BY_CUSTOMER: KvStore<String, String> = KvStore::new("by-customer", text(), text());
+    /// # const CUSTOMER: ForeignKey<u64, String, String, String> = ForeignKey::new(
+    /// #     Topic::new("orders-asking", text(), text()),
+    /// #     Topic::new("customers-answering", u64_be(), text()),
+    /// #     KvStore::new("orders-by-customer", bytes(), bytes()),
+    /// # );
+    /// # const NAMED: KvStore<u64, String> = KvStore::new("named", u64_be(), text());
+    /// # let b = StreamsBuilder::new();
+    /// let (orders, customers) = (b.table(ORDERS, BY_ORDER), b.table(CUSTOMERS, BY_CUSTOMER));
+    /// let customer_of = |_: &u64, order: &String| order.split(' ').next().map(str::to_owned);
+    /// let named = |order: &String, name: Option<&String>| match name {
+    ///     Some(name) => format!("{name}: {order}"),
+    ///     None => order.clone(),
+    /// };
+    /// orders.left_join_foreign(&customers, CUSTOMER, NAMED, customer_of, named);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn left_join_foreign<FK, T, VO, F, R>(
         &self,
         other: &KTable<FK, T>,
@@ -379,8 +485,21 @@ impl<K: Clone + 'static, V: Clone + 'static> KTable<K, V> {
     /// each update. The store is the same either way (Kafka Streams' record cache does this by
     /// size, here it is the operator's choice).
     ///
-    /// Tables that have a store of their own hold changes back; others pass each on as it comes to
-    /// them.
+    /// A deletion goes on like any change; of a key that came and went in between nothing is said.
+    /// Timestamp and headers are those of the key's last change. Tables that have a store of their
+    /// own hold changes back; others pass each on as it comes to them.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, nullable, text, u64_be, KvStore, Topic};
+    /// # const BALANCES: Topic<String, i64> = Topic::new("balances", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// const SEEN: KvStore<String, u64> = KvStore::new("seen", text(), u64_be());
+    /// const TOTALS: Topic<String, Option<u64>> = Topic::new("totals", text(), nullable(u64_be()));
+    /// let counts = b.stream(BALANCES).group_by_key().count(SEEN).emit_on_commit();
+    /// counts.to_stream().to(TOTALS);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn emit_on_commit(self) -> Self {
         self.need_values();
         self.wishes.on_commit.store(true, Ordering::Relaxed);
@@ -400,14 +519,27 @@ impl<K: 'static, V: 'static> KTable<K, V> {
         }
         let what = "the values of this table are needed, but it is not kept; give it a `KvStore` \
                     instead of `NoStore`";
-        self.draft.lock().fail_at(self.id, what);
+        self.draft.lock().refuse(self.id, what);
     }
 }
 
 impl<K: Clone + 'static, V: Clone + 'static> KTable<K, Option<V>> {
     /// The table with `None` as a deletion, so that a function which gave an `Option` may delete.
     ///
-    /// Every change is passed on, deletions also where there was nothing to delete.
+    /// Every change is passed on, deletions also where there was nothing to delete. Timestamp and
+    /// headers are those of the change.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, text, KvStore, Topic};
+    /// # const BALANCES: Topic<String, i64> = Topic::new("balances", text(), i64_be());
+    /// # const BY_ACCOUNT: KvStore<String, i64> = KvStore::new("by-account", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let balances = b.table(BALANCES, BY_ACCOUNT);
+    /// let unsigned = balances.map_values(|_, cents| u64::try_from(cents).ok());
+    /// let in_credit = unsigned.flatten();
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn flatten(&self) -> KTable<K, V> {
         ops::table_flatten::table_flatten(self)
     }

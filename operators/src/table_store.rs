@@ -23,6 +23,30 @@ pub struct Kept<V> {
 
 /// What the rows of a table can be kept in: a [`KvStore`], a [`VersionedStore`] for a table that
 /// remembers its past, or [`NoStore`].
+///
+/// ```
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore, Topic};
+/// # const NAMES: Topic<u64, String> = Topic::new("names", u64_be(), text());
+/// const BY_ID: KvStore<u64, String> = KvStore::new("by-id", u64_be(), text());
+/// const LOUD: KvStore<u64, String> = KvStore::new("loud", u64_be(), text());
+/// # let b = StreamsBuilder::new();
+/// b.table(NAMES, BY_ID).map_values(|_, name| name.to_uppercase()).materialize(LOUD);
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// The store has the types of the table: here its values are `String`s, so give it a codec of
+/// those.
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{text, u64_be, KvStore, Topic};
+/// # const NAMES: Topic<u64, String> = Topic::new("names", u64_be(), text());
+/// # const BY_ID: KvStore<u64, String> = KvStore::new("by-id", u64_be(), text());
+/// const LOUD: KvStore<u64, u64> = KvStore::new("loud", u64_be(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// b.table(NAMES, BY_ID).map_values(|_, name| name.to_uppercase()).materialize(LOUD);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot keep the rows of a table from `{K}` to `{V}`",
     note = "name a `KvStore<K, V>` or a `VersionedStore<K, V>` with the types of the table"

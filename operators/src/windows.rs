@@ -19,6 +19,28 @@ use crate::{
 };
 
 /// A kind of windows that grouped streams can be split by.
+///
+/// ```
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{mins, text, u64_be, Topic, Tumbling, WindowStore};
+/// # const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+/// # const COUNTS: WindowStore<String, u64> = WindowStore::new("counts", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// b.stream(CLICKS).group_by_key().windowed_by(Tumbling::of(mins(1))).count(COUNTS);
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// A duration says how long, not which kind: it is `Tumbling::of(mins(1))`, `Sliding::of(mins(1))`,
+/// …
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::StreamsBuilder;
+/// # use millstream_topology::{mins, text, u64_be, Topic, WindowStore};
+/// # const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+/// # const COUNTS: WindowStore<String, u64> = WindowStore::new("counts", text(), u64_be());
+/// # let b = StreamsBuilder::new();
+/// b.stream(CLICKS).group_by_key().windowed_by(mins(1));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no kind of windows",
     note = "give `Tumbling`, `Hopping`, `Sliding`, `Sessions` or `Unlimited`, as in \
@@ -160,7 +182,18 @@ pub struct WindowedGrouped<K: 'static, V: 'static> {
 impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
     /// Keeps windows in the store for so long after their start, for queries; without it, for as
     /// long as they take records: their size and grace, of sliding windows twice the difference and
-    /// grace. Less than that is refused.
+    /// grace. Less than that is refused. It changes no result.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{days, mins, text, u64_be, Topic, Tumbling, WindowStore};
+    /// # const CLICKS: Topic<String, String> = Topic::new("clicks", text(), text());
+    /// # const COUNTS: WindowStore<String, u64> = WindowStore::new("counts", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let minutes = b.stream(CLICKS).group_by_key().windowed_by(Tumbling::of(mins(1)));
+    /// minutes.retain(days(7)).count(COUNTS);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn retain(mut self, retention: Duration) -> Self {
         self.options.retention_ms = Some(millis_of(retention));
         self
@@ -172,6 +205,8 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
     /// them its headers; their timestamps are those of their windows. They close by the times of
     /// the records that reach the operator: an idle stream closes nothing. The store has the
     /// unfinished results too. [`Unlimited`] windows never close, and are refused.
+    ///
+    /// Nulls and late records are as [`WindowedGrouped`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -190,6 +225,8 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
 
     /// How many records each key has had in each window.
     ///
+    /// Nulls, late records, timestamps and headers are as [`WindowedGrouped`] says.
+    ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{mins, text, u64_be, Sliding, Topic, WindowStore};
@@ -205,6 +242,8 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
     }
 
     /// Combines the values of each key and window; the first value stands as it is.
+    ///
+    /// Nulls, late records, timestamps and headers are as [`WindowedGrouped`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -225,6 +264,8 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
     }
 
     /// Folds the values of each key and window, from `A::default()` on.
+    ///
+    /// Nulls, late records, timestamps and headers are as [`WindowedGrouped`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -252,6 +293,8 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
     /// A deletion goes on as a change without a new value, also where there was nothing to delete.
     /// The timestamp of a result is the greatest of the records since the window was last empty.
     ///
+    /// Nulls, late records and headers are as [`WindowedGrouped`] says.
+    ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
     /// # use millstream_topology::{i64_be, mins, text, Topic, Tumbling, WindowStore};
@@ -273,7 +316,20 @@ impl<K: Clone + 'static, V: Clone + 'static> WindowedGrouped<K, V> {
         self.fold(store, Arc::new(step))
     }
 
-    /// As [`reduce`](Self::reduce), with a function that may also delete.
+    /// As [`reduce`](Self::reduce), with a function that may also delete: `None` deletes the
+    /// window, and goes on as a change without a new value. The timestamp of a result is the
+    /// greatest of the records since the window was last empty.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, mins, text, Topic, Tumbling, WindowStore};
+    /// # const MOVES: Topic<String, i64> = Topic::new("moves", text(), i64_be());
+    /// # const NET: WindowStore<String, i64> = WindowStore::new("net", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let minutes = b.stream(MOVES).group_by_key().windowed_by(Tumbling::of(mins(1)));
+    /// let net = minutes.reduce_or_delete(NET, |net, by| Some(net + by).filter(|net| *net != 0));
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn reduce_or_delete(
         self,
         store: WindowStore<K, V>,
@@ -324,6 +380,19 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
     /// Keeps sessions in the store for so long after their end; without it, for as long as they
     /// take records: gap and grace. Less than that is refused. As in Kafka Streams, a longer time
     /// also lets late records join sessions that have closed, together with such that have not.
+    ///
+    /// Else nulls, timestamps and headers are as [`SessionGrouped`] says.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{days, mins, text, u64_be, SessionStore, Sessions, Topic};
+    /// # const PAGES: Topic<String, String> = Topic::new("pages", text(), text());
+    /// # const VISITS: SessionStore<String, u64> = SessionStore::new("visits", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let visits = b.stream(PAGES).group_by_key().windowed_by(Sessions::of(mins(30)));
+    /// visits.retain(days(1)).count(VISITS);
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn retain(mut self, retention: Duration) -> Self {
         self.options.retention_ms = Some(millis_of(retention));
         self
@@ -333,6 +402,8 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
     ///
     /// Sessions that close together go by end, then start, then key. The record that closes them
     /// gives them its headers; their timestamps are their ends.
+    ///
+    /// Nulls and late records are as [`SessionGrouped`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -349,13 +420,39 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
         self
     }
 
-    /// How many records each session has.
+    /// How many records each session has. Nulls, late records, timestamps and headers are as
+    /// [`SessionGrouped`] says.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, SessionStore, Sessions, Topic};
+    /// # const PAGES: Topic<String, String> = Topic::new("pages", text(), text());
+    /// # const VISITS: SessionStore<String, u64> = SessionStore::new("visits", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let visits = b.stream(PAGES).group_by_key().windowed_by(Sessions::of(mins(30)));
+    /// let pages_of_a_visit = visits.count(VISITS);
+    /// # assert!(b.build().is_ok());
+    /// ```
+    ///
+    /// A session has a start and an end, so a [`WindowStore`] does not do:
+    ///
+    /// ```compile_fail,E0308
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, Sessions, Topic, WindowStore};
+    /// # const PAGES: Topic<String, String> = Topic::new("pages", text(), text());
+    /// # const VISITS: WindowStore<String, u64> = WindowStore::new("visits", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let visits = b.stream(PAGES).group_by_key().windowed_by(Sessions::of(mins(30)));
+    /// let pages_of_a_visit = visits.count(VISITS);
+    /// ```
     pub fn count(self, store: SessionStore<K, u64>) -> KTable<Windowed<K>, u64> {
         self.aggregate(store, |_, _, count| count + 1, |_, one, other| one + other)
     }
 
     /// Combines the values of each session; the first value stands as it is. The same function
     /// combines sessions that become one.
+    ///
+    /// Nulls, late records, timestamps and headers are as [`SessionGrouped`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -377,6 +474,8 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
 
     /// Folds the values of each session, from `A::default()` on; `merge` makes one fold of two when
     /// sessions become one, and gets `A::default()` with the first of them.
+    ///
+    /// Nulls, late records, timestamps and headers are as [`SessionGrouped`] says.
     ///
     /// ```
     /// # use millstream_operators::StreamsBuilder;
@@ -413,6 +512,23 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
     /// joins.
     ///
     /// A deletion goes on as a change without a new value, also where there was nothing to delete.
+    /// Nulls, late records, timestamps and headers are as [`SessionGrouped`] says.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{mins, text, u64_be, SessionStore, Sessions, Topic};
+    /// # const PAGES: Topic<String, String> = Topic::new("pages", text(), text());
+    /// # const VISITS: SessionStore<String, u64> = SessionStore::new("visits", text(), u64_be());
+    /// # let b = StreamsBuilder::new();
+    /// // Who asks for a page that nothing leads to is a robot, and does not visit.
+    /// let visits = b.stream(PAGES).group_by_key().windowed_by(Sessions::of(mins(30)));
+    /// let visits = visits.aggregate_or_delete(
+    ///     VISITS,
+    ///     |_, page, pages| Some(pages.unwrap_or(0) + 1).filter(|_| page != "/trap"),
+    ///     |_, pages, joins| Some(pages.unwrap_or(0) + joins),
+    /// );
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn aggregate_or_delete<A: Clone + 'static>(
         self,
         store: SessionStore<K, A>,
@@ -425,7 +541,21 @@ impl<K: Clone + 'static, V: Clone + 'static> SessionGrouped<K, V> {
         session_aggregate(inputs, self.windows, self.options, store, merge)
     }
 
-    /// As [`reduce`](Self::reduce), with a function that may also delete.
+    /// As [`reduce`](Self::reduce), with a function that may also delete: `None` deletes the
+    /// session, and goes on as a change without a new value.
+    ///
+    /// ```
+    /// # use millstream_operators::StreamsBuilder;
+    /// # use millstream_topology::{i64_be, mins, text, SessionStore, Sessions, Topic};
+    /// # const CENTS: Topic<String, i64> = Topic::new("cents", text(), i64_be());
+    /// # const SPENT: SessionStore<String, i64> = SessionStore::new("spent", text(), i64_be());
+    /// # let b = StreamsBuilder::new();
+    /// let visits = b.stream(CENTS).group_by_key().windowed_by(Sessions::of(mins(30)));
+    /// let spent = visits.reduce_or_delete(SPENT, |sum, cents| {
+    ///     Some(sum + cents).filter(|left| *left != 0)
+    /// });
+    /// # assert!(b.build().is_ok());
+    /// ```
     pub fn reduce_or_delete(
         self,
         store: SessionStore<K, V>,

@@ -137,7 +137,8 @@ impl Follower {
             let name = global.topic();
             let count = counts.get(&**name).copied().ok_or_else(|| {
                 let what = "the topic of a global table does not exist; create it first";
-                Error::new(ErrorKind::Topology, format!("{what}. topic=`{name}`"))
+                let error = Error::new(ErrorKind::Topology, format!("{what}. topic=`{name}`"));
+                error.in_node(&global.definition().spec().name)
             })?;
             for partition in 0..count {
                 let place = TopicPartition::new(name.clone(), partition as i32);

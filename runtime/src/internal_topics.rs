@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use millstream_broker::{Admin, Cleanup, NewTopic};
 use millstream_operators::Topology;
 use millstream_topology::{
-    CHANGELOG_SUFFIX, Error, ErrorKind, Node, REPARTITION_SUFFIX, Result, StoreKind, TopicRole,
+    CHANGELOG_SUFFIX, Error, ErrorKind, Node, NodeKind, REPARTITION_SUFFIX, Result, StoreKind,
+    TopicRole,
 };
 
 /// How much longer than its store a windowed changelog keeps records, as in Kafka Streams
@@ -136,10 +137,14 @@ pub(crate) fn prepare(
     for (topic, role) in topology.sink_topics() {
         let name = full_name(application_id, topic, *role);
         if !partitions.contains_key(&name) {
-            return Err(millstream_topology::Error::new(
-                millstream_topology::ErrorKind::Topology,
-                format!("a topic that is written does not exist; create it first. topic=`{name}`"),
-            ));
+            let what =
+                format!("a topic that is written does not exist; create it first. topic=`{name}`");
+            let error = Error::new(ErrorKind::Topology, what);
+            let writes = |node: &&Node| node.kind == NodeKind::Sink && node.topics.contains(topic);
+            return Err(match topology.plan().nodes().iter().find(writes) {
+                Some(node) => error.in_node(&node.name),
+                None => error,
+            });
         }
     }
     Ok(Layout { partitions, tasks })

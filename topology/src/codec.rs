@@ -39,6 +39,10 @@ pub trait Codec: Copy + 'static {
     /// What it writes and reads.
     type Value: 'static;
 
+    /// True when one of its values is null, so that a store cannot have it for keys. Only nullable
+    /// codecs override it.
+    const NULLABLE: bool = false;
+
     /// Appends the bytes of `value` to `out`.
     ///
     /// # Errors
@@ -78,6 +82,11 @@ pub trait Codec: Copy + 'static {
     }
 }
 
+/// What the compiler says of a store whose keys could be null.
+pub(crate) const NULL_KEYS: &str = "a store has no null keys; take `drop_null_keys()` of the \
+                                    stream, and name the store with the plain key type and its \
+                                    codec";
+
 macro_rules! codec_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -100,7 +109,7 @@ codec_type!(
     Json
 );
 codec_type!(
-    /// Codec of [`bincode`].
+    /// Codec of [`bincode()`].
     Bincode
 );
 
@@ -244,7 +253,7 @@ integer_codec!(
     I64Be, i64_be, i64
 );
 
-/// Codec of [`bytes`].
+/// Codec of [`bytes()`].
 #[derive(Clone, Copy)]
 pub struct RawBytes;
 
@@ -286,6 +295,7 @@ pub const fn nullable<C: Codec>(_codec: C) -> Nullable<C> {
 
 impl<C: Codec> Codec for Nullable<C> {
     type Value = Option<C::Value>;
+    const NULLABLE: bool = true;
     fn encode(value: &Self::Value, out: &mut Vec<u8>) -> Result<(), BoxError> {
         match value {
             Some(value) => C::encode(value, out),

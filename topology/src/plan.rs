@@ -182,7 +182,8 @@ pub struct StoreSpec {
 pub struct Plan {
     nodes: Vec<Node>,
     stores: Vec<StoreSpec>,
-    copartitioned: Vec<Vec<NodeId>>,
+    /// Nodes in which equal keys of several inputs meet, with those inputs.
+    copartitioned: Vec<(NodeId, Vec<NodeId>)>,
     /// Inputs of nodes that have a use for records without a key.
     null_keys: Vec<(NodeId, NodeId)>,
     globals: Vec<GlobalSpec>,
@@ -280,7 +281,8 @@ impl Plan {
             return Err(Error::new(
                 ErrorKind::Topology,
                 format!("two nodes have one name; give one of them another. name=`{name}`"),
-            ));
+            )
+            .in_node(&self.nodes[id.0].name));
         }
         self.nodes[id.0].name = name.into();
         Ok(())
@@ -302,8 +304,9 @@ impl Plan {
     /// # Errors
     /// [`ErrorKind::Topology`] when the plan has a store of that name.
     pub fn add_global(&mut self, topic: &str, store: StoreSpec) -> Result<()> {
-        check_name("store", &store.name)?;
-        self.check_store_is_new(&store)?;
+        check_name("store", &store.name)
+            .and_then(|()| self.check_store_is_new(&store))
+            .map_err(|error| error.in_node(&store.name))?;
         let topic = topic.into();
         self.globals.push(GlobalSpec { topic, store });
         Ok(())
@@ -315,22 +318,21 @@ impl Plan {
     }
 
     fn check_store_is_new(&self, spec: &StoreSpec) -> Result<()> {
-        let globals = self.globals.iter().map(|global| &global.store);
-        if self
-            .stores
-            .iter()
-            .chain(globals)
-            .any(|s| s.name == spec.name)
-        {
-            return Err(Error::new(
-                ErrorKind::Topology,
-                format!(
-                    "two operators use one store; name a store each. store=`{}`",
-                    spec.name
-                ),
-            ));
-        }
-        Ok(())
+        let first = match self.store(&spec.name) {
+            Some(id) => {
+                let first = self.nodes.iter().find(|node| node.stores.contains(&id));
+                first.map_or("", |node| &*node.name)
+            }
+            None if self.globals.iter().any(|g| g.store.name == spec.name) => "a global table",
+            None => return Ok(()),
+        };
+        Err(Error::new(
+            ErrorKind::Topology,
+            format!(
+                "two operators use one store; name a store each. store=`{}`, first=`{first}`",
+                spec.name
+            ),
+        ))
     }
 
     /// Says that a node reads or writes a store.
@@ -341,9 +343,9 @@ impl Plan {
         }
     }
 
-    /// Says that records with one key must reach all of these nodes in one task.
-    pub fn copartition(&mut self, nodes: &[NodeId]) {
-        self.copartitioned.push(nodes.to_vec());
+    /// Says that records with one key must reach `node` from all of these inputs in one task.
+    pub fn copartition(&mut self, node: NodeId, inputs: &[NodeId]) {
+        self.copartitioned.push((node, inputs.to_vec()));
     }
 
     /// Says that a node makes windows, and how long after its end one closes.
@@ -423,7 +425,7 @@ impl Plan {
             .map(StoreId)
     }
 
-    pub(crate) fn copartition_groups(&self) -> &[Vec<NodeId>] {
+    pub(crate) fn copartition_groups(&self) -> &[(NodeId, Vec<NodeId>)] {
         &self.copartitioned
     }
 
@@ -448,7 +450,8 @@ impl Plan {
     /// Checks what only the whole plan can tell.
     ///
     /// # Errors
-    /// [`ErrorKind::Topology`] when no node reads a topic, or two sources read one topic.
+    /// [`ErrorKind::Topology`] when no node reads a topic, two sources read one topic, or a topic
+    /// has a name that Kafka does not take. A global table is called by its store.
     pub fn check(&self) -> Result<()> {
         let sources = || self.nodes.iter().filter(|n| n.kind == NodeKind::Source);
         if sources().next().is_none() {
@@ -457,39 +460,72 @@ impl Plan {
                 "a topology reads at least one topic; start with `stream` or `table`",
             ));
         }
-        let mut read: Vec<(&str, &str)> = Vec::new();
+        let mut read: Vec<(&str, &str, &str)> = Vec::new();
         for GlobalSpec { topic, store } in &self.globals {
-            check_name("topic", topic)?;
-            read.push((topic, &store.name));
+            check_name("topic", topic).map_err(|error| error.in_node(&store.name))?;
+            refuse_twice(&read, topic, COPY_FOR_GLOBAL).map_err(|e| e.in_node(&store.name))?;
+            read.push((topic, &store.name, COPY_FOR_GLOBAL));
         }
-        for node in sources() {
-            if node.topics.is_empty() && node.pattern.is_none() {
-                let what = "a stream of several topics has at least one";
-                return Err(Error::new(ErrorKind::Topology, what).in_node(&node.name));
-            }
-            if let Some(pattern) = &node.pattern {
-                whole(pattern).map_err(|source| {
-                    let what = format!("a pattern of topics is no regular expression. {pattern}");
-                    Error::caused(ErrorKind::Topology, what, source).in_node(&node.name)
-                })?;
-            }
-            for topic in &node.topics {
-                check_name("topic", topic)?;
-                if let Some((_, first)) = read.iter().find(|(t, _)| *t == &**topic) {
-                    return Err(Error::new(
-                        ErrorKind::Topology,
-                        format!(
-                            "two sources read one topic; read it once and clone the stream. \
-                             topic=`{topic}`, nodes=`{first}` and `{}`",
-                            node.name
-                        ),
-                    ));
-                }
-                read.push((topic, &node.name));
-            }
+        for node in &self.nodes {
+            self.check_topics(node, &mut read)
+                .map_err(|error| error.in_node(&node.name))?;
         }
         Ok(())
     }
+
+    fn check_topics<'a>(
+        &self,
+        node: &'a Node,
+        read: &mut Vec<(&'a str, &'a str, &'a str)>,
+    ) -> Result<()> {
+        for topic in &node.topics {
+            check_name("topic", topic)?;
+        }
+        if node.kind != NodeKind::Source {
+            return Ok(());
+        }
+        if node.topics.is_empty() && node.pattern.is_none() {
+            let what = "a stream of several topics has at least one; give `stream` a topic";
+            return Err(Error::new(ErrorKind::Topology, what));
+        }
+        if let Some(pattern) = &node.pattern {
+            whole(pattern).map_err(|source| {
+                let what = format!(
+                    "a pattern of topics is no regular expression; write it as the `regex` crate \
+                     reads it. pattern=`{pattern}`"
+                );
+                Error::caused(ErrorKind::Topology, what, source)
+            })?;
+        }
+        for topic in &node.topics {
+            refuse_twice(read, topic, READ_ONCE)?;
+            read.push((topic, &node.name, READ_ONCE));
+        }
+        Ok(())
+    }
+}
+
+/// What to do where two streams or tables read one topic.
+const READ_ONCE: &str = "read it once: `clone` the stream or the table, make the table of the \
+                         stream by `to_table`, or the stream of the table by `to_stream`";
+/// What to do where one of them is a global table, which nothing can be made of.
+const COPY_FOR_GLOBAL: &str = "let the global table read a copy of the topic, which another \
+                               application writes";
+
+/// Refuses a topic that has been read already, by a source of that name and with that advice.
+fn refuse_twice(read: &[(&str, &str, &str)], topic: &str, advice: &str) -> Result<()> {
+    let Some((_, first, other)) = read.iter().find(|(known, ..)| *known == topic) else {
+        return Ok(());
+    };
+    let advice = if *other == COPY_FOR_GLOBAL {
+        other
+    } else {
+        advice
+    };
+    Err(Error::new(
+        ErrorKind::Topology,
+        format!("two sources read one topic; {advice}. topic=`{topic}`, first=`{first}`"),
+    ))
 }
 
 /// The regular expression, over whole names.
@@ -512,8 +548,8 @@ fn check_name(what: &str, name: &str) -> Result<()> {
         return Err(Error::new(
             ErrorKind::Topology,
             format!(
-                "a {what} needs a name of 1 to {NAME_LENGTH_MAX} letters, digits, dots, underscores \
-                 and dashes. {what}=`{name}`"
+                "a {what} has a name of 1 to {NAME_LENGTH_MAX} letters, digits, dots, underscores \
+                 and dashes; give it such a name. {what}=`{name}`"
             ),
         ));
     }

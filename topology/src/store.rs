@@ -21,11 +21,14 @@ macro_rules! store_descriptor {
 
         impl<K, V> $name<K, V> {
             /// A store with that name and those codecs, backed by a changelog topic.
+            ///
+            /// A store has no null keys: a `nullable` key codec does not compile.
             pub const fn new<CK, CV>(name: &'static str, key: CK, value: CV) -> Self
             where
                 CK: Codec<Value = K>,
                 CV: Codec<Value = V>,
             {
+                const { assert!(!CK::NULLABLE, "{}", crate::codec::NULL_KEYS) };
                 Self { name, key: Serde::of(key), value: Serde::of(value), logged: true }
             }
 
@@ -70,6 +73,15 @@ store_descriptor!(
     /// use millstream_topology::{text, u64_be, KvStore};
     /// const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
     /// assert!(COUNTS.is_logged());
+    /// ```
+    ///
+    /// A store has no null keys: `drop_null_keys()` of the stream, and name the store with the
+    /// plain type.
+    ///
+    /// ```compile_fail,E0080
+    /// use millstream_topology::{nullable, text, u64_be, KvStore};
+    /// const COUNTS: KvStore<Option<String>, u64> =
+    ///     KvStore::new("counts", nullable(text()), u64_be());
     /// ```
     KvStore
 );

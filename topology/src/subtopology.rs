@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Error, ErrorKind, Result,
-    plan::{NodeId, NodeKind, Plan, StoreId, TopicRole},
+    plan::{Node, NodeId, NodeKind, Plan, StoreId, TopicRole},
 };
 
 /// One sub-topology on one partition: the unit that a thread runs and that moves between instances.
@@ -106,7 +106,7 @@ impl Plan {
         for (topic, role) in subtopologies.iter().flat_map(|s| &s.sources) {
             match role {
                 TopicRole::External => {
-                    let count = count_of(topic).ok_or_else(|| missing(topic))?;
+                    let count = count_of(topic).ok_or_else(|| self.missing(topic))?;
                     counts.insert(topic.clone(), count);
                 }
                 TopicRole::Repartition {
@@ -117,7 +117,7 @@ impl Plan {
                 TopicRole::Repartition { partitions: None } => free.push(topic.clone()),
             }
         }
-        let groups: Vec<Vec<Arc<str>>> = self.copartitioned_topics();
+        let groups = self.copartitioned_topics();
         self.spread(&groups, &mut counts)?;
         // Each round settles at least one topic, so this ends; a cycle of free topics cannot be
         // built.
@@ -139,22 +139,35 @@ impl Plan {
         Ok(counts)
     }
 
-    fn copartitioned_topics(&self) -> Vec<Vec<Arc<str>>> {
-        let topics = |group: &Vec<NodeId>| {
-            group
+    fn copartitioned_topics(&self) -> Vec<Together> {
+        let topics = |(node, inputs): &(NodeId, Vec<NodeId>)| Together {
+            node: self.nodes()[node.0].name.clone(),
+            topics: inputs
                 .iter()
                 .flat_map(|n| self.topics_above(*n))
                 .map(|(t, _)| t)
-                .collect()
+                .collect(),
         };
         self.copartition_groups().iter().map(topics).collect()
     }
 
+    fn missing(&self, topic: &str) -> Error {
+        let what = format!("a topic that is read does not exist; create it first. topic=`{topic}`");
+        let reads = |node: &&Node| {
+            node.kind == NodeKind::Source && node.topics.iter().any(|t| &**t == topic)
+        };
+        let error = Error::new(ErrorKind::Topology, what);
+        match self.nodes().iter().find(reads) {
+            Some(node) => error.in_node(&node.name),
+            None => error,
+        }
+    }
+
     /// Gives the free topics of each co-partitioned group the number that the others have.
-    fn spread(&self, groups: &[Vec<Arc<str>>], counts: &mut BTreeMap<Arc<str>, u32>) -> Result<()> {
-        for group in groups {
+    fn spread(&self, groups: &[Together], counts: &mut BTreeMap<Arc<str>, u32>) -> Result<()> {
+        for Together { node, topics } in groups {
             let mut known: Option<(Arc<str>, u32)> = None;
-            for topic in group {
+            for topic in topics {
                 let Some(count) = counts.get(topic).copied() else {
                     continue;
                 };
@@ -165,15 +178,17 @@ impl Plan {
                         return Err(Error::new(
                             ErrorKind::Topology,
                             format!(
-                                "topics of a join have different numbers of partitions; repartition \
-                                 one side. `{first_topic}` has {first}, `{topic}` has {count}"
+                                "topics that meet in one operator have different numbers of \
+                                 partitions; `repartition` one side. `{first_topic}` has {first}, \
+                                 `{topic}` has {count}"
                             ),
-                        ));
+                        )
+                        .in_node(node));
                     }
                 }
             }
             if let Some((_, count)) = known {
-                for topic in group {
+                for topic in topics {
                     counts.entry(topic.clone()).or_insert(count);
                 }
             }
@@ -182,11 +197,10 @@ impl Plan {
     }
 }
 
-fn missing(topic: &str) -> Error {
-    Error::new(
-        ErrorKind::Topology,
-        format!("a topic that is read does not exist; create it first. topic=`{topic}`"),
-    )
+/// Topics whose records with equal keys meet in a node.
+struct Together {
+    node: Arc<str>,
+    topics: Vec<Arc<str>>,
 }
 
 /// The greatest number of partitions among the topics that feed `topic`, once all are known.
@@ -244,7 +258,7 @@ mod tests {
         let by_customer = plan.add_source(&["by-customer"], FREE);
         let customers = plan.add_source(&["customers"], TopicRole::External);
         let join = plan.add_node(NodeKind::StreamTableJoin, &[by_customer, customers]);
-        plan.copartition(&[by_customer, customers]);
+        plan.copartition(join, &[by_customer, customers]);
         (plan, orders, join)
     }
 
@@ -277,7 +291,8 @@ mod tests {
     fn a_free_repartition_topic_follows_the_join() {
         let (plan, ..) = join_after_rekey();
         check(&plan, &[("orders", 2), ("customers", 6)], Ok(6));
-        check(&plan, &[("orders", 2)], Err("topic=`customers`"));
+        let say = "topic=`customers`, node=`source-3`";
+        check(&plan, &[("orders", 2)], Err(say));
     }
 
     #[test]
@@ -294,8 +309,9 @@ mod tests {
         let mut plan = Plan::default();
         let a = plan.add_source(&["a"], TopicRole::External);
         let b = plan.add_source(&["b"], TopicRole::External);
-        plan.add_node(NodeKind::StreamJoin, &[a, b]);
-        plan.copartition(&[a, b]);
-        check(&plan, &[("a", 3), ("b", 5)], Err("`a` has 3, `b` has 5"));
+        let join = plan.add_node(NodeKind::StreamJoin, &[a, b]);
+        plan.copartition(join, &[a, b]);
+        let say = "`a` has 3, `b` has 5, node=`stream-join-2`";
+        check(&plan, &[("a", 3), ("b", 5)], Err(say));
     }
 }

@@ -32,6 +32,7 @@ impl<K, V> SuppressStore<K, V> {
         CK: Codec<Value = K>,
         CV: Codec<Value = V>,
     {
+        const { assert!(!CK::NULLABLE, "{}", crate::codec::NULL_KEYS) };
         let key = BufferKey::<CK>(PhantomData);
         let value = BufferValue::<CV>(PhantomData);
         Self {

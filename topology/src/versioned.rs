@@ -35,11 +35,14 @@ impl<K, V> Copy for VersionedStore<K, V> {}
 
 impl<K, V> VersionedStore<K, V> {
     /// A store with that name, those codecs and that history, backed by a changelog topic.
+    ///
+    /// A store has no null keys: a `nullable` key codec does not compile.
     pub const fn new<CK, CV>(name: &'static str, key: CK, value: CV, history: Duration) -> Self
     where
         CK: Codec<Value = K>,
         CV: Codec<Value = V>,
     {
+        const { assert!(!CK::NULLABLE, "{}", crate::codec::NULL_KEYS) };
         Self {
             name,
             key: Serde::of(key),

@@ -154,19 +154,19 @@ impl TimeWindows {
     /// # Errors
     /// [`ErrorKind::Topology`] when the size or the advance is zero, or the advance exceeds the
     /// size.
-    pub fn check(&self, node: &str) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.size_ms <= 0 {
             return Err(Error::new(
                 ErrorKind::Topology,
-                format!("a window must last at least a millisecond. node=`{node}`"),
+                "a window must last at least a millisecond; give it a size of 1 ms or more",
             ));
         }
         if self.advance_ms <= 0 || self.advance_ms > self.size_ms {
             return Err(Error::new(
                 ErrorKind::Topology,
                 format!(
-                    "a window must advance by more than nothing and by no more than its size. \
-                     node=`{node}`, size_ms={}, advance_ms={}",
+                    "windows must advance by more than nothing and by no more than their size; \
+                     give `advance_by` 1 ms up to the size. size_ms={}, advance_ms={}",
                     self.size_ms, self.advance_ms
                 ),
             ));
@@ -227,16 +227,14 @@ impl Sliding {
     ///
     /// # Errors
     /// [`ErrorKind::Topology`] when the difference is zero.
-    pub fn check(&self, node: &str) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.difference_ms > 0 {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Topology,
-            format!(
-                "a sliding window needs a difference of at least a millisecond; to fold records of \
-                 one instant use `Tumbling::of(millis(1))`. node=`{node}`"
-            ),
+            "a sliding window needs a difference of at least a millisecond; to fold records of one \
+             instant use `Tumbling::of(millis(1))`",
         ))
     }
 }
@@ -315,15 +313,14 @@ impl Unlimited {
     ///
     /// # Errors
     /// [`ErrorKind::Topology`] when the start lies before the epoch.
-    pub fn check(&self, node: &str) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.start_ms >= 0 {
             return Ok(());
         }
         Err(Error::new(
             ErrorKind::Topology,
             format!(
-                "a window cannot start before 1970; start it at 0 or later. node=`{node}`, \
-                 start_ms={}",
+                "a window cannot start before 1970; start it at 0 or later. start_ms={}",
                 self.start_ms
             ),
         ))
@@ -356,14 +353,11 @@ mod tests {
     fn impossible_windows_are_refused() {
         let zero: TimeWindows = Tumbling::of(millis(0)).into();
         let gap: TimeWindows = Hopping::of(millis(5)).advance_by(millis(6)).into();
-        assert_eq!(
-            zero.check("n").expect_err("zero").kind(),
-            ErrorKind::Topology
-        );
-        assert_eq!(gap.check("n").expect_err("gap").kind(), ErrorKind::Topology);
+        assert_eq!(zero.check().expect_err("zero").kind(), ErrorKind::Topology);
+        assert_eq!(gap.check().expect_err("gap").kind(), ErrorKind::Topology);
         let (instant, early) = (Sliding::of(millis(0)), Unlimited::since(-1));
-        assert!(instant.check("n").is_err() && Sliding::of(millis(1)).check("n").is_ok());
-        assert!(early.check("n").is_err() && Unlimited::since(0).check("n").is_ok());
+        assert!(instant.check().is_err() && Sliding::of(millis(1)).check().is_ok());
+        assert!(early.check().is_err() && Unlimited::since(0).check().is_ok());
     }
 
     proptest! {

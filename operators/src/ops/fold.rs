@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use millstream_state::StoreDefinition;
-use millstream_topology::{Change, Error, ErrorKind, Headers, NodeId, NodeKind, Record, Result};
+use millstream_topology::{Change, Headers, NodeId, NodeKind, Record, Result};
 
 use crate::{
     Cx, KStream, KTable,
@@ -156,20 +156,18 @@ where
         .expect("an aggregation has an input")
         .draft
         .clone();
-    let ids: Vec<NodeId> = inputs.iter().map(|input| input.id).collect();
+    let own = inputs.iter().filter(|input| input.draft.is(&draft));
+    let ids: Vec<NodeId> = own.map(|input| input.id).collect();
     let (node, store) = {
         let mut draft = draft.lock();
         let node = draft.plan.add_node(parts.kind, &ids);
         if ids.len() > 1 {
-            draft.plan.copartition(&ids);
+            draft.plan.copartition(node, &ids);
         }
         (node, draft.own_store(node, parts.definition))
     };
-    if inputs.iter().any(|input| !input.draft.is(&draft)) {
-        draft.lock().fail(Error::new(
-            ErrorKind::Topology,
-            "streams of two builders cannot meet; make both with one `StreamsBuilder`",
-        ));
+    for input in &inputs {
+        draft.meets(&input.draft, node);
     }
     let port: Port<KO, Change<A>> = Port::new();
     let wishes: Arc<Wishes> = Arc::default();

@@ -60,12 +60,6 @@ where
     VO: Clone + 'static,
 {
     let draft = left.draft.clone();
-    if !draft.is(&right.draft) {
-        draft.lock().fail(Error::new(
-            ErrorKind::Topology,
-            "tables of two builders cannot meet; make both with one `StreamsBuilder`",
-        ));
-    }
     left.need_values();
     right.need_values();
     let questions = raw(through.questions.name());
@@ -73,14 +67,18 @@ where
     let asked = source(&draft, Origin::Topics(vec![questions]), ROLE, None);
 
     let answers = raw(through.answers.name());
-    draft.lock().plan.copartition(&[asked.id, right.id]);
+    let inputs = [asked.id, right.id];
     let (subscribed, subscriptions) = subscribe(asked, right, through);
+    draft.lock().plan.copartition(subscribed.id, &inputs);
+    draft.meets(&right.draft, subscribed.id);
     sink_any_key(subscribed, answers, ROLE);
     sink_any_key(tell(right, through, subscriptions), answers, ROLE);
     let answered = source(&draft, Origin::Topics(vec![answers]), ROLE, None);
 
-    draft.lock().plan.copartition(&[answered.id, left.id]);
-    to_table(resolve(answered, left, through, kind, pair), store)
+    let inputs = [answered.id, left.id];
+    let resolved = resolve(answered, left, through, kind, pair);
+    draft.lock().plan.copartition(resolved.id, &inputs);
+    to_table(resolved, store)
 }
 
 /// A topic of the join, read and written as bytes.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{Error, ErrorKind, NodeKind, Record};
+use millstream_topology::{NodeKind, Record};
 
 use crate::{
     Cx, KStream,
@@ -29,8 +29,7 @@ where
     let draft = stream.draft.clone();
     let left = stream.id;
     let GlobalLookup { table, key_of } = by;
-    let same = draft.is(&table.draft);
-    let (index, store) = (table.index, table.store);
+    let (global, index, store) = (table.draft, table.index, table.store);
     let out = stream.unary(NodeKind::StreamGlobalJoin, move |_, next| {
         let (key_of, joiner) = (Arc::clone(&key_of), Arc::clone(&joiner));
         edge(move |cx: &mut Cx<'_>, record: Record<SK, SV>| {
@@ -49,16 +48,9 @@ where
             }
         })
     });
-    let mut plan = draft.lock();
-    if !same {
-        plan.fail(Error::new(
-            ErrorKind::Topology,
-            "a stream and a table of two builders cannot meet; make both with one `StreamsBuilder`",
-        ));
-    }
+    draft.meets(&global, out.id);
     if alone == Alone::Joined {
-        plan.plan.take_null_keys(left, out.id);
+        draft.lock().plan.take_null_keys(left, out.id);
     }
-    drop(plan);
     out
 }

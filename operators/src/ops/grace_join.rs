@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_state::BufferDefinition;
-use millstream_topology::{
-    BoxError, Error, ErrorKind, Header, Headers, KvStore, NodeId, NodeKind, Record, Result,
-};
+use millstream_topology::{BoxError, Header, Headers, KvStore, NodeId, NodeKind, Record, Result};
 
 use crate::{
     Cx, KStream, MaybeNull,
@@ -101,18 +99,21 @@ where
     {
         let mut draft = draft.lock();
         draft.own_store(node, Arc::new(BufferDefinition(entries)));
-        let refused = match &table.history {
+        match &table.history {
             None => {
-                Some("a join with grace asks for the past; keep the table in a `VersionedStore`")
+                let what = "a join with grace asks for the past; keep the table in a \
+                            `VersionedStore`";
+                draft.refuse(node, what);
             }
             Some(history) if history.ms < grace_ms => {
-                Some("a table remembers at least as far as the grace of a join with it")
+                let what = format!(
+                    "a join waits for longer than its table remembers; give the `VersionedStore` a \
+                     history of at least the grace. history_ms={}, grace_ms={grace_ms}",
+                    history.ms
+                );
+                draft.refuse(node, what);
             }
-            Some(_) => None,
-        };
-        if let Some(what) = refused {
-            let name = draft.plan.nodes()[node.0].name.clone();
-            draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+            Some(_) => {}
         }
     }
     connect(&draft, node, left, &table, alone);

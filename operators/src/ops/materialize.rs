@@ -58,7 +58,9 @@ pub(crate) fn materialize<K: Clone + 'static, V: Clone + 'static>(
         match store.definition() {
             Some(definition) => draft.own_store(node, definition),
             None => {
-                draft.fail_at(node, "`materialize` keeps a table in a store; give it one");
+                let what = "`materialize` keeps a table in a store; give it a `KvStore` or a \
+                            `VersionedStore`";
+                draft.refuse(node, what);
                 StoreId(0)
             }
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{Error, ErrorKind, NodeKind};
+use millstream_topology::NodeKind;
 
 use crate::{
     KStream,
@@ -15,11 +15,7 @@ pub(crate) fn merge<K: Clone + 'static, V: Clone + 'static>(
     left: KStream<K, V>,
     right: KStream<K, V>,
 ) -> KStream<K, V> {
-    if !left.draft.is(&right.draft) {
-        left.draft.lock().fail(Error::new(
-            ErrorKind::Topology,
-            "streams of two builders cannot meet; make both with one `StreamsBuilder`",
-        ));
+    if !left.draft.meets(&right.draft, left.id) {
         return left;
     }
     let id = add_node(&left.draft, NodeKind::Merge, &[left.id, right.id]);

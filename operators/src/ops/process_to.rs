@@ -79,6 +79,56 @@ impl Exits {
 
 /// The outputs of a processor: one [`Output`], a tuple of up to four, or a vector of outputs with
 /// the same types.
+///
+/// ```
+/// # use millstream_operators::{Context, Output, OutputHandle, Processor, StreamsBuilder};
+/// # use millstream_topology::{text, Record, Result, Topic};
+/// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+/// struct Sort(OutputHandle<String, u64>, OutputHandle<String, bool>);
+/// # impl Processor for Sort {
+/// #     type Key = String;
+/// #     type Value = String;
+/// #     type OutKey = String;
+/// #     type OutValue = String;
+/// #     fn process(
+/// #         &mut self,
+/// #         cx: &mut Context<'_, '_, String, String>,
+/// #         record: Record<String, String>,
+/// #     ) -> Result<()> {
+/// #         cx.forward_to(self.0, record.clone().with_value(1))?;
+/// #         cx.forward_to(self.1, record.with_value(true))
+/// #     }
+/// # }
+/// let b = StreamsBuilder::new();
+/// let outputs = (Output::new("numbers"), Output::new("flags"));
+/// let (words, (numbers, flags)) =
+///     b.stream(IN).process_to((), outputs, |(), (numbers, flags)| Sort(numbers, flags));
+/// # assert!(b.build().is_ok());
+/// ```
+///
+/// A name alone says nothing of types: write `Output::<String, u64>::new("numbers")`.
+///
+/// ```compile_fail,E0277
+/// # use millstream_operators::{Context, Processor, StreamsBuilder};
+/// # use millstream_topology::{text, Record, Result, Topic};
+/// # const IN: Topic<String, String> = Topic::new("in", text(), text());
+/// struct Sort;
+/// # impl Processor for Sort {
+/// #     type Key = String;
+/// #     type Value = String;
+/// #     type OutKey = String;
+/// #     type OutValue = String;
+/// #     fn process(
+/// #         &mut self,
+/// #         cx: &mut Context<'_, '_, String, String>,
+/// #         record: Record<String, String>,
+/// #     ) -> Result<()> {
+/// #         cx.forward(record)
+/// #     }
+/// # }
+/// let b = StreamsBuilder::new();
+/// b.stream(IN).process_to((), "numbers", |(), _| Sort);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no set of outputs",
     note = "name the processor's outputs: one `Output`, a tuple of them, or a vector"

@@ -3,7 +3,8 @@
 use millstream_topology::{Record, Result};
 
 use crate::{
-    Context, FixedKeyContext, FixedKeyProcessor, KStream, Processor, Punctuation, Stores, ops,
+    Context, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, KStream, Processor, Punctuation,
+    Stores, ops,
 };
 
 /// As [`process`](ops::process::process); what comes out keeps the mark of its input, because its
@@ -43,7 +44,7 @@ impl<P: FixedKeyProcessor> Processor for Fixed<P> {
         record: Record<P::Key, P::Value>,
     ) -> Result<()> {
         let mut cx: FixedKeyContext<'_, '_, P::Key, P::OutValue> = cx.with_fixed_key();
-        self.0.process(&mut cx, record.into())
+        self.0.process(&mut cx, FixedKeyRecord::of(record))
     }
 
     fn punctuate(

@@ -19,5 +19,14 @@ pub(crate) fn repartition<K: Clone + 'static, V: Clone + 'static>(
     let role = TopicRole::Repartition { partitions };
     let draft = stream.draft.clone();
     sink(stream, through, role);
-    source(&draft, Origin::Topics(vec![through]), role, None)
+    let out = source(&draft, Origin::Topics(vec![through]), role, None);
+    if partitions == Some(0) {
+        let what = format!(
+            "a topic has at least one partition; give `repartition_to` 1 or more, or let \
+             `repartition` choose. topic=`{}`",
+            through.name()
+        );
+        draft.lock().refuse(out.id, what);
+    }
+    out
 }

@@ -171,9 +171,8 @@ pub(crate) fn session_aggregate<K: Clone + 'static, A: Clone + 'static>(
         },
     );
     let mut draft = made.draft.lock();
-    let name = draft.plan.nodes()[made.id.0].name.clone();
     let kept = check_retention(store.name(), retention_ms, windows.retention_ms());
-    draft.check(kept.map_err(|e| e.in_node(&name)));
+    draft.check_in(made.id, kept);
     // A session may go on for the gap behind its end.
     draft.plan.closes_after(made.id, windows.retention_ms());
     drop(draft);

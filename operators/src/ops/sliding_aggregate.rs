@@ -356,10 +356,9 @@ pub(crate) fn sliding_aggregate<K: Clone + 'static, A: Clone + 'static>(
         },
     );
     let mut draft = made.draft.lock();
-    let name = draft.plan.nodes()[made.id.0].name.clone();
-    draft.check(windows.check(&name));
+    draft.check_in(made.id, windows.check());
     let kept = check_retention(store.name(), retention_ms, windows.retention_ms());
-    draft.check(kept.map_err(|e| e.in_node(&name)));
+    draft.check_in(made.id, kept);
     draft.plan.closes_after(made.id, windows.grace_ms());
     drop(draft);
     made

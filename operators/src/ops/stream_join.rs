@@ -4,9 +4,7 @@ use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 use millstream_state::{BufferDefinition, StoreDefinition, WindowDefinition};
-use millstream_topology::{
-    Error, ErrorKind, KvStore, NodeId, NodeKind, Record, Result, StoreId, WindowStore,
-};
+use millstream_topology::{KvStore, NodeId, NodeKind, Record, Result, StoreId, WindowStore};
 
 use crate::{
     Cx, JoinWindow, KStream, MaybeNull,
@@ -206,16 +204,11 @@ fn add_node(
 ) -> (NodeId, [StoreId; 2], Option<Waits>) {
     let [(left_draft, left), (right_draft, right)] = inputs;
     let same = left_draft.is(right_draft);
-    let mut draft = draft.lock();
-    if !same {
-        draft.fail(Error::new(
-            ErrorKind::Topology,
-            "streams of two builders cannot meet; make both with one `StreamsBuilder`",
-        ));
-    }
     let inputs: &[NodeId] = if same { &[left, right] } else { &[left] };
-    let node = draft.plan.add_node(NodeKind::StreamJoin, inputs);
-    draft.plan.copartition(inputs);
+    let node = crate::builder::add_node(draft, NodeKind::StreamJoin, inputs);
+    draft.meets(right_draft, node);
+    let mut draft = draft.lock();
+    draft.plan.copartition(node, inputs);
     if keeps.left {
         draft.plan.take_null_keys(left, node);
     }
@@ -235,12 +228,11 @@ fn add_node(
 pub(crate) fn check(draft: &mut crate::builder::Draft, node: NodeId, window: JoinWindow) {
     let (before, after) = (window.before_ms, window.after_ms);
     if before.saturating_add(after) < 0 {
-        let name = draft.plan.nodes()[node.0].name.clone();
         let what = format!(
-            "a join's window ends before it begins; let `before` and `after` add up to 0 ms or more. \
-             before={before}, after={after}"
+            "a join's window ends before it begins; let `before` and `after` add up to 0 ms or \
+             more. before={before}, after={after}"
         );
-        draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
+        draft.refuse(node, what);
     }
 }
 

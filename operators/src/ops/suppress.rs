@@ -3,9 +3,7 @@
 use std::{collections::BTreeSet, rc::Rc, sync::Arc};
 
 use millstream_state::BufferDefinition;
-use millstream_topology::{
-    Buffered, Change, Error, ErrorKind, KvStore, NodeKind, Record, Result, SuppressStore,
-};
+use millstream_topology::{Buffered, Change, KvStore, NodeKind, Record, Result, SuppressStore};
 
 use crate::{
     Cx, KTable,
@@ -142,12 +140,6 @@ pub(crate) fn suppress<K: Clone + 'static, V: Clone + 'static>(
     let (id, store_id) = {
         let mut draft = draft.lock();
         let id = draft.plan.add_node(NodeKind::Suppress, &[table.id]);
-        if table.history.is_some() {
-            let name = draft.plan.nodes()[id.0].name.clone();
-            let what = "a versioned table cannot be suppressed: its changes are not in the order of \
-                        time; keep the table in a `KvStore`";
-            draft.fail(Error::new(ErrorKind::Topology, what).in_node(&name));
-        }
         (id, draft.own_store(id, Arc::new(BufferDefinition(store))))
     };
     let port: Port<K, Change<V>> = Port::new();

@@ -109,7 +109,7 @@ fn refill<K: Clone + 'static, V: Clone + 'static>(
     if has_extractor {
         let what = "a table whose times are extracted cannot be restored from its topic, which \
                     holds others; keep it in the `KvStore` itself instead of `FromTopic`";
-        draft.fail_at(table.id, what);
+        draft.refuse(table.id, what);
     }
     let topic = format.name.into();
     let translate = move |record: &RawRecord| {
@@ -136,7 +136,7 @@ pub(crate) fn check_not_refilled<K: 'static, V: 'static>(
     if store.refilled().is_some() {
         let what = "`FromTopic` is for a table that is read from a topic; give this one the \
                     `KvStore` itself";
-        draft.fail_at(node, what);
+        draft.refuse(node, what);
     }
 }
 

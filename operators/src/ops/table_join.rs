@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_topology::{Error, ErrorKind, NodeKind, Record, Result};
+use millstream_topology::{NodeKind, Record, Result};
 
 use crate::{Cx, KStream, KTable, MaybeNull, build::TaskBuild, edge::edge};
 
@@ -85,20 +85,15 @@ pub(crate) fn connect<K: 'static, T: 'static>(
     table: &KTable<K, T>,
     alone: Alone,
 ) {
-    let same = draft.is(&table.draft);
     table.need_values();
-    let mut draft = draft.lock();
-    if !same {
-        draft.fail(Error::new(
-            ErrorKind::Topology,
-            "a stream and a table of two builders cannot meet; make both with one `StreamsBuilder`",
-        ));
+    if !draft.meets(&table.draft, node) {
         return;
     }
+    let mut draft = draft.lock();
     for store in &table.stores {
         draft.plan.connect(node, *store);
     }
-    draft.plan.copartition(&[left, table.id]);
+    draft.plan.copartition(node, &[left, table.id]);
     if alone == Alone::Joined {
         draft.plan.take_null_keys(left, node);
     }

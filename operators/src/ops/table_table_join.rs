@@ -2,7 +2,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
-use millstream_topology::{Change, Error, ErrorKind, NodeKind, Record};
+use millstream_topology::{Change, NodeId, NodeKind, Record};
 
 use crate::{
     Cx, KTable,
@@ -32,12 +32,6 @@ where
     VO: Clone + 'static,
 {
     let draft = left.draft.clone();
-    if !draft.is(&right.draft) {
-        draft.lock().fail(Error::new(
-            ErrorKind::Topology,
-            "tables of two builders cannot meet; make both with one `StreamsBuilder`",
-        ));
-    }
     left.need_values();
     right.need_values();
     match sides {
@@ -48,13 +42,20 @@ where
             right.want_old_values();
         }
     }
-    let node = add_node(&draft, NodeKind::TableJoin, &[left.id, right.id]);
+    let same = draft.is(&right.draft);
+    let inputs: &[NodeId] = if same {
+        &[left.id, right.id]
+    } else {
+        &[left.id]
+    };
+    let node = add_node(&draft, NodeKind::TableJoin, inputs);
+    draft.meets(&right.draft, node);
     let mut stores = left.stores.clone();
     stores.extend(right.stores.iter().filter(|id| !left.stores.contains(id)));
     {
         let mut draft = draft.lock();
         stores.iter().for_each(|id| draft.plan.connect(node, *id));
-        draft.plan.copartition(&[left.id, right.id]);
+        draft.plan.copartition(node, inputs);
     }
     let wishes = Wishes::behind(&[&left.wishes, &right.wishes]);
     let port: Port<K, Change<VO>> = Port::new();

@@ -26,10 +26,10 @@ pub(crate) enum Frames {
 }
 
 impl Frames {
-    pub(crate) fn check(&self, node: &str) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         match self {
-            Self::Time(windows) => windows.check(node),
-            Self::Unlimited(windows) => windows.check(node),
+            Self::Time(windows) => windows.check(),
+            Self::Unlimited(windows) => windows.check(),
         }
     }
 
@@ -219,19 +219,15 @@ pub(crate) fn window_aggregate<K: Clone + 'static, A: Clone + 'static>(
             }),
         },
     );
-    let refused = match frames {
-        Frames::Unlimited(_) if on_close => Err(Error::new(
-            ErrorKind::Topology,
-            "unlimited windows never close, so they cannot emit on close; leave `emit_on_close` out",
-        )),
-        Frames::Unlimited(_) | Frames::Time(_) => Ok(()),
-    };
     let mut draft = made.draft.lock();
-    let name = draft.plan.nodes()[made.id.0].name.clone();
-    draft.check(frames.check(&name));
-    draft.check(refused.map_err(|e| e.in_node(&name)));
+    draft.check_in(made.id, frames.check());
+    if on_close && matches!(frames, Frames::Unlimited(_)) {
+        let what = "unlimited windows never close, so they cannot emit on close; leave \
+                    `emit_on_close` out";
+        draft.refuse(made.id, what);
+    }
     let kept = check_retention(store.name(), retention_ms, frames.retention_ms());
-    draft.check(kept.map_err(|e| e.in_node(&name)));
+    draft.check_in(made.id, kept);
     draft.plan.closes_after(made.id, frames.grace_ms());
     drop(draft);
     made
@@ -266,8 +262,9 @@ pub(crate) fn check_retention(store: &str, retention_ms: i64, least_ms: i64) -> 
     Err(Error::new(
         ErrorKind::Topology,
         format!(
-            "a store keeps its windows for less than they are open; retain them for at least what \
-             they need. store=`{store}`, retention_ms={retention_ms}, least_ms={least_ms}"
+            "a store keeps its windows for less than they are open; let `retain` have at least \
+             what they need, or leave it out. store=`{store}`, retention_ms={retention_ms}, \
+             least_ms={least_ms}"
         ),
     ))
 }
