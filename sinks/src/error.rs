@@ -25,6 +25,16 @@ pub enum Error {
         /// Why it failed.
         source: sqlx::Error,
     },
+    /// The database refuses what the sink does, and will go on to.
+    #[error("database refuses the sink; {advice}, then start it again. sink=`{sink}`")]
+    Refused {
+        /// The sink.
+        sink: String,
+        /// What to do.
+        advice: &'static str,
+        /// Why it failed.
+        source: sqlx::Error,
+    },
     /// The database did not answer in time.
     #[error("database did not answer in time at {0}")]
     Timeout(&'static str),
@@ -58,8 +68,8 @@ pub enum Error {
         /// The newest version of the program.
         program: i64,
     },
-    /// Somebody else writes this sink's partitions now.
-    #[error("another writer has taken over. sink=`{sink}`, partition=`{partition}`")]
+    /// Somebody else writes this sink's partitions now, or the database was set back.
+    #[error("progress is not what this writer left; another has taken over, or the database was set back. sink=`{sink}`, partition=`{partition}`")]
     Fenced {
         /// The sink.
         sink: String,
@@ -128,6 +138,7 @@ impl Error {
             ),
             Self::Timeout(_) | Self::Fenced { .. } | Self::DeadLetter(_) => true,
             Self::Url { .. }
+            | Self::Refused { .. }
             | Self::Column { .. }
             | Self::MigrationChanged { .. }
             | Self::DatabaseNewer { .. }
@@ -143,6 +154,7 @@ impl From<Error> for millstream_topology::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Url { .. }
+            | Error::Refused { .. }
             | Error::MigrationChanged { .. }
             | Error::DatabaseNewer { .. }
             | Error::OtherLog { .. } => ErrorKind::Config,

@@ -22,6 +22,9 @@ pub struct Metrics {
     pub fenced: AtomicU64,
     /// Partitions that this sink writes now.
     pub partitions: AtomicU64,
+    /// Records read from the log and not yet written. They are in memory, so reading stops when
+    /// they are too many.
+    pub waiting: AtomicU64,
     /// Offsets between progress and the end of the log, over all partitions, as last seen. Kafka's
     /// transaction markers take offsets too, so an idle sink may show one for each partition.
     pub lag: AtomicI64,

@@ -11,7 +11,7 @@ use millstream_topology::BoxError;
 use super::databases::execute;
 use crate::{
     Database, DeadLetter, DeadLetters, Dialect, Message, Migration, OnConflict, Output, Projection,
-    Table,
+    Result, Table, transaction::Transaction,
 };
 
 pub(super) static PRICES: Table =
@@ -142,6 +142,10 @@ pub(super) async fn count(database: &Database, sql: &'static str) -> i64 {
         .rows(sql, &[], |row| row.int(0))
         .await
         .expect("reads")[0]
+}
+
+pub(super) async fn count_in(tx: &mut Transaction<'_>, sql: &'static str) -> Result<i64> {
+    Ok(tx.rows(sql, &[], |row| row.int(0)).await?[0])
 }
 
 /// Keeps dead letters for a look.
