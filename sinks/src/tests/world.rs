@@ -38,16 +38,18 @@ pub(super) fn records(seed: u64, n: usize, partitions: i32, with_bad: bool) -> V
         let offset = next[partition as usize] + chance.below(3) as i64;
         next[partition as usize] = offset + 1;
         let version = i as u64 + chance.below(8);
-        let value = match chance.below(40) {
-            0..3 => None,
-            3 if with_bad => Some(format!("-1 {version}")),
-            4 if with_bad => Some("what?".to_owned()),
-            _ => Some(format!("{i} {version}")),
+        let sku = format!("sku-{sku}");
+        let (sku, value) = match chance.below(40) {
+            0..3 => (sku, None),
+            // A key of its own: a row that a later one of its batch replaces is never sent.
+            3 if with_bad => (format!("bad-{i}"), Some(format!("-1 {version}"))),
+            4 if with_bad => (sku, Some("what?".to_owned())),
+            _ => (sku, Some(format!("{i} {version}"))),
         };
         Record {
             partition,
             offset,
-            sku: format!("sku-{sku}"),
+            sku,
             value,
         }
     };
