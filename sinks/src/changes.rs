@@ -157,6 +157,11 @@ impl Settled {
         self.0.iter().map(|t| t.rows.len() + t.cleared.len()).sum()
     }
 
+    /// The tables it writes to.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &'static Table> {
+        self.0.iter().map(|t| t.table)
+    }
+
     /// Writes everything within the transaction.
     pub(crate) async fn write(&self, tx: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
         let bytes_max = STATEMENT_BYTES_MAX.min(tx.argument_bytes_max());

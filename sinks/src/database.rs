@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::Path,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
@@ -84,6 +84,8 @@ struct Inner {
     packet_bytes_max: usize,
     /// Insert statements by table and number of rows.
     inserts: Mutex<HashMap<(&'static str, usize), Arc<str>>>,
+    /// Tables whose keys were looked at.
+    checked: Mutex<HashSet<&'static str>>,
     /// What goes wrong, and at which step.
     #[cfg(test)]
     hook: std::sync::OnceLock<crate::tests::Hook>,
@@ -121,6 +123,7 @@ impl Database {
             dialect,
             packet_bytes_max,
             inserts: Mutex::default(),
+            checked: Mutex::default(),
             #[cfg(test)]
             hook: std::sync::OnceLock::new(),
         })))
@@ -260,6 +263,40 @@ impl Database {
     /// Most bytes of arguments in one statement.
     pub(crate) fn argument_bytes_max(&self) -> usize {
         self.0.packet_bytes_max.saturating_sub(PACKET_ROOM)
+    }
+
+    /// Refuses tables that an upsert of MySQL's could damage; each is looked at once.
+    pub(crate) async fn check(
+        &self,
+        lease: &mut Lease,
+        tables: impl Iterator<Item = &'static Table>,
+    ) -> Result<()> {
+        const KEYS: &str = "SELECT `INDEX_NAME` FROM `information_schema`.`STATISTICS` \
+            WHERE `TABLE_SCHEMA` = DATABASE() AND `TABLE_NAME` = ? AND `NON_UNIQUE` = 0 \
+            AND `INDEX_NAME` <> 'PRIMARY' LIMIT 1";
+        if self.dialect() == Dialect::Sqlite {
+            // Its upsert names the key it means.
+            return Ok(());
+        }
+        // A thread that panicked here left a complete set behind.
+        let checked = || {
+            self.0
+                .checked
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        for table in tables.map(Table::name) {
+            if checked().contains(table) {
+                continue;
+            }
+            let arguments = [table.into()];
+            let keys = lease.rows(KEYS, &arguments, |row| row.text(0));
+            if let Some(key) = keys.await?.pop() {
+                return Err(Error::SecondKey { table, key });
+            }
+            checked().insert(table);
+        }
+        Ok(())
     }
 
     /// Runs a step of a connection.

@@ -35,6 +35,16 @@ pub enum Error {
         /// Why it failed.
         source: sqlx::Error,
     },
+    /// MySQL's upsert looks at every unique key and may overwrite another row.
+    #[error(
+        "table has a second unique key, on which an upsert may overwrite another row; make it a plain index. table=`{table}`, key=`{key}`"
+    )]
+    SecondKey {
+        /// The table.
+        table: &'static str,
+        /// Its other unique key.
+        key: String,
+    },
     /// The database did not answer in time.
     #[error("database did not answer in time at {0}")]
     Timeout(&'static str),
@@ -69,7 +79,9 @@ pub enum Error {
         program: i64,
     },
     /// Somebody else writes this sink's partitions now, or the database was set back.
-    #[error("progress is not what this writer left; another has taken over, or the database was set back. sink=`{sink}`, partition=`{partition}`")]
+    #[error(
+        "progress is not what this writer left; another has taken over, or the database was set back. sink=`{sink}`, partition=`{partition}`"
+    )]
     Fenced {
         /// The sink.
         sink: String,
@@ -139,6 +151,7 @@ impl Error {
             Self::Timeout(_) | Self::Fenced { .. } | Self::DeadLetter(_) => true,
             Self::Url { .. }
             | Self::Refused { .. }
+            | Self::SecondKey { .. }
             | Self::Column { .. }
             | Self::MigrationChanged { .. }
             | Self::DatabaseNewer { .. }
@@ -155,6 +168,7 @@ impl From<Error> for millstream_topology::Error {
         let kind = match &error {
             Error::Url { .. }
             | Error::Refused { .. }
+            | Error::SecondKey { .. }
             | Error::MigrationChanged { .. }
             | Error::DatabaseNewer { .. }
             | Error::OtherLog { .. } => ErrorKind::Config,

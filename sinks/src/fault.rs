@@ -84,8 +84,20 @@ fn of_mysql(number: u16, state: &str) -> Fault {
         1205 | 3572 | 1206 | 1969 | 3024 => Fault::Conflict,
         // Too many connections or statements; shutting down; host blocked; network; killed; a
         // statement that a proxy's other server does not know.
-        1040 | 1053 | 1129 | 1158..=1161 | 1203 | 1226 | 1243 | 1317 | 1461 | 1637 | 1927
-        | 2006 | 2013 | 4031 => Fault::Unavailable,
+        1040
+        | 1053
+        | 1129
+        | 1158..=1161
+        | 1203
+        | 1226
+        | 1243
+        | 1317
+        | 1461
+        | 1637
+        | 1927
+        | 2006
+        | 2013
+        | 4031 => Fault::Unavailable,
         // Disk full, storage engine, memory; an error during COMMIT.
         1021 | 1026 | 1030 | 1037 | 1038 | 1041 | 1114 | 1180 => Fault::Unavailable,
         // The server is read-only, locked or not ready: it is, or will be, another one's turn.

@@ -47,11 +47,13 @@ impl Metrics {
         *guard.unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    pub(crate) fn committed(&self, records: usize, rows: usize, commit_us: u64) {
+    pub(crate) fn committed(&self, records: usize, rows: usize, commit_us: Option<u64>) {
         self.records.fetch_add(records as u64, Ordering::Relaxed);
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
-        self.commit_us.store(commit_us, Ordering::Relaxed);
+        if let Some(commit_us) = commit_us {
+            self.commit_us.store(commit_us, Ordering::Relaxed);
+        }
         self.failed(None);
     }
 }

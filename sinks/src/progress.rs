@@ -205,7 +205,12 @@ pub(crate) async fn claim(
     let failed = || Error::database("claiming a partition");
     let key = key(sink, partition);
     let dialect = tx.dialect();
-    if tx.execute(with_connection(dialect, BUMP), &key).await.map_err(failed())? == 0 {
+    if tx
+        .execute(with_connection(dialect, BUMP), &key)
+        .await
+        .map_err(failed())?
+        == 0
+    {
         // Two first claims at once: the second one's insert fails, and it tries again.
         let mut row = key.to_vec();
         row.extend([
@@ -287,8 +292,8 @@ fn with_connection(dialect: Dialect, sql: &str) -> String {
 /// The connection that holds the lock on a partition's progress in an unfinished transaction.
 ///
 /// A transaction of a sink changes progress first, so what is there uncommitted differs from what
-/// is committed and names its connection. The id that is committed proves nothing: its connection
-/// may have ended, and the server may have given the number to another program.
+/// was committed before, and names its connection. The id that was committed proves nothing: its
+/// connection may have ended, and the server may have given the number to another program.
 ///
 /// The lease must not be given back: its isolation level is changed.
 pub(crate) async fn holder(
@@ -299,7 +304,9 @@ pub(crate) async fn holder(
     const READ: &str = "SELECT `epoch`, `next_offset`, `connection_id` FROM `sink_progress` \
         WHERE `sink` = ? AND `topic` = ? AND `partition` = ?";
     let mut seen = Vec::with_capacity(2);
-    for level in ["READ UNCOMMITTED", "READ COMMITTED"] {
+    // In this order: what differs in the second look was written since the first one, so its
+    // connection is no old one.
+    for level in ["READ COMMITTED", "READ UNCOMMITTED"] {
         let level = format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}");
         let failed = Error::database("looking for the holder of a lock");
         lease.execute(level).await.map_err(failed)?;
@@ -310,14 +317,11 @@ pub(crate) async fn holder(
             .await?;
         seen.push(rows.into_iter().next());
     }
-    let [uncommitted, committed] = seen[..] else {
+    let [committed, uncommitted] = seen[..] else {
         unreachable!("two levels were read");
     };
-    Ok(match (uncommitted, committed) {
-        (Some((at, id)), Some((committed, _))) if at != committed => Some(id),
-        (Some((_, id)), None) => Some(id),
-        _ => None,
-    })
+    let committed = committed.map(|(at, _)| at);
+    Ok(uncommitted.and_then(|(at, id)| (Some(at) != committed).then_some(id)))
 }
 
 /// What became of a batch whose fate is unknown.

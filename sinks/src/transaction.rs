@@ -62,7 +62,11 @@ impl Lease {
             })
         };
         let open = database.step(At::Begin, begin).await?;
-        Ok(Transaction { open, database })
+        Ok(Transaction {
+            open,
+            database,
+            statements: 0,
+        })
     }
 
     /// Runs a statement outside a transaction.
@@ -113,6 +117,7 @@ impl Drop for Lease {
 pub(crate) struct Transaction<'c> {
     open: Open<'c>,
     database: &'c Database,
+    statements: u32,
 }
 
 enum Open<'c> {
@@ -123,6 +128,11 @@ enum Open<'c> {
 impl Transaction<'_> {
     pub(crate) fn dialect(&self) -> Dialect {
         self.database.dialect()
+    }
+
+    /// How many statements it has run.
+    pub(crate) fn statements(&self) -> u32 {
+        self.statements
     }
 
     /// Most bytes of arguments in one statement.
@@ -175,6 +185,7 @@ impl Transaction<'_> {
         sql: impl sqlx::SqlSafeStr,
         arguments: impl Iterator<Item = &'a Value>,
     ) -> Result<u64, sqlx::Error> {
+        self.statements += 1;
         let open = &mut self.open;
         let run = async {
             match open {

@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::{
-    Backoff, Database, DeadLetter, DeadLetters, Dialect, Error, Message, Metrics, Output, Projection, Result,
+    Backoff, Database, DeadLetter, DeadLetters, Dialect, Error, Message, Metrics, Output,
+    Projection, Result,
     backoff::Pauses,
     batch::BatchSize,
     changes::Settled,
@@ -93,10 +94,19 @@ enum Outcome {
 
 /// How one try to write a batch ended.
 enum Attempt {
-    Committed,
+    Committed(Timing),
     /// A step matched no row.
     Mismatch,
     Failed(Fault, Error),
+}
+
+/// How long a transaction took.
+#[derive(Clone, Copy)]
+struct Timing {
+    all: Duration,
+    /// The part of it that a transaction of one row takes too: the way to the server and back, for
+    /// each statement.
+    ways: Duration,
 }
 
 impl Writer {
@@ -168,25 +178,26 @@ impl Writer {
         if self.database.dialect() == Dialect::Sqlite {
             return;
         }
-        for partition in partitions {
-            let end = async {
-                let mut lease = self.database.lease().await;
-                let lease = lease.as_mut().map_err(|e| e.to_string())?;
-                let holder = progress::holder(lease, &self.sink, partition).await;
-                let Some(id) = holder.map_err(|e| chain(&e))? else {
-                    return Ok(());
-                };
-                let killed = lease.execute(format!("KILL {id}")).await;
-                warn!(sink = %self.sink, %partition, connection = id, ok = killed.is_ok(),
-                    "an older writer holds the lock and is disconnected");
-                killed.map_err(|e| e.to_string())
-            };
-            match tokio::time::timeout(ATTEMPT_MAX, end).await {
-                Ok(Ok(())) => {}
-                // The server ends it after `wait_timeout`.
-                Ok(Err(error)) => warn!(sink = %self.sink, error, "older writer stays connected"),
-                Err(_) => warn!(sink = %self.sink, "older writer stays connected"),
+        let end = async {
+            let failed = || Error::database("ending an older writer");
+            // Not given back: its isolation level is changed.
+            let mut lease = self.database.lease().await.map_err(failed())?;
+            for partition in partitions {
+                let holder = progress::holder(&mut lease, &self.sink, partition).await?;
+                if let Some(id) = holder {
+                    warn!(sink = %self.sink, %partition, connection = id,
+                        "an older writer holds the lock and is disconnected");
+                    let kill = lease.execute(format!("KILL {id}"));
+                    kill.await.map_err(failed())?;
+                }
             }
+            Ok(())
+        };
+        let ended = tokio::time::timeout(ATTEMPT_MAX, end).await;
+        let ended = ended.unwrap_or(Err(Error::Timeout("ending an older writer")));
+        if let Err(error) = ended {
+            // Then the server ends it, after `wait_timeout`.
+            warn!(sink = %self.sink, error = chain(&error), "an older writer stays connected");
         }
     }
 
@@ -272,7 +283,9 @@ impl Writer {
                 .map(|reject| Rejected::among(&batch, &among, reject))
                 .collect();
             let earlier = skip.iter().filter(|(at, _)| among.contains(at));
-            let now = rejects.iter().filter_map(|r| Some((r.at.as_ref()?, &r.reason)));
+            let now = rejects
+                .iter()
+                .filter_map(|r| Some((r.at.as_ref()?, &r.reason)));
             for (at, reason) in earlier.chain(now) {
                 note(&sink, &batch[*at], reason, &mut out);
             }
@@ -324,10 +337,9 @@ impl Writer {
         let mut pauses = self.backoff.pauses();
         loop {
             self.go_on()?;
-            let started = Instant::now();
             match self.attempt(work).await? {
-                Attempt::Committed => {
-                    self.committed(work, started.elapsed());
+                Attempt::Committed(timing) => {
+                    self.committed(work, Some(timing));
                     return Ok(Outcome::Written);
                 }
                 // What stands there instead is looked up at once.
@@ -346,7 +358,7 @@ impl Writer {
             }
             match self.settled_fate(&work.steps, &mut pauses).await? {
                 Fate::Committed => {
-                    self.committed(work, started.elapsed());
+                    self.committed(work, None);
                     return Ok(Outcome::Written);
                 }
                 Fate::NotCommitted if work.records > self.size.records() => {
@@ -378,7 +390,15 @@ impl Writer {
         let lease = self.unless_it_ends(self.database.lease()).await?;
         let attempt = async {
             let mut lease = lease?;
+            let tables = work.changes.tables();
+            match self.database.check(&mut lease, tables).await {
+                Ok(()) => {}
+                Err(Error::Database { source, .. }) => return Err(source),
+                Err(error) => return Ok(Attempt::Failed(Fault::Defect, error)),
+            }
+            let started = Instant::now();
             let mut tx = lease.begin().await?;
+            let way = started.elapsed();
             for step in &work.steps {
                 if !progress::advance(&mut tx, &self.sink, step).await? {
                     tx.rollback().await?;
@@ -387,9 +407,13 @@ impl Writer {
                 }
             }
             work.changes.write(&mut tx).await?;
+            let ways = 2 + tx.statements();
             tx.commit().await?;
             lease.give_back();
-            Ok(Attempt::Committed)
+            Ok(Attempt::Committed(Timing {
+                all: started.elapsed(),
+                ways: way * ways,
+            }))
         };
         Ok(match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
             Ok(Ok(attempt)) => attempt,
@@ -417,7 +441,7 @@ impl Writer {
         }
     }
 
-    fn committed(&mut self, work: &Work, took: Duration) {
+    fn committed(&mut self, work: &Work, timing: Option<Timing>) {
         for step in &work.steps {
             let claim = self
                 .claims
@@ -426,10 +450,12 @@ impl Writer {
             let claim = claim.expect("steps are made from claims");
             claim.next_offset = step.to;
         }
-        self.size.committed(work.records, took);
+        if let Some(timing) = timing {
+            self.size.committed(work.records, timing.all, timing.ways);
+        }
         let target = self.size.records() as u64;
         self.metrics.batch_records.store(target, Ordering::Relaxed);
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let took_us = timing.map(|t| u64::try_from(t.all.as_micros()).unwrap_or(u64::MAX));
         self.metrics
             .committed(work.records, work.changes.len(), took_us);
     }

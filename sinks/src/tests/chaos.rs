@@ -67,7 +67,8 @@ pub(super) async fn written(database: &Database, records: &[Record], sinks: &[&R
     loop {
         let progress = read_progress(database, "test").await.expect("reads");
         let at = |p: &Progress| (p.partition.partition, p.next_offset);
-        if progress.iter().map(at).collect::<Vec<_>>() == ends.clone().into_iter().collect::<Vec<_>>()
+        if progress.iter().map(at).collect::<Vec<_>>()
+            == ends.clone().into_iter().collect::<Vec<_>>()
         {
             return;
         }
@@ -133,7 +134,9 @@ async fn run(seed: u64, test: &TestDatabase) -> Run {
     // At any moment the tables are what the progress says.
     for _ in 0..3 {
         let state = State::load(&test.database).await.expect("loads");
-        state.verify(&records).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        state
+            .verify(&records)
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     let running: Vec<_> = sinks.iter().map(|s| &s.0).collect();
@@ -148,8 +151,14 @@ async fn run(seed: u64, test: &TestDatabase) -> Run {
         database.close().await;
     }
     let state = State::load(&test.database).await.expect("loads");
-    state.verify(&records).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    let sent: Vec<(i32, i64)> = letters.list().into_iter().map(|l| (l.0.partition, l.1)).collect();
+    state
+        .verify(&records)
+        .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    let sent: Vec<(i32, i64)> = letters
+        .list()
+        .into_iter()
+        .map(|l| (l.0.partition, l.1))
+        .collect();
     let once: BTreeSet<(i32, i64)> = sent.iter().copied().collect();
     assert_eq!(once, state.tables.letters, "seed {seed}");
     if !two {
@@ -226,8 +235,14 @@ async fn the_check_sees_what_is_lost_doubled_or_written_by_an_old_writer() {
     const VIOLATIONS: [(&str, &str); 9] = [
         ("a lost row", "DELETE FROM `seen` WHERE `offset` > 3"),
         ("a doubled write", "UPDATE `writes` SET `many` = `many` + 1"),
-        ("a wrong row", "UPDATE `prices` SET `price` = `price` + 1 WHERE `sku` = 'sku-1'"),
-        ("a row too many", "INSERT INTO `prices` VALUES ('sku-99', 1, 1)"),
+        (
+            "a wrong row",
+            "UPDATE `prices` SET `price` = `price` + 1 WHERE `sku` = 'sku-1'",
+        ),
+        (
+            "a row too many",
+            "INSERT INTO `prices` VALUES ('sku-99', 1, 1)",
+        ),
         ("a lost letter", "DELETE FROM `sink_dead_letters`"),
         (
             "a letter of a good record",
@@ -242,7 +257,10 @@ async fn the_check_sees_what_is_lost_doubled_or_written_by_an_old_writer() {
             "a batch from another offset",
             "UPDATE `moves` SET `start` = `start` - 1 WHERE `start` > 0",
         ),
-        ("progress that moved alone", "UPDATE `sink_progress` SET `next_offset` = `next_offset` - 9"),
+        (
+            "progress that moved alone",
+            "UPDATE `sink_progress` SET `next_offset` = `next_offset` - 9",
+        ),
     ];
     for test in TestDatabase::all().await {
         make_world(&test.database).await;
@@ -253,20 +271,41 @@ async fn the_check_sees_what_is_lost_doubled_or_written_by_an_old_writer() {
         sink.stop(DEADLINE).await.expect("stops");
         let good = State::load(&test.database).await.expect("loads");
         good.verify(&records).expect("holds");
-        let names = ["seen", "writes", "prices", "sink_dead_letters", "moves", "sink_progress"];
+        let names = [
+            "seen",
+            "writes",
+            "prices",
+            "sink_dead_letters",
+            "moves",
+            "sink_progress",
+        ];
         for name in names {
-            execute(&test.database, &format!("CREATE TABLE `b_{name}` AS SELECT * FROM `{name}`"))
-                .await;
+            execute(
+                &test.database,
+                &format!("CREATE TABLE `b_{name}` AS SELECT * FROM `{name}`"),
+            )
+            .await;
         }
         for (what, sql) in VIOLATIONS {
             execute(&test.database, sql).await;
             let bad = State::load(&test.database).await.expect("loads");
             assert!(bad.verify(&records).is_err(), "{what} is overlooked");
             // The trigger that counts writes fires at restoring too: that table comes last.
-            for name in ["seen", "prices", "sink_dead_letters", "sink_progress", "moves", "writes"] {
+            for name in [
+                "seen",
+                "prices",
+                "sink_dead_letters",
+                "sink_progress",
+                "moves",
+                "writes",
+            ] {
                 let database = &test.database;
                 execute(database, &format!("DELETE FROM `{name}`")).await;
-                execute(database, &format!("INSERT INTO `{name}` SELECT * FROM `b_{name}`")).await;
+                execute(
+                    database,
+                    &format!("INSERT INTO `{name}` SELECT * FROM `b_{name}`"),
+                )
+                .await;
             }
             let again = State::load(&test.database).await.expect("loads");
             again.verify(&records).expect("is restored");

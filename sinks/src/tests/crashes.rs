@@ -28,7 +28,13 @@ const DEATHS_MAX: usize = 6;
 
 /// A process of its own, as far as sink and database can tell: it runs until its connection has
 /// made so many steps, and is gone. Answers `false` when it got everything written before.
-fn process(url: &str, log: &ScriptedLog, records: &[Record], steps: i64, letters: &Letters) -> bool {
+fn process(
+    url: &str,
+    log: &ScriptedLog,
+    records: &[Record],
+    steps: i64,
+    letters: &Letters,
+) -> bool {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -77,7 +83,9 @@ async fn run(seed: u64, test: TestDatabase, deaths: Arc<AtomicUsize>) {
         .await
         .expect("no panic");
         let state = State::load(&test.database).await.expect("loads");
-        state.verify(&records).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        state
+            .verify(&records)
+            .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         assert_eq!(went_back(&before, &state.progress), None, "seed {seed}");
         before = state.progress;
         if !died {
@@ -89,9 +97,15 @@ async fn run(seed: u64, test: TestDatabase, deaths: Arc<AtomicUsize>) {
     written(&test.database, &records, &[&sink]).await;
     sink.stop(DEADLINE).await.expect("stops");
     let state = State::load(&test.database).await.expect("loads");
-    state.verify(&records).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    state
+        .verify(&records)
+        .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
     // A letter may come again after a crash, but none is missing, and its row is there once.
-    let sent = letters.list().into_iter().map(|l| (l.0.partition, l.1)).collect();
+    let sent = letters
+        .list()
+        .into_iter()
+        .map(|l| (l.0.partition, l.1))
+        .collect();
     assert_eq!(state.tables.letters, sent, "seed {seed}");
     test.remove().await;
 }

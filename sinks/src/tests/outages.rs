@@ -47,11 +47,22 @@ fn append(log: &ScriptedLog, before: &[Record], records: &[Record]) {
     }
 }
 
-const ALL: [&str; 6] = ["seen", "prices", "sink_dead_letters", "sink_progress", "moves", "writes"];
+const ALL: [&str; 6] = [
+    "seen",
+    "prices",
+    "sink_dead_letters",
+    "sink_progress",
+    "moves",
+    "writes",
+];
 
 async fn back_up(database: &Database) {
     for name in ALL {
-        execute(database, &format!("CREATE TABLE `b_{name}` AS SELECT * FROM `{name}`")).await;
+        execute(
+            database,
+            &format!("CREATE TABLE `b_{name}` AS SELECT * FROM `{name}`"),
+        )
+        .await;
     }
 }
 
@@ -60,7 +71,9 @@ async fn restore(database: &Database) {
     let mut lease = database.lease().await.expect("connects");
     let mut tx = lease.begin().await.expect("begins");
     // The lock on the progress comes first, as in a sink.
-    tx.execute("UPDATE `sink_progress` SET `epoch` = `epoch`", &[]).await.expect("locks");
+    tx.execute("UPDATE `sink_progress` SET `epoch` = `epoch`", &[])
+        .await
+        .expect("locks");
     for name in ALL {
         let delete = format!("DELETE FROM `{name}`");
         tx.execute(delete, &[]).await.expect("deletes");
@@ -122,12 +135,20 @@ async fn an_old_writer_that_hangs_in_a_transaction_is_disconnected() {
     let new = start(&log, &test.database, quick("new", 10), &Letters::default());
     written(&test.database, &records, &[&new]).await;
     // The server itself would have waited for 30 s.
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        began.elapsed()
+    );
     new.stop(DEADLINE).await.expect("stops");
     drop(zombie);
     let state = State::load(&test.database).await.expect("loads");
     state.verify(&records).expect("holds");
-    assert!(state.progress.iter().all(|p| p.epoch == 2), "{:?}", state.progress);
+    assert!(
+        state.progress.iter().all(|p| p.epoch == 2),
+        "{:?}",
+        state.progress
+    );
     test.remove().await;
 }
 
@@ -140,14 +161,18 @@ async fn only_the_connection_of_an_unfinished_transaction_holds_a_lock() {
     let database = &test.database;
     let holder = async || {
         let mut lease = database.lease().await.expect("connects");
-        progress::holder(&mut lease, "test", &partition(0)).await.expect("reads")
+        progress::holder(&mut lease, "test", &partition(0))
+            .await
+            .expect("reads")
     };
     let identity = Identity::default();
     assert_eq!(holder().await, None);
     // The first claim, and one of a row that is there.
     for _ in 0..2 {
         let mut lease = database.lease().await.expect("connects");
-        let own = lease.rows("SELECT CONNECTION_ID()", &[], |row| row.int(0));
+        let own = lease.rows("SELECT CAST(CONNECTION_ID() AS SIGNED)", &[], |row| {
+            row.int(0)
+        });
         let own = own.await.expect("reads")[0];
         let mut tx = lease.begin().await.expect("begins");
         let claim = progress::claim(&mut tx, "test", &partition(0), &identity).await;
@@ -240,11 +265,17 @@ async fn while_the_database_is_away_the_log_goes_on_memory_is_bounded_and_member
         let most = IN_MEMORY_MAX + 2 * batch;
         let mut held = 0;
         while began.elapsed() < 4 * SESSION || appended < 2 * most as i64 {
-            let chunk = appended..appended + CHUNK;
+            // More than fits into memory, and then a little all the time.
+            let many = if appended < 2 * most as i64 {
+                CHUNK
+            } else {
+                10
+            };
+            let chunk = appended..appended + many;
             let appender = appender.clone();
             let took = tokio::task::spawn_blocking(move || append_durably(&*appender, chunk));
             slowest = slowest.max(took.await.expect("no panic"));
-            appended += CHUNK;
+            appended += many;
             held = held.max(metrics.waiting.load(Ordering::Relaxed));
             assert!(held <= most as u64, "{held} records in memory");
         }
@@ -262,7 +293,10 @@ async fn while_the_database_is_away_the_log_goes_on_memory_is_bounded_and_member
         away.store(false, Ordering::Relaxed);
         let back = Instant::now();
         let topics = ["prices".into()];
-        while !caught_up(log.clone(), &test.database, "test", &topics).await.expect("answers") {
+        while !caught_up(log.clone(), &test.database, "test", &topics)
+            .await
+            .expect("answers")
+        {
             assert!(back.elapsed() < DEADLINE, "{:?}", metrics.last_error());
         }
         eprintln!("caught up after {:?}", back.elapsed());
@@ -270,11 +304,10 @@ async fn while_the_database_is_away_the_log_goes_on_memory_is_bounded_and_member
         let seen = count(&test.database, "SELECT COUNT(*) FROM `seen`").await;
         let writes = count(&test.database, "SELECT `many` FROM `writes`").await;
         assert_eq!((seen, writes), (appended, appended));
-        let last = "SELECT SUM(`price`) FROM (SELECT CAST(`price` AS CHAR) + 0 AS `price` \
-            FROM `prices`) AS `p`";
-        let last = test.database.rows(last, &[], |row| row.real(0)).await;
-        let expected: i64 = (appended - 10..appended).sum();
-        assert_eq!(last.expect("reads"), [expected as f64]);
+        let prices = "SELECT `price` FROM `prices` ORDER BY `price`";
+        let prices = test.database.rows(prices, &[], |row| row.int(0)).await;
+        let last: Vec<i64> = (appended - 10..appended).collect();
+        assert_eq!(prices.expect("reads"), last);
         // It polled all the time, so nobody took its partitions away.
         let progress = read_progress(&test.database, "test").await.expect("reads");
         assert!(progress.iter().all(|p| p.epoch == 1), "{progress:?}");
@@ -299,17 +332,28 @@ async fn a_sink_whose_database_is_away_stops_at_once() {
                     return Act::Go;
                 }
                 tried.fetch_add(1, Ordering::Relaxed);
-                if hangs { Act::Hang } else { Act::Fail(lost_connection()) }
+                if hangs {
+                    Act::Hang
+                } else {
+                    Act::Fail(lost_connection())
+                }
             })
         });
         let mut config = quick("a", 10);
         let long = Duration::from_secs(1000);
-        config.backoff = Backoff { min: long, max: long };
+        config.backoff = Backoff {
+            min: long,
+            max: long,
+        };
         let sink = start(&log, &test.database, config, &Letters::default());
         until("the first try", || tried.load(Ordering::Relaxed) > 0).await;
         let began = Instant::now();
         sink.stop(DEADLINE).await.expect("stops");
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(
+            began.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            began.elapsed()
+        );
         test.database.close().await;
     }
 }
@@ -327,9 +371,14 @@ async fn a_batch_that_conflicts_is_tried_again_in_smaller_parts() {
             Arc::new(move |at| {
                 // The claim's commit is not a batch's, so rows are what conflicts.
                 let conflicts = at == At::Rows
-                    && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                    && left
+                        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
                         .is_ok();
-                if conflicts { Act::Fail(Coded::error("5")) } else { Act::Go }
+                if conflicts {
+                    Act::Fail(Coded::error("5"))
+                } else {
+                    Act::Go
+                }
             })
         });
         let mut config = quick("a", 64);
@@ -337,15 +386,52 @@ async fn a_batch_that_conflicts_is_tried_again_in_smaller_parts() {
         let sink = start(&log, &database, config, &Letters::default());
         written(&test.database, &records, &[&sink]).await;
         let metrics = sink.metrics().clone();
-        until("the count", || metrics.records.load(Ordering::Relaxed) == 64).await;
+        until("the count", || {
+            metrics.records.load(Ordering::Relaxed) == 64
+        })
+        .await;
         sink.stop(DEADLINE).await.expect("stops");
         // 64, 32, 16 conflict; 8 and what is left of each half are written.
         assert_eq!(metrics.batches.load(Ordering::Relaxed), 4);
         assert_eq!(metrics.retries.load(Ordering::Relaxed), 3);
-        State::load(&test.database).await.expect("loads").verify(&records).expect("holds");
+        State::load(&test.database)
+            .await
+            .expect("loads")
+            .verify(&records)
+            .expect("holds");
         database.close().await;
         test.remove().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_slow_way_to_the_database_makes_transactions_larger() {
+    let test = TestDatabase::sqlite().await;
+    make_world(&test.database).await;
+    let records = records(16, 300, 1, false);
+    let log = log_of(&records, 1);
+    let database = Database::connect(&test.url).await.expect("connects");
+    // A transaction takes 400 ms, more than one whose rows are slow may.
+    database.hook(Arc::new(|_| Act::Late(Duration::from_millis(80))));
+    let mut config = quick("a", 512);
+    config.batch.records_start = 64;
+    let sink = start(&log, &database, config, &Letters::default());
+    written(&test.database, &records, &[&sink]).await;
+    let metrics = sink.metrics().clone();
+    until("the count", || {
+        metrics.records.load(Ordering::Relaxed) == 300
+    })
+    .await;
+    sink.stop(DEADLINE).await.expect("stops");
+    assert_eq!(metrics.batch_records.load(Ordering::Relaxed), 256);
+    assert_eq!(metrics.batches.load(Ordering::Relaxed), 3);
+    State::load(&test.database)
+        .await
+        .expect("loads")
+        .verify(&records)
+        .expect("holds");
+    database.close().await;
+    test.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -372,14 +458,20 @@ async fn errors_that_pass_are_waited_for_whatever_their_code() {
     let log = log_of(&[], 2);
     let sink = start(&log, database, quick("a", 8), &Letters::default());
     let metrics = sink.metrics().clone();
-    until("the claim", || metrics.partitions.load(Ordering::Relaxed) == 2).await;
+    until("the claim", || {
+        metrics.partitions.load(Ordering::Relaxed) == 2
+    })
+    .await;
     let mut done = 0;
     for code in codes {
         execute(database, &format!("UPDATE `fails` SET `n` = {code}")).await;
         let retries = metrics.retries.load(Ordering::Relaxed);
         append(&log, &all[..done], &all[done..done + 20]);
         done += 20;
-        until("tries", || metrics.retries.load(Ordering::Relaxed) > retries + 1).await;
+        until("tries", || {
+            metrics.retries.load(Ordering::Relaxed) > retries + 1
+        })
+        .await;
         assert!(!sink.is_finished(), "{code}: {:?}", metrics.last_error());
         execute(database, "UPDATE `fails` SET `n` = 0").await;
         written(database, &all[..done], &[&sink]).await;
@@ -411,7 +503,10 @@ async fn a_row_larger_than_the_servers_packets_is_set_aside() {
     assert_eq!(list.len(), 1);
     assert_eq!(list[0].1, 1);
     assert!(list[0].2.contains("too large"), "{}", list[0].2);
-    assert_eq!(count(&test.database, "SELECT COUNT(*) FROM `prices`").await, 2);
+    assert_eq!(
+        count(&test.database, "SELECT COUNT(*) FROM `prices`").await,
+        2
+    );
     test.remove().await;
 }
 
@@ -429,4 +524,92 @@ async fn a_table_that_is_not_there_ends_the_sink_with_what_to_do() {
         assert!(error.to_string().contains("migrate the tables"), "{error}");
         test.remove().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn bad_data_is_set_aside_whatever_its_code() {
+    let Some(test) = TestDatabase::server().await else {
+        return;
+    };
+    make_world(&test.database).await;
+    let codes = [
+        (1406, "22001"),
+        (1264, "22003"),
+        (1366, "HY000"),
+        (1292, "22007"),
+        (1048, "23000"),
+        (1062, "23000"),
+        (1452, "23000"),
+        (3819, "HY000"),
+        (4025, "23000"),
+        (1644, "45000"),
+    ];
+    let whens: Vec<String> = codes
+        .iter()
+        .map(|(c, s)| format!("WHEN {c} THEN SIGNAL SQLSTATE '{s}' SET MYSQL_ERRNO = {c};"))
+        .collect();
+    let trigger = format!(
+        "CREATE TRIGGER `fail` BEFORE INSERT ON `prices` FOR EACH ROW \
+         CASE NEW.`price` {} ELSE BEGIN END; END CASE",
+        whens.join(" ")
+    );
+    execute(&test.database, &trigger).await;
+    let log = ScriptedLog::new(&[partition(0)]);
+    for (code, _) in codes {
+        log.append(
+            &partition(0),
+            0,
+            &format!("bad-{code}"),
+            Some(&format!("{code} 1")),
+        );
+        log.append(&partition(0), 0, &format!("good-{code}"), Some("1 1"));
+    }
+    let letters = Letters::default();
+    let sink = start(&log, &test.database, quick("a", 64), &letters);
+    let metrics = sink.metrics().clone();
+    until("everything", || {
+        metrics.records.load(Ordering::Relaxed) == 20
+    })
+    .await;
+    assert_eq!(metrics.retries.load(Ordering::Relaxed), 0);
+    sink.stop(DEADLINE).await.expect("stops");
+    let offsets: Vec<i64> = letters.list().iter().map(|l| l.1).collect();
+    assert_eq!(offsets, (0..10).map(|n| 2 * n).collect::<Vec<_>>());
+    assert_eq!(
+        count(&test.database, "SELECT COUNT(*) FROM `prices`").await,
+        10
+    );
+    test.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_no_retry_can_mend_ends_the_sink() {
+    let Some(test) = TestDatabase::server().await else {
+        return;
+    };
+    make_world(&test.database).await;
+    let records = records(18, 10, 1, false);
+    let log = log_of(&records, 1);
+    let ended = async |config| {
+        let sink = start(&log, &test.database, config, &Letters::default());
+        until("the end", || sink.is_finished()).await;
+        sink.stop(DEADLINE)
+            .await
+            .expect_err("ends by an error")
+            .to_string()
+    };
+    let mut long = quick("a", 10);
+    long.name = "x".repeat(300);
+    let error = ended(long).await;
+    assert!(error.contains("refuses the sink"), "{error}");
+    execute(
+        &test.database,
+        "ALTER TABLE `prices` ADD UNIQUE KEY `second` (`version`)",
+    )
+    .await;
+    let error = ended(quick("a", 10)).await;
+    assert!(error.contains("key=`second`"), "{error}");
+    let state = State::load(&test.database).await.expect("loads");
+    assert!(state.tables.seen.is_empty());
+    test.remove().await;
 }

@@ -137,7 +137,14 @@ async fn a_lost_connection_at_any_step_loses_and_doubles_nothing() {
             let calls = calls.clone();
             Arc::new(move |at| {
                 let n = calls.load(Ordering::Relaxed);
-                let fails = [At::Connect, At::Begin, At::Progress, At::Rows, At::Commit, At::Commit];
+                let fails = [
+                    At::Connect,
+                    At::Begin,
+                    At::Progress,
+                    At::Rows,
+                    At::Commit,
+                    At::Commit,
+                ];
                 if n >= 60 || fails.get(n % 7) != Some(&at) {
                     // A transaction in order stands between the rounds.
                     if at == At::Commit {

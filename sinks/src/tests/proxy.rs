@@ -117,12 +117,21 @@ async fn run(seed: u64, test: TestDatabase) -> (u32, u32) {
     wire.calm.store(true, Ordering::Relaxed);
     sink.stop(DEADLINE).await.expect("stops");
     let state = State::load(&test.database).await.expect("loads");
-    state.verify(&records).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
-    assert_eq!(letters.list().len(), state.tables.letters.len(), "seed {seed}");
+    state
+        .verify(&records)
+        .unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+    assert_eq!(
+        letters.list().len(),
+        state.tables.letters.len(),
+        "seed {seed}"
+    );
     listening.abort();
     database.close().await;
     test.remove().await;
-    (wire.cuts.load(Ordering::Relaxed), wire.swallowed.load(Ordering::Relaxed))
+    (
+        wire.cuts.load(Ordering::Relaxed),
+        wire.swallowed.load(Ordering::Relaxed),
+    )
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -134,7 +143,11 @@ async fn a_wire_that_breaks_anywhere_loses_and_doubles_nothing() {
     let runs: Vec<(u32, u32)> = stream::iter(0..20)
         .map(|seed| {
             tokio::spawn(async move {
-                run(seed, TestDatabase::server().await.expect("the variable is set")).await
+                run(
+                    seed,
+                    TestDatabase::server().await.expect("the variable is set"),
+                )
+                .await
             })
         })
         .buffer_unordered(4)

@@ -71,7 +71,10 @@ pub(super) fn log_of(records: &[Record], partitions: i32) -> ScriptedLog {
 
 /// The end of each partition.
 pub(super) fn ends(records: &[Record]) -> BTreeMap<i32, i64> {
-    records.iter().map(|r| (r.partition, r.offset + 1)).collect()
+    records
+        .iter()
+        .map(|r| (r.partition, r.offset + 1))
+        .collect()
 }
 
 /// What tables hold, or should.
@@ -144,9 +147,7 @@ pub(super) async fn make_world(database: &Database) {
     migrated.expect("migrates");
     let (id, each) = match database.dialect() {
         Dialect::Sqlite => ("INTEGER PRIMARY KEY", ""),
-        Dialect::MySql | Dialect::MariaDb => {
-            ("BIGINT PRIMARY KEY AUTO_INCREMENT", "FOR EACH ROW")
-        }
+        Dialect::MySql | Dialect::MariaDb => ("BIGINT PRIMARY KEY AUTO_INCREMENT", "FOR EACH ROW"),
     };
     execute(
         database,
@@ -168,7 +169,8 @@ pub(super) async fn make_world(database: &Database) {
             Dialect::Sqlite => format!("BEGIN {insert}; END"),
             Dialect::MySql | Dialect::MariaDb => insert,
         };
-        let trigger = format!("CREATE TRIGGER {name} AFTER {when} ON `sink_progress` {each} {body}");
+        let trigger =
+            format!("CREATE TRIGGER {name} AFTER {when} ON `sink_progress` {each} {body}");
         execute(database, &trigger).await;
     }
 }
