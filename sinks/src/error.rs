@@ -37,7 +37,8 @@ pub enum Error {
     },
     /// MySQL's upsert looks at every unique key and may overwrite another row.
     #[error(
-        "table has a second unique key, on which an upsert may overwrite another row; make it a plain index. table=`{table}`, key=`{key}`"
+        "table has a second unique key, on which an upsert may overwrite another row; make it a \
+         plain index. table=`{table}`, key=`{key}`"
     )]
     SecondKey {
         /// The table.
@@ -58,7 +59,8 @@ pub enum Error {
     },
     /// A migration that was applied long ago reads differently now.
     #[error(
-        "migration was changed after it was applied; add a new one instead. component=`{component}`, version={version}"
+        "migration was changed after it was applied; add a new one instead. \
+         component=`{component}`, version={version}"
     )]
     MigrationChanged {
         /// Whose migration.
@@ -68,7 +70,8 @@ pub enum Error {
     },
     /// The database was migrated by a later version of the program.
     #[error(
-        "database is newer than this program. component=`{component}`, database={database}, program={program}"
+        "database is newer than this program. component=`{component}`, database={database}, \
+         program={program}"
     )]
     DatabaseNewer {
         /// Whose migrations.
@@ -80,7 +83,8 @@ pub enum Error {
     },
     /// Somebody else writes this sink's partitions now, or the database was set back.
     #[error(
-        "progress is not what this writer left; another has taken over, or the database was set back. sink=`{sink}`, partition=`{partition}`"
+        "progress is not what this writer left; another has taken over, or the database was set \
+         back. sink=`{sink}`, partition=`{partition}`"
     )]
     Fenced {
         /// The sink.
@@ -90,7 +94,8 @@ pub enum Error {
     },
     /// The tables were filled from another log or another topic of the same name.
     #[error(
-        "tables belong to another log or a deleted topic; use another database or reset the sink. sink=`{sink}`, partition=`{partition}`, database=`{database}`, log=`{log}`"
+        "tables belong to another log or a deleted topic; use another database or reset the \
+         sink. sink=`{sink}`, partition=`{partition}`, database=`{database}`, log=`{log}`"
     )]
     OtherLog {
         /// The sink.
@@ -104,7 +109,8 @@ pub enum Error {
     },
     /// Records that the sink has not read are gone, or the log ends before what the sink has read.
     #[error(
-        "log does not hold what the sink must read next. sink=`{sink}`, partition=`{partition}`, next={next}, low={low}, high={high}"
+        "log does not hold what the sink must read next. sink=`{sink}`, partition=`{partition}`, \
+         next={next}, low={low}, high={high}"
     )]
     Missing {
         /// The sink.

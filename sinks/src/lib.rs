@@ -43,6 +43,7 @@
 mod backoff;
 mod batch;
 mod changes;
+mod claims;
 mod database;
 mod dead_letters;
 mod dialect;

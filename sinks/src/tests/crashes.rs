@@ -67,7 +67,7 @@ fn process(
 /// One run: processes that die at random steps, one after the other, and one that lives.
 async fn run(seed: u64, test: TestDatabase, deaths: Arc<AtomicUsize>) {
     make_world(&test.database).await;
-    let records = records(seed, 60, 2, seed % 2 == 0);
+    let records = records(seed, 60, 2, seed.is_multiple_of(2));
     let log = log_of(&records, 2);
     let letters = Letters::default();
     let mut chance = Chance::new(seed);

@@ -10,6 +10,7 @@ mod migrations;
 mod outages;
 mod protocol;
 mod proxy;
+mod refusals;
 mod shop;
 mod world;
 

@@ -64,8 +64,7 @@ impl Wire {
                         if n % 2 == 0 {
                             return Ok(());
                         }
-                        server.read(&mut answered).await?;
-                        return Ok(());
+                        return server.read(&mut answered).await.map(drop);
                     }
                 }
                 n = server.read(&mut answered) => {
@@ -96,7 +95,7 @@ async fn listen(wire: Arc<Wire>, server: String) -> (String, JoinHandle<()>) {
 
 async fn run(seed: u64, test: TestDatabase) -> (u32, u32) {
     make_world(&test.database).await;
-    let records = records(seed, 120, 2, seed % 2 == 0);
+    let records = records(seed, 120, 2, seed.is_multiple_of(2));
     let log = log_of(&records, 2);
     let (before, behind) = test.url.rsplit_once('@').expect("names a user");
     let (server, name) = behind.split_once('/').expect("names a database");
