@@ -259,12 +259,15 @@ pub(crate) async fn advance(
     sink: &str,
     step: &Step,
 ) -> Result<bool, sqlx::Error> {
-    const ADVANCE: &str = "UPDATE `sink_progress` SET `next_offset` = ?, \
+    // The epoch is the same before and after; written, it shows a trigger or a binary log whose
+    // step it was.
+    const ADVANCE: &str = "UPDATE `sink_progress` SET `next_offset` = ?, `epoch` = ?, \
         `connection_id` = {connection} WHERE `sink` = ? AND `topic` = ? AND `partition` = ? \
         AND `epoch` = ? AND `next_offset` = ?";
     let [sink, topic, partition] = key(sink, &step.partition);
     let arguments = [
         step.to.into(),
+        step.epoch.into(),
         sink,
         topic,
         partition,
