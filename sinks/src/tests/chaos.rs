@@ -112,7 +112,7 @@ async fn run(seed: u64, test: &TestDatabase) -> Run {
     let records = records(seed, RECORDS, PARTITIONS, with_bad);
     let log = log_of(&records, PARTITIONS);
     let tally = Arc::new(Tally::default());
-    let letters = Letters::default();
+    let letters = Letters::unreliable(seed);
     let mut sinks = Vec::new();
     for n in 0..=u64::from(two) {
         // Each writer is a process with connections of its own.

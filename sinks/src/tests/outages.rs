@@ -16,6 +16,7 @@ use millstream_broker::{
     embedded::{EmbeddedBroker, EmbeddedConfig},
 };
 use millstream_topology::Headers;
+use tokio::sync::Notify;
 
 use super::{
     chaos::{quick, start, written},
@@ -26,7 +27,7 @@ use super::{
     world::{Record, State, log_of, make_world, partition, records},
 };
 use crate::{
-    Backoff, Database, Sink, caught_up,
+    Backoff, Database, Message, Output, Projection, Sink, caught_up,
     feed::IN_MEMORY_MAX,
     progress::{self, Identity},
     read_progress,
@@ -432,4 +433,74 @@ async fn a_slow_way_to_the_database_makes_transactions_larger() {
         .expect("holds");
     database.close().await;
     test.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_commit_that_arrives_after_its_fate_was_asked_counts_once() {
+    for test in TestDatabase::all().await {
+        make_world(&test.database).await;
+        let records = records(20, 10, 1, false);
+        let log = log_of(&records, 1);
+        let hooked = Database::connect(&test.url).await.expect("connects");
+        let (asked, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (begun, committed) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        hooked.hook({
+            let (asked, go) = (asked.clone(), go.clone());
+            Arc::new(move |at| match at {
+                // The claim, the batch, its fate, the batch again.
+                At::Begin if begun.fetch_add(1, Ordering::Relaxed) == 3 => {
+                    asked.notify_one();
+                    Act::Wait(go.clone())
+                }
+                At::Commit if committed.fetch_add(1, Ordering::Relaxed) == 1 => {
+                    Act::Fail(lost_connection())
+                }
+                _ => Act::Go,
+            })
+        });
+        let mut config = quick("a", 10);
+        config.batch.records_min = 10;
+        config.linger = DEADLINE;
+        let sink = start(&log, &hooked, config, &Letters::default());
+        let waits = tokio::time::timeout(DEADLINE, asked.notified()).await;
+        waits.expect("the batch is tried again");
+
+        // What the server did with the first COMMIT, a little later.
+        let to = records.last().expect("records").offset + 1;
+        let step = progress::Step {
+            partition: partition(0),
+            epoch: 1,
+            from: 0,
+            to,
+        };
+        let message = |record: &Record| {
+            let mut message = Message::new("prices", 0, record.offset);
+            message.key = Some(record.sku.clone().into());
+            message.value = record.value.clone().map(Bytes::from);
+            message
+        };
+        let messages: Vec<Message> = records.iter().map(message).collect();
+        let mut out = Output::default();
+        Prices.project(&messages.iter().collect::<Vec<_>>(), &mut out);
+        let mut lease = test.database.lease().await.expect("connects");
+        let mut tx = lease.begin().await.expect("begins");
+        let moved = progress::advance(&mut tx, "test", &step).await;
+        assert!(moved.expect("answers"));
+        out.changes.settle().write(&mut tx).await.expect("writes");
+        tx.commit().await.expect("commits");
+        lease.give_back();
+
+        go.notify_one();
+        let metrics = sink.metrics().clone();
+        until("the count", || {
+            metrics.records.load(Ordering::Relaxed) == 10
+        })
+        .await;
+        assert_eq!(metrics.fenced.load(Ordering::Relaxed), 0);
+        sink.stop(DEADLINE).await.expect("stops");
+        let state = State::load(&test.database).await.expect("loads");
+        state.verify(&records).expect("holds");
+        hooked.close().await;
+        test.remove().await;
+    }
 }

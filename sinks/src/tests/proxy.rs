@@ -38,11 +38,7 @@ struct Wire {
 impl Wire {
     fn breaks(&self, permille: u64) -> bool {
         let mut chance = self.chance.lock().expect("no test panics with it");
-        let breaks = chance.below(1000) < permille && !self.calm.load(Ordering::Relaxed);
-        if breaks {
-            self.cuts.fetch_add(1, Ordering::Relaxed);
-        }
-        breaks
+        chance.below(1000) < permille && !self.calm.load(Ordering::Relaxed)
     }
 
     /// Carries messages until one side ends or the wire breaks.
@@ -61,7 +57,7 @@ impl Wire {
                     if commits && self.breaks(10 * self.permille) {
                         self.swallowed.fetch_add(1, Ordering::Relaxed);
                         // In every other case the server has done it before the wire breaks.
-                        if n % 2 == 0 {
+                        if self.breaks(500) {
                             return Ok(());
                         }
                         return server.read(&mut answered).await.map(drop);
@@ -87,7 +83,13 @@ async fn listen(wire: Arc<Wire>, server: String) -> (String, JoinHandle<()>) {
         while let Ok((client, _)) = listener.accept().await {
             let (wire, server) = (wire.clone(), server.clone());
             // A wire that breaks is what it is for.
-            tokio::spawn(async move { wire.carry(client, &server).await.ok() });
+            tokio::spawn(async move {
+                wire.carry(client, &server).await.ok();
+                wire.cuts.fetch_add(
+                    u32::from(!wire.calm.load(Ordering::Relaxed)),
+                    Ordering::Relaxed,
+                );
+            });
         }
     });
     (address, task)
