@@ -26,7 +26,7 @@ use crate::{
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const PARTITIONS: i32 = 3;
-const RECORDS: usize = 75;
+const RECORDS: usize = 60;
 
 /// Small batches and short pauses.
 pub(super) fn quick(instance: &str, records_max: usize) -> SinkConfig {
@@ -76,7 +76,7 @@ pub(super) async fn written(database: &Database, records: &[Record], sinks: &[&R
         let late = tokio::time::Instant::now() > deadline;
         assert!(!late, "{progress:?} is not {ends:?}: {errors:?}");
         assert!(sinks.iter().all(|s| !s.is_finished()), "{errors:?}");
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(Duration::from_millis(3)).await;
     }
 }
 
@@ -89,7 +89,7 @@ async fn watch(database: Database, end: Arc<AtomicBool>) -> usize {
         assert_eq!(went_back(&before, &now), None);
         before = now;
         looks += 1;
-        tokio::time::sleep(Duration::from_micros(500)).await;
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
     looks
 }
