@@ -4,8 +4,8 @@ use std::{cmp::Ordering, collections::BTreeMap};
 
 use crate::{
     Value,
-    database::Transaction,
     table::{OnConflict, Table},
+    transaction::Transaction,
 };
 
 /// Most rows in one statement. Statements hold a power of two of rows, so that each table has at
@@ -157,8 +157,14 @@ impl Settled {
         self.0.iter().map(|t| t.rows.len() + t.cleared.len()).sum()
     }
 
+    /// The tables it writes to.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &'static Table> {
+        self.0.iter().map(|t| t.table)
+    }
+
     /// Writes everything within the transaction.
     pub(crate) async fn write(&self, tx: &mut Transaction<'_>) -> Result<(), sqlx::Error> {
+        let bytes_max = STATEMENT_BYTES_MAX.min(tx.argument_bytes_max());
         for changes in &self.0 {
             for prefix in changes.cleared.keys() {
                 tx.delete(changes.table, prefix).await?;
@@ -167,7 +173,7 @@ impl Settled {
             let placeholders = tx.dialect().placeholders_max() / per_row;
             let mut rows = &changes.rows[..];
             while !rows.is_empty() {
-                let n = chunk(rows, placeholders);
+                let n = chunk(rows, placeholders, bytes_max);
                 tx.insert(changes.table, &rows[..n]).await?;
                 rows = &rows[n..];
             }
@@ -177,7 +183,7 @@ impl Settled {
 }
 
 /// How many of the rows go into the next statement: a power of two within all limits.
-fn chunk(rows: &[Vec<Value>], placeholders: usize) -> usize {
+fn chunk(rows: &[Vec<Value>], placeholders: usize, bytes_max: usize) -> usize {
     let most = rows
         .len()
         .min(ROWS_PER_STATEMENT_MAX)
@@ -188,7 +194,7 @@ fn chunk(rows: &[Vec<Value>], placeholders: usize) -> usize {
         .iter()
         .take_while(|row| {
             bytes += row.iter().map(Value::size).sum::<usize>();
-            bytes <= STATEMENT_BYTES_MAX
+            bytes <= bytes_max
         })
         .count()
         .max(1);
@@ -245,13 +251,13 @@ mod tests {
     #[test]
     fn chunks_are_powers_of_two_within_rows_bytes_and_placeholders() {
         let small = vec![vec![Value::Int(1)]; 1000];
-        assert_eq!(chunk(&small, 10_000), 512);
-        assert_eq!(chunk(&small[..488], 10_000), 256);
-        assert_eq!(chunk(&small[..3], 10_000), 2);
-        assert_eq!(chunk(&small, 100), 64);
+        assert_eq!(chunk(&small, 10_000, STATEMENT_BYTES_MAX), 512);
+        assert_eq!(chunk(&small[..488], 10_000, STATEMENT_BYTES_MAX), 256);
+        assert_eq!(chunk(&small[..3], 10_000, STATEMENT_BYTES_MAX), 2);
+        assert_eq!(chunk(&small, 100, STATEMENT_BYTES_MAX), 64);
         let large = vec![vec![Value::from("x".repeat(STATEMENT_BYTES_MAX / 3))]; 8];
-        assert_eq!(chunk(&large, 10_000), 2);
+        assert_eq!(chunk(&large, 10_000, STATEMENT_BYTES_MAX), 2);
         let huge = vec![vec![Value::from("x".repeat(STATEMENT_BYTES_MAX + 1))]; 2];
-        assert_eq!(chunk(&huge, 10_000), 1);
+        assert_eq!(chunk(&huge, 10_000, STATEMENT_BYTES_MAX), 1);
     }
 }

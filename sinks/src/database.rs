@@ -2,19 +2,16 @@
 
 use std::{
     borrow::Cow,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::Path,
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use futures_util::TryStreamExt;
 use sqlx::{
-    AssertSqlSafe, ConnectOptions, Connection, Executor, MySql, MySqlConnection, MySqlPool, Sqlite,
-    SqliteConnection, SqlitePool,
+    ConnectOptions, Executor, MySqlPool, SqlitePool,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
-    pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
@@ -24,7 +21,7 @@ use crate::{
     fault::{Fault, classify},
     migrate,
     table::Table,
-    value::{mysql_arguments, sqlite_arguments},
+    transaction::{At, Held, Lease, fetch_mysql, fetch_sqlite},
 };
 
 /// Connections that read at the same time.
@@ -39,6 +36,10 @@ const SQLITE_BUSY_MAX: Duration = Duration::from_secs(10);
 const SQLITE_CHECKPOINT_PAGES: &str = "16384";
 /// SQLite's page cache of a connection in KiB, as the pragma wants it.
 const SQLITE_CACHE_KIB: &str = "-32768";
+/// SQLite's own limit of one value and one row.
+const SQLITE_BYTES_MAX: usize = 1_000_000_000;
+/// Bytes of a packet that are not left to a statement's arguments: types, lengths, nulls.
+const PACKET_ROOM: usize = 16 << 10;
 /// Prepared statements that a connection keeps.
 const STATEMENTS_MAX: usize = 512;
 /// How often [`Database::write`] tries.
@@ -79,8 +80,15 @@ pub struct Database(Arc<Inner>);
 struct Inner {
     pools: Pools,
     dialect: Dialect,
+    /// Most bytes of a statement, [`PACKET_ROOM`] included.
+    packet_bytes_max: usize,
     /// Insert statements by table and number of rows.
     inserts: Mutex<HashMap<(&'static str, usize), Arc<str>>>,
+    /// Tables whose keys were looked at.
+    checked: Mutex<HashSet<&'static str>>,
+    /// What goes wrong, and at which step.
+    #[cfg(test)]
+    hook: std::sync::OnceLock<crate::tests::Hook>,
 }
 
 enum Pools {
@@ -96,10 +104,11 @@ impl Database {
     /// A URL of another kind, and a database that cannot be reached.
     pub async fn connect(url: &str) -> Result<Self> {
         let (scheme, rest) = url.split_once(':').unwrap_or((url, ""));
-        let (pools, dialect) = match scheme {
+        let (pools, dialect, packet_bytes_max) = match scheme {
             "sqlite" => (
                 connect_sqlite(url, rest.trim_start_matches("//")).await?,
                 Dialect::Sqlite,
+                SQLITE_BYTES_MAX,
             ),
             "mysql" | "mariadb" => connect_mysql(url).await?,
             _ => {
@@ -112,7 +121,11 @@ impl Database {
         Ok(Self(Arc::new(Inner {
             pools,
             dialect,
+            packet_bytes_max,
             inserts: Mutex::default(),
+            checked: Mutex::default(),
+            #[cfg(test)]
+            hook: std::sync::OnceLock::new(),
         })))
     }
 
@@ -200,7 +213,7 @@ impl Database {
                 break;
             };
             let again = match classify(&error) {
-                Fault::Conflict { .. } | Fault::Unavailable => attempt < WRITE_ATTEMPTS_MAX,
+                Fault::Conflict | Fault::Unavailable => attempt < WRITE_ATTEMPTS_MAX,
                 Fault::Data | Fault::Defect => false,
             };
             if !again {
@@ -237,19 +250,87 @@ impl Database {
 
     /// A connection for writing; it is thrown away unless given back.
     pub(crate) async fn lease(&self) -> Result<Lease, sqlx::Error> {
-        let held = match &self.0.pools {
-            Pools::Sqlite { write, .. } => Held::Sqlite(write.acquire().await?),
-            Pools::MySql { write, .. } => Held::MySql(write.acquire().await?),
+        let acquire = async {
+            Ok(match &self.0.pools {
+                Pools::Sqlite { write, .. } => Held::Sqlite(write.acquire().await?),
+                Pools::MySql { write, .. } => Held::MySql(write.acquire().await?),
+            })
         };
-        Ok(Lease {
-            held: Some(held),
-            database: self.clone(),
-        })
+        let held = self.step(At::Connect, acquire).await?;
+        Ok(Lease::new(held, self.clone()))
+    }
+
+    /// Most bytes of arguments in one statement.
+    pub(crate) fn argument_bytes_max(&self) -> usize {
+        self.0.packet_bytes_max.saturating_sub(PACKET_ROOM)
+    }
+
+    /// Refuses tables that an upsert of MySQL's could damage; each is looked at once.
+    pub(crate) async fn check(
+        &self,
+        lease: &mut Lease,
+        tables: impl Iterator<Item = &'static Table>,
+    ) -> Result<()> {
+        const KEYS: &str = "SELECT `INDEX_NAME` FROM `information_schema`.`STATISTICS` \
+            WHERE `TABLE_SCHEMA` = DATABASE() AND `TABLE_NAME` = ? AND `NON_UNIQUE` = 0 \
+            AND `INDEX_NAME` <> 'PRIMARY' LIMIT 1";
+        if self.dialect() == Dialect::Sqlite {
+            // Its upsert names the key it means.
+            return Ok(());
+        }
+        // A thread that panicked here left a complete set behind.
+        let checked = || {
+            self.0
+                .checked
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
+        for table in tables.map(Table::name) {
+            if checked().contains(table) {
+                continue;
+            }
+            let arguments = [table.into()];
+            let keys = lease.rows(KEYS, &arguments, |row| row.text(0));
+            if let Some(key) = keys.await?.pop() {
+                return Err(Error::SecondKey { table, key });
+            }
+            checked().insert(table);
+        }
+        Ok(())
+    }
+
+    /// Runs a step of a connection.
+    #[cfg(not(test))]
+    pub(crate) async fn step<T>(
+        &self,
+        _: At,
+        step: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        step.await
+    }
+
+    /// Runs a step of a connection, or what the test makes of it.
+    #[cfg(test)]
+    pub(crate) async fn step<T>(
+        &self,
+        at: At,
+        step: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, sqlx::Error> {
+        match self.0.hook.get() {
+            Some(hook) => hook(at).apply(step).await,
+            None => step.await,
+        }
+    }
+
+    /// From now on every step of this database's leases asks the hook first.
+    #[cfg(test)]
+    pub(crate) fn hook(&self, hook: crate::tests::Hook) {
+        assert!(self.0.hook.set(hook).is_ok(), "one hook a database");
     }
 
     /// The insert of so many rows, made once, so that connections find it among their prepared
     /// statements.
-    fn insert(&self, table: &'static Table, rows: usize) -> Arc<str> {
+    pub(crate) fn insert(&self, table: &'static Table, rows: usize) -> Arc<str> {
         // A thread that panicked here left a complete map behind.
         let mut inserts = self
             .0
@@ -318,7 +399,7 @@ async fn connect_sqlite(url: &str, path: &str) -> Result<Pools> {
     Ok(Pools::Sqlite { read, write })
 }
 
-async fn connect_mysql(url: &str) -> Result<(Pools, Dialect)> {
+async fn connect_mysql(url: &str) -> Result<(Pools, Dialect, usize)> {
     let options = MySqlConnectOptions::from_str(url)
         .map_err(|e| bad_url(url, e))?
         .statement_cache_capacity(STATEMENTS_MAX)
@@ -330,10 +411,11 @@ async fn connect_mysql(url: &str) -> Result<(Pools, Dialect)> {
     let pool = MySqlPoolOptions::new().acquire_timeout(ACQUIRE_MAX);
     let read = pool.clone().max_connections(READERS_MAX);
     let read = read.connect_with(options.clone()).await.map_err(failed())?;
-    let version: String = sqlx::query_scalar("SELECT VERSION()")
-        .fetch_one(&read)
-        .await
-        .map_err(failed())?;
+    let (version, packet): (String, u64) =
+        sqlx::query_as("SELECT VERSION(), CAST(@@max_allowed_packet AS UNSIGNED)")
+            .fetch_one(&read)
+            .await
+            .map_err(failed())?;
     let (dialect, session) = if version.contains("MariaDB") {
         (Dialect::MariaDb, MARIADB_SESSION)
     } else {
@@ -347,203 +429,8 @@ async fn connect_mysql(url: &str) -> Result<(Pools, Dialect)> {
         .connect_with(options)
         .await
         .map_err(failed())?;
-    Ok((Pools::MySql { read, write }, dialect))
-}
-
-/// A connection for writing. Dropped, it is closed and not used again: nobody knows what it was
-/// doing.
-pub(crate) struct Lease {
-    held: Option<Held>,
-    database: Database,
-}
-
-enum Held {
-    Sqlite(PoolConnection<Sqlite>),
-    MySql(PoolConnection<MySql>),
-}
-
-impl Lease {
-    /// Begins a transaction. SQLite's takes the write lock at once: one that only reads first could
-    /// not become a writer later.
-    pub(crate) async fn begin(&mut self) -> Result<Transaction<'_>, sqlx::Error> {
-        let database = &self.database;
-        let open = match self.held.as_mut().expect("held until it is given back") {
-            Held::Sqlite(connection) => {
-                Open::Sqlite(connection.begin_with("BEGIN IMMEDIATE").await?)
-            }
-            Held::MySql(connection) => Open::MySql(connection.begin().await?),
-        };
-        Ok(Transaction { open, database })
-    }
-
-    /// Runs a statement outside a transaction.
-    pub(crate) async fn execute(&mut self, sql: String) -> Result<(), sqlx::Error> {
-        let sql = AssertSqlSafe(sql);
-        match self.held.as_mut().expect("held until it is given back") {
-            Held::Sqlite(connection) => (**connection).execute(sql).await.map(drop),
-            Held::MySql(connection) => (**connection).execute(sql).await.map(drop),
-        }
-    }
-
-    /// As [`Database::rows`].
-    pub(crate) async fn rows<T>(
-        &mut self,
-        sql: impl Into<Cow<'static, str>>,
-        arguments: &[Value],
-        mut read: impl FnMut(&Row) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let mut found = Vec::new();
-        let each = |row: &Row| {
-            found.push(read(row)?);
-            Ok(())
-        };
-        match self.held.as_mut().expect("held until it is given back") {
-            Held::Sqlite(connection) => fetch_sqlite(connection, sql.into(), arguments, each).await,
-            Held::MySql(connection) => fetch_mysql(connection, sql.into(), arguments, each).await,
-        }?;
-        Ok(found)
-    }
-
-    /// Lets others use the connection: it is in order.
-    pub(crate) fn give_back(mut self) {
-        self.held = None;
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        match self.held.take() {
-            Some(Held::Sqlite(connection)) => drop(connection.detach()),
-            Some(Held::MySql(connection)) => drop(connection.detach()),
-            None => {}
-        }
-    }
-}
-
-/// An open transaction; dropped, it is rolled back.
-pub(crate) struct Transaction<'c> {
-    open: Open<'c>,
-    database: &'c Database,
-}
-
-enum Open<'c> {
-    Sqlite(sqlx::Transaction<'c, Sqlite>),
-    MySql(sqlx::Transaction<'c, MySql>),
-}
-
-impl Transaction<'_> {
-    pub(crate) fn dialect(&self) -> Dialect {
-        self.database.dialect()
-    }
-
-    /// Runs a statement; answers how many rows it matched.
-    pub(crate) async fn execute(
-        &mut self,
-        sql: impl Into<Cow<'static, str>>,
-        arguments: &[Value],
-    ) -> Result<u64, sqlx::Error> {
-        self.run(AssertSqlSafe(sql.into()), arguments.iter()).await
-    }
-
-    /// Inserts rows with the table's rule for those that are there.
-    pub(crate) async fn insert(
-        &mut self,
-        table: &'static Table,
-        rows: &[Vec<Value>],
-    ) -> Result<(), sqlx::Error> {
-        let sql = self.database.insert(table, rows.len());
-        self.run(AssertSqlSafe(sql), rows.iter().flatten()).await?;
-        Ok(())
-    }
-
-    /// Deletes the rows whose key begins like that.
-    pub(crate) async fn delete(
-        &mut self,
-        table: &'static Table,
-        key_prefix: &[Value],
-    ) -> Result<(), sqlx::Error> {
-        let sql = table.delete(key_prefix.len());
-        self.run(AssertSqlSafe(sql), key_prefix.iter()).await?;
-        Ok(())
-    }
-
-    async fn run<'a>(
-        &mut self,
-        sql: impl sqlx::SqlSafeStr,
-        arguments: impl Iterator<Item = &'a Value>,
-    ) -> Result<u64, sqlx::Error> {
-        match &mut self.open {
-            Open::Sqlite(tx) => {
-                let query = sqlx::query_with(sql, sqlite_arguments(arguments));
-                Ok(query.execute(&mut **tx).await?.rows_affected())
-            }
-            Open::MySql(tx) => {
-                let query = sqlx::query_with(sql, mysql_arguments(arguments));
-                Ok(query.execute(&mut **tx).await?.rows_affected())
-            }
-        }
-    }
-
-    /// As [`Database::rows`], within the transaction.
-    pub(crate) async fn rows<T>(
-        &mut self,
-        sql: impl Into<Cow<'static, str>>,
-        arguments: &[Value],
-        mut read: impl FnMut(&Row) -> Result<T>,
-    ) -> Result<Vec<T>> {
-        let mut found = Vec::new();
-        let each = |row: &Row| {
-            found.push(read(row)?);
-            Ok(())
-        };
-        match &mut self.open {
-            Open::Sqlite(tx) => fetch_sqlite(tx, sql.into(), arguments, each).await,
-            Open::MySql(tx) => fetch_mysql(tx, sql.into(), arguments, each).await,
-        }?;
-        Ok(found)
-    }
-
-    pub(crate) async fn commit(self) -> Result<(), sqlx::Error> {
-        match self.open {
-            Open::Sqlite(tx) => tx.commit().await,
-            Open::MySql(tx) => tx.commit().await,
-        }
-    }
-
-    pub(crate) async fn rollback(self) -> Result<(), sqlx::Error> {
-        match self.open {
-            Open::Sqlite(tx) => tx.rollback().await,
-            Open::MySql(tx) => tx.rollback().await,
-        }
-    }
-}
-
-async fn fetch_sqlite(
-    connection: &mut SqliteConnection,
-    sql: Cow<'static, str>,
-    arguments: &[Value],
-    mut each: impl FnMut(&Row) -> Result<()>,
-) -> Result<()> {
-    let query = sqlx::query_with(AssertSqlSafe(sql), sqlite_arguments(arguments.iter()));
-    let mut rows = query.fetch(connection);
-    while let Some(row) = rows.try_next().await.map_err(Error::database("reading"))? {
-        each(&row.into())?;
-    }
-    Ok(())
-}
-
-async fn fetch_mysql(
-    connection: &mut MySqlConnection,
-    sql: Cow<'static, str>,
-    arguments: &[Value],
-    mut each: impl FnMut(&Row) -> Result<()>,
-) -> Result<()> {
-    let query = sqlx::query_with(AssertSqlSafe(sql), mysql_arguments(arguments.iter()));
-    let mut rows = query.fetch(connection);
-    while let Some(row) = rows.try_next().await.map_err(Error::database("reading"))? {
-        each(&row.into())?;
-    }
-    Ok(())
+    let packet = usize::try_from(packet).unwrap_or(usize::MAX);
+    Ok((Pools::MySql { read, write }, dialect, packet))
 }
 
 #[cfg(test)]

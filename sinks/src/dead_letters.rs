@@ -21,7 +21,8 @@ pub struct DeadLetter {
 
 /// Takes dead letters in.
 ///
-/// The sink goes on only when the letter is safe; after a crash it may come again.
+/// The sink goes on only when the letter is safe; after a crash or a takeover it may come again,
+/// with the same topic, partition and offset. The table `sink_dead_letters` has each exactly once.
 pub trait DeadLetters: Send + Sync + 'static {
     /// Keeps the letter durably.
     fn put(

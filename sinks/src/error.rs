@@ -25,6 +25,27 @@ pub enum Error {
         /// Why it failed.
         source: sqlx::Error,
     },
+    /// The database refuses what the sink does, and will go on to.
+    #[error("database refuses the sink; {advice}, then start it again. sink=`{sink}`")]
+    Refused {
+        /// The sink.
+        sink: String,
+        /// What to do.
+        advice: &'static str,
+        /// Why it failed.
+        source: sqlx::Error,
+    },
+    /// MySQL's upsert looks at every unique key and may overwrite another row.
+    #[error(
+        "table has a second unique key, on which an upsert may overwrite another row; make it a \
+         plain index. table=`{table}`, key=`{key}`"
+    )]
+    SecondKey {
+        /// The table.
+        table: &'static str,
+        /// Its other unique key.
+        key: String,
+    },
     /// The database did not answer in time.
     #[error("database did not answer in time at {0}")]
     Timeout(&'static str),
@@ -38,7 +59,8 @@ pub enum Error {
     },
     /// A migration that was applied long ago reads differently now.
     #[error(
-        "migration was changed after it was applied; add a new one instead. component=`{component}`, version={version}"
+        "migration was changed after it was applied; add a new one instead. \
+         component=`{component}`, version={version}"
     )]
     MigrationChanged {
         /// Whose migration.
@@ -48,7 +70,8 @@ pub enum Error {
     },
     /// The database was migrated by a later version of the program.
     #[error(
-        "database is newer than this program. component=`{component}`, database={database}, program={program}"
+        "database is newer than this program. component=`{component}`, database={database}, \
+         program={program}"
     )]
     DatabaseNewer {
         /// Whose migrations.
@@ -58,8 +81,11 @@ pub enum Error {
         /// The newest version of the program.
         program: i64,
     },
-    /// Somebody else writes this sink's partitions now.
-    #[error("another writer has taken over. sink=`{sink}`, partition=`{partition}`")]
+    /// Somebody else writes this sink's partitions now, or the database was set back.
+    #[error(
+        "progress is not what this writer left; another has taken over, or the database was set \
+         back. sink=`{sink}`, partition=`{partition}`"
+    )]
     Fenced {
         /// The sink.
         sink: String,
@@ -68,7 +94,8 @@ pub enum Error {
     },
     /// The tables were filled from another log or another topic of the same name.
     #[error(
-        "tables belong to another log or a deleted topic; use another database or reset the sink. sink=`{sink}`, partition=`{partition}`, database=`{database}`, log=`{log}`"
+        "tables belong to another log or a deleted topic; use another database or reset the \
+         sink. sink=`{sink}`, partition=`{partition}`, database=`{database}`, log=`{log}`"
     )]
     OtherLog {
         /// The sink.
@@ -82,7 +109,8 @@ pub enum Error {
     },
     /// Records that the sink has not read are gone, or the log ends before what the sink has read.
     #[error(
-        "log does not hold what the sink must read next. sink=`{sink}`, partition=`{partition}`, next={next}, low={low}, high={high}"
+        "log does not hold what the sink must read next. sink=`{sink}`, partition=`{partition}`, \
+         next={next}, low={low}, high={high}"
     )]
     Missing {
         /// The sink.
@@ -128,6 +156,8 @@ impl Error {
             ),
             Self::Timeout(_) | Self::Fenced { .. } | Self::DeadLetter(_) => true,
             Self::Url { .. }
+            | Self::Refused { .. }
+            | Self::SecondKey { .. }
             | Self::Column { .. }
             | Self::MigrationChanged { .. }
             | Self::DatabaseNewer { .. }
@@ -143,6 +173,8 @@ impl From<Error> for millstream_topology::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Url { .. }
+            | Error::Refused { .. }
+            | Error::SecondKey { .. }
             | Error::MigrationChanged { .. }
             | Error::DatabaseNewer { .. }
             | Error::OtherLog { .. } => ErrorKind::Config,

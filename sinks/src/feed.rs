@@ -21,12 +21,17 @@ use crate::{
 
 /// Parcels between reader and writer.
 pub(crate) const QUEUE_MAX: usize = 4;
-/// Records of one poll, and so of one parcel.
+/// Records of one poll, and of one parcel.
 const POLL_RECORDS_MAX: usize = 1024;
+/// Bytes of one parcel; a single larger record makes a parcel of its own.
+const PARCEL_BYTES_MAX: usize = 2 << 20;
 /// Records and bytes that wait in front of a full queue before partitions are paused; they are
 /// resumed at half.
 const WAITING_RECORDS_MAX: usize = 8192;
 const WAITING_BYTES_MAX: usize = 8 << 20;
+/// Most records in memory, those of the batch under way apart.
+#[cfg(test)]
+pub(crate) const IN_MEMORY_MAX: usize = WAITING_RECORDS_MAX + (QUEUE_MAX + 2) * POLL_RECORDS_MAX;
 /// How long a poll waits for records, and so how soon a stop is seen.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 /// The same when the writer is slower than the log.
@@ -48,6 +53,8 @@ pub(crate) enum Feed {
         generation: u64,
         records: Vec<Message>,
     },
+    /// Nothing came for a while. The writer tells itself.
+    Idle,
     /// Everything before is written or dropped.
     Settled(reply::SyncSender<()>),
 }
@@ -105,6 +112,8 @@ impl Feeder {
     /// Reads until it is told to stop or the writer has gone.
     pub(crate) fn run(mut self) -> Result<()> {
         let result = self.read();
+        // A claim that is still tried would take partitions over that others have by now.
+        self.forget();
         self.metrics.partitions.store(0, Ordering::Relaxed);
         self.consumer.close(false);
         result
@@ -149,6 +158,7 @@ impl Feeder {
             };
             self.waiting_bytes += message.bytes();
             self.waiting.push_back(message);
+            self.metrics.waiting.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -161,7 +171,12 @@ impl Feeder {
                 // The loop ends at its next look.
                 Err(TrySendError::Closed(())) => return true,
             };
-            let n = self.waiting.len().min(POLL_RECORDS_MAX);
+            let mut bytes = 0;
+            let fitting = self.waiting.iter().take(POLL_RECORDS_MAX).take_while(|m| {
+                bytes += m.bytes();
+                bytes <= PARCEL_BYTES_MAX
+            });
+            let n = fitting.count().max(1);
             let records: Vec<Message> = self.waiting.drain(..n).collect();
             self.waiting_bytes -= records.iter().map(Message::bytes).sum::<usize>();
             permit.send(Feed::Records {
@@ -267,6 +282,8 @@ impl Feeder {
 
     /// Begins a new generation, without records or partitions.
     fn forget(&mut self) -> u64 {
+        let dropped = self.waiting.len() as u64;
+        self.metrics.waiting.fetch_sub(dropped, Ordering::Relaxed);
         self.waiting.clear();
         self.waiting_bytes = 0;
         self.assigned.clear();

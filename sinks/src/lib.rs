@@ -40,8 +40,10 @@
 //! -9`, and a power cut may take the last commits back. That loses nothing, because rows and
 //! progress go back together and the log, which is durable, is read again from there.
 
+mod backoff;
 mod batch;
 mod changes;
+mod claims;
 mod database;
 mod dead_letters;
 mod dialect;
@@ -54,12 +56,14 @@ mod progress;
 mod projection;
 mod sink;
 mod table;
+mod transaction;
 mod value;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
+pub use backoff::Backoff;
 pub use batch::BatchLimits;
 pub use changes::{Changes, ROWS_PER_STATEMENT_MAX, STATEMENT_BYTES_MAX};
 pub use database::Database;

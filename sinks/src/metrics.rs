@@ -22,6 +22,9 @@ pub struct Metrics {
     pub fenced: AtomicU64,
     /// Partitions that this sink writes now.
     pub partitions: AtomicU64,
+    /// Records read from the log and not yet written. They are in memory, so reading stops when
+    /// they are too many.
+    pub waiting: AtomicU64,
     /// Offsets between progress and the end of the log, over all partitions, as last seen. Kafka's
     /// transaction markers take offsets too, so an idle sink may show one for each partition.
     pub lag: AtomicI64,
@@ -44,11 +47,13 @@ impl Metrics {
         *guard.unwrap_or_else(PoisonError::into_inner) = error;
     }
 
-    pub(crate) fn committed(&self, records: usize, rows: usize, commit_us: u64) {
+    pub(crate) fn committed(&self, records: usize, rows: usize, commit_us: Option<u64>) {
         self.records.fetch_add(records as u64, Ordering::Relaxed);
         self.rows.fetch_add(rows as u64, Ordering::Relaxed);
         self.batches.fetch_add(1, Ordering::Relaxed);
-        self.commit_us.store(commit_us, Ordering::Relaxed);
+        if let Some(commit_us) = commit_us {
+            self.commit_us.store(commit_us, Ordering::Relaxed);
+        }
         self.failed(None);
     }
 }

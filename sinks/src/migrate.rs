@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     Database, Dialect, Error, Result, Value,
-    database::{Lease, Transaction},
+    transaction::{Lease, Transaction},
 };
 
 /// How long to wait for another process that migrates, in seconds.

@@ -8,18 +8,43 @@ use std::{
 
 use millstream_broker::{Broker, PartitionIx, Start, TopicPartition};
 
-use crate::{Database, Error, Migration, Result, Value, database::Transaction};
+use crate::{
+    Database, Dialect, Error, Migration, OnConflict, Result, Table, Value,
+    transaction::{Lease, Transaction},
+};
 
 /// The component name of the sink's own migrations.
 pub(crate) const COMPONENT: &str = "millstream-sinks";
-pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "sink progress",
-    statements: &["CREATE TABLE IF NOT EXISTS `sink_progress` (\
-        `sink` {id} NOT NULL, `cluster_id` {id} NOT NULL, `topic` {id} NOT NULL, \
-        `topic_id` {id} NOT NULL, `partition` {int} NOT NULL, `epoch` {int} NOT NULL, \
-        `next_offset` {int} NOT NULL, PRIMARY KEY (`sink`, `topic`, `partition`)){options}"],
-}];
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "sink progress",
+        statements: &["CREATE TABLE IF NOT EXISTS `sink_progress` (\
+            `sink` {id} NOT NULL, `cluster_id` {id} NOT NULL, `topic` {id} NOT NULL, \
+            `topic_id` {id} NOT NULL, `partition` {int} NOT NULL, `epoch` {int} NOT NULL, \
+            `next_offset` {int} NOT NULL, PRIMARY KEY (`sink`, `topic`, `partition`)){options}"],
+    },
+    Migration {
+        version: 2,
+        name: "who holds the lock, and dead letters",
+        statements: &[
+            "ALTER TABLE `sink_progress` ADD COLUMN `connection_id` {int} NOT NULL DEFAULT 0",
+            "CREATE TABLE IF NOT EXISTS `sink_dead_letters` (\
+            `sink` {id} NOT NULL, `topic` {id} NOT NULL, `partition` {int} NOT NULL, \
+            `offset` {int} NOT NULL, `reason` {text} NOT NULL, \
+            PRIMARY KEY (`sink`, `topic`, `partition`, `offset`)){options}",
+        ],
+    },
+];
+
+/// The records set aside, written with the progress that passes them: each is there exactly once,
+/// while the letter itself may be sent again after a crash.
+pub(crate) static LETTERS: Table = Table::new(
+    "sink_dead_letters",
+    &["sink", "topic", "partition", "offset", "reason"],
+    4,
+    OnConflict::Keep,
+);
 
 /// How far a sink has written one partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,22 +195,30 @@ pub(crate) async fn claim(
     partition: &TopicPartition,
     identity: &Identity,
 ) -> Result<Claim> {
-    const BUMP: &str = "UPDATE `sink_progress` SET `epoch` = `epoch` + 1 \
-        WHERE `sink` = ? AND `topic` = ? AND `partition` = ?";
+    const BUMP: &str = "UPDATE `sink_progress` SET `epoch` = `epoch` + 1, \
+        `connection_id` = {connection} WHERE `sink` = ? AND `topic` = ? AND `partition` = ?";
     const FIRST: &str = "INSERT INTO `sink_progress` (`sink`, `topic`, `partition`, `cluster_id`, \
-        `topic_id`, `epoch`, `next_offset`) VALUES (?, ?, ?, ?, ?, 1, 0)";
+        `topic_id`, `epoch`, `next_offset`, `connection_id`) \
+        VALUES (?, ?, ?, ?, ?, 1, 0, {connection})";
     const READ: &str = "SELECT `cluster_id`, `topic_id`, `epoch`, `next_offset` \
         FROM `sink_progress` WHERE `sink` = ? AND `topic` = ? AND `partition` = ?";
     let failed = || Error::database("claiming a partition");
     let key = key(sink, partition);
-    if tx.execute(BUMP, &key).await.map_err(failed())? == 0 {
+    let dialect = tx.dialect();
+    if tx
+        .execute(with_connection(dialect, BUMP), &key)
+        .await
+        .map_err(failed())?
+        == 0
+    {
         // Two first claims at once: the second one's insert fails, and it tries again.
         let mut row = key.to_vec();
         row.extend([
             identity.cluster_id.as_str().into(),
             identity.topic_id.as_str().into(),
         ]);
-        tx.execute(FIRST, &row).await.map_err(failed())?;
+        let first = with_connection(dialect, FIRST);
+        tx.execute(first, &row).await.map_err(failed())?;
         return Ok(Claim {
             partition: partition.clone(),
             epoch: 1,
@@ -226,20 +259,72 @@ pub(crate) async fn advance(
     sink: &str,
     step: &Step,
 ) -> Result<bool, sqlx::Error> {
-    const ADVANCE: &str = "UPDATE `sink_progress` SET `next_offset` = ? WHERE `sink` = ? \
-        AND `topic` = ? AND `partition` = ? AND `epoch` = ? AND `next_offset` = ?";
+    // The epoch is the same before and after; written, it shows a trigger or a binary log whose
+    // step it was.
+    const ADVANCE: &str = "UPDATE `sink_progress` SET `next_offset` = ?, `epoch` = ?, \
+        `connection_id` = {connection} WHERE `sink` = ? AND `topic` = ? AND `partition` = ? \
+        AND `epoch` = ? AND `next_offset` = ?";
     let [sink, topic, partition] = key(sink, &step.partition);
     let arguments = [
         step.to.into(),
+        step.epoch.into(),
         sink,
         topic,
         partition,
         step.epoch.into(),
         step.from.into(),
     ];
-    let matched = tx.execute(ADVANCE, &arguments).await?;
+    let advance = with_connection(tx.dialect(), ADVANCE);
+    let matched = tx.execute(advance, &arguments).await?;
     assert!(matched <= 1, "the key is unique");
     Ok(matched == 1)
+}
+
+/// Every change of progress says which connection makes it, for [`holder`].
+fn with_connection(dialect: Dialect, sql: &str) -> String {
+    sql.replace(
+        "{connection}",
+        match dialect {
+            // One process at a time writes the file, whatever its connections are called.
+            Dialect::Sqlite => "0",
+            Dialect::MySql | Dialect::MariaDb => "CONNECTION_ID()",
+        },
+    )
+}
+
+/// The connection that holds the lock on a partition's progress in an unfinished transaction.
+///
+/// A transaction of a sink changes progress first, so what is there uncommitted differs from what
+/// was committed before, and names its connection. The id that was committed proves nothing: its
+/// connection may have ended, and the server may have given the number to another program.
+///
+/// The lease must not be given back: its isolation level is changed.
+pub(crate) async fn holder(
+    lease: &mut Lease,
+    sink: &str,
+    partition: &TopicPartition,
+) -> Result<Option<i64>> {
+    const READ: &str = "SELECT `epoch`, `next_offset`, `connection_id` FROM `sink_progress` \
+        WHERE `sink` = ? AND `topic` = ? AND `partition` = ?";
+    let mut seen = Vec::with_capacity(2);
+    // In this order: what differs in the second look was written since the first one, so its
+    // connection is no old one.
+    for level in ["READ COMMITTED", "READ UNCOMMITTED"] {
+        let level = format!("SET SESSION TRANSACTION ISOLATION LEVEL {level}");
+        let failed = Error::database("looking for the holder of a lock");
+        lease.execute(level).await.map_err(failed)?;
+        let rows = lease
+            .rows(READ, &key(sink, partition), |row| {
+                Ok(((row.int(0)?, row.int(1)?), row.int(2)?))
+            })
+            .await?;
+        seen.push(rows.into_iter().next());
+    }
+    let [committed, uncommitted] = seen[..] else {
+        unreachable!("two levels were read");
+    };
+    let committed = committed.map(|(at, _)| at);
+    Ok(uncommitted.and_then(|(at, id)| (Some(at) != committed).then_some(id)))
 }
 
 /// What became of a batch whose fate is unknown.

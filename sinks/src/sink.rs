@@ -15,7 +15,7 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    BatchLimits, Database, DeadLetters, Error, Message, Metrics, Projection, Result,
+    Backoff, BatchLimits, Database, DeadLetters, Error, Message, Metrics, Projection, Result,
     batch::BatchSize,
     dead_letters::chain,
     feed::{Feed, Feeder, QUEUE_MAX},
@@ -23,10 +23,6 @@ use crate::{
     writer::{Halt, Shared, Writer},
 };
 
-/// Pause before a sink joins its group again; it doubles …
-const REJOIN_MIN: Duration = Duration::from_millis(200);
-/// … up to this.
-const REJOIN_MAX: Duration = Duration::from_secs(10);
 /// A session longer than this was in order: the pause starts small again.
 const STEADY: Duration = Duration::from_secs(60);
 /// How often the ends of the log are looked up for [`Metrics::lag`].
@@ -47,13 +43,19 @@ pub struct SinkConfig {
     pub linger: Duration,
     /// Bounds of one transaction.
     pub batch: BatchLimits,
+    /// Pauses before a transaction is tried again.
+    pub backoff: Backoff,
+    /// Pauses before the sink joins its group again.
+    pub rejoin: Backoff,
+    /// How often a sink without records looks whether the database is still where it left it.
+    pub check_every: Duration,
     /// Go on when records that were not read yet have been deleted from the log. Tables lack them
     /// then.
     pub skip_missing: bool,
 }
 
 impl SinkConfig {
-    /// The usual bounds: 100 ms linger, 30 s session.
+    /// The usual bounds: 100 ms linger, 30 s session, a check every 10 s.
     pub fn new(
         name: impl Into<String>,
         group_id: impl Into<String>,
@@ -66,6 +68,9 @@ impl SinkConfig {
             session_timeout: Duration::from_secs(30),
             linger: Duration::from_millis(100),
             batch: BatchLimits::default(),
+            backoff: Backoff::new(Duration::from_millis(10), Duration::from_secs(5)),
+            rejoin: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
+            check_every: Duration::from_secs(10),
             skip_missing: false,
         }
     }
@@ -79,8 +84,6 @@ pub struct Sink {
     projections: Arc<[Arc<dyn Projection>]>,
     dead_letters: Arc<dyn DeadLetters>,
     metrics: Arc<Metrics>,
-    #[cfg(test)]
-    pub(crate) inject: Option<crate::tests::Inject>,
 }
 
 impl Sink {
@@ -99,8 +102,6 @@ impl Sink {
             projections: projections.into(),
             dead_letters,
             metrics: Arc::default(),
-            #[cfg(test)]
-            inject: None,
         }
     }
 
@@ -131,16 +132,17 @@ impl Sink {
     /// What cannot: wrong schema or rights, another log, records that are gone, a projection that
     /// panics.
     pub async fn run(&self, mut stop: watch::Receiver<bool>) -> Result<()> {
-        let mut pause = REJOIN_MIN;
+        let mut pauses = self.config.rejoin.pauses();
         loop {
             let started = Instant::now();
             match self.session(&mut stop).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.is_temporary() => {
                     if started.elapsed() > STEADY {
-                        pause = REJOIN_MIN;
+                        pauses = self.config.rejoin.pauses();
                     }
                     let reason = chain(&error);
+                    let pause = pauses.next();
                     warn!(
                         sink = self.config.name,
                         error = reason,
@@ -152,7 +154,6 @@ impl Sink {
                         () = tokio::time::sleep(pause) => {}
                         () = told(&mut stop) => return Ok(()),
                     }
-                    pause = (pause * 2).min(REJOIN_MAX);
                 }
                 Err(error) => return Err(error),
             }
@@ -161,10 +162,15 @@ impl Sink {
 
     /// One membership of the group; ends well only when told to stop.
     async fn session(&self, stop: &mut watch::Receiver<bool>) -> Result<()> {
-        self.database
-            .migrate(progress::COMPONENT, progress::MIGRATIONS)
-            .await?;
+        let migrate = self
+            .database
+            .migrate(progress::COMPONENT, progress::MIGRATIONS);
+        tokio::select! {
+            migrated = migrate => migrated?,
+            () = told(stop) => return Ok(()),
+        }
         let shared = Arc::new(Shared::default());
+        self.metrics.waiting.store(0, Ordering::Relaxed);
         let (queue, mut parcels) = mpsc::channel(QUEUE_MAX);
         let reader = self.spawn_reader(queue, shared.clone())?;
         let lag = tokio::spawn(sample_lag(
@@ -226,10 +232,9 @@ impl Sink {
             stop: stop.clone(),
             shared,
             size: BatchSize::new(self.config.batch),
+            backoff: self.config.backoff,
             claims: Vec::new(),
             generation: 0,
-            #[cfg(test)]
-            inject: self.inject.clone(),
         }
     }
 
@@ -250,6 +255,7 @@ impl Sink {
                         Some(feed) => feed,
                         None => return Ok(()),
                     },
+                    () = tokio::time::sleep(self.config.check_every) => Feed::Idle,
                 },
             };
             // Whoever asked and waits no more has ended, and the queue with it.
@@ -264,6 +270,7 @@ impl Sink {
                     let claimed = writer.claim(&partitions, &identity).await;
                     claimed.map(|found| drop(offsets.send(found)))
                 }
+                Feed::Idle => writer.check_claims().await,
                 Feed::Settled(settled) => {
                     let _ = settled.send(());
                     Ok(())
@@ -275,7 +282,10 @@ impl Sink {
                     next = self
                         .gather(&writer.size, generation, &mut records, parcels)
                         .await;
-                    write_records(writer, generation, records).await
+                    let many = records.len() as u64;
+                    let written = write_records(writer, generation, records).await;
+                    self.metrics.waiting.fetch_sub(many, Ordering::Relaxed);
+                    written
                 }
             };
             match done {

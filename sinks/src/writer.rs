@@ -2,7 +2,7 @@
 //! database.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     ops::Range,
     sync::{
         Arc,
@@ -16,21 +16,24 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::{
-    Database, DeadLetter, DeadLetters, Error, Message, Metrics, Output, Projection, Result,
+    Backoff, Database, DeadLetter, DeadLetters, Error, Message, Metrics, Output, Projection,
+    Result,
+    backoff::Pauses,
     batch::BatchSize,
     changes::Settled,
     dead_letters::chain,
-    fault::{Fault, classify},
-    progress::{self, Claim, Fate, Identity, Step},
+    fault::{Fault, advice, classify},
+    progress::{self, Claim, Fate, Step},
+    projection::Reject,
     sink::is_told,
 };
 
-/// First pause before a transaction is tried again; it doubles …
-const BACKOFF_MIN: Duration = Duration::from_millis(10);
-/// … up to this. A sink tries as long as it owns its partitions: giving up would lose records.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// How often a waiting writer looks whether it should go on.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A transaction that takes longer is given up, with its connection.
 pub(crate) const ATTEMPT_MAX: Duration = Duration::from_secs(30);
+/// Characters of the reason that the table of dead letters keeps.
+const REASON_CHARS_MAX: usize = 2000;
 
 /// What the two halves tell each other outside the queue.
 #[derive(Debug, Default)]
@@ -64,12 +67,10 @@ pub(crate) struct Writer {
     pub(crate) stop: watch::Receiver<bool>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) size: BatchSize,
+    pub(crate) backoff: Backoff,
     /// By [`PartitionIx`](millstream_broker::PartitionIx).
     pub(crate) claims: Vec<Claim>,
     pub(crate) generation: u64,
-    /// Makes a step fail, or ends the process there, as far as the database can tell.
-    #[cfg(test)]
-    pub(crate) inject: Option<crate::tests::Inject>,
 }
 
 /// A batch whose records mean these rows.
@@ -79,93 +80,64 @@ struct Work {
     records: usize,
 }
 
+/// How the work on a batch ended.
+enum Outcome {
+    Written,
+    /// A row is refused, or a projection panicked.
+    Refused(Error),
+    /// The database finds it too large: it should be written in parts.
+    TooLarge,
+}
+
 /// How one try to write a batch ended.
 enum Attempt {
-    Committed,
+    Committed(Timing),
     /// A step matched no row.
     Mismatch,
     Failed(Fault, Error),
 }
 
+/// How long a transaction took.
+#[derive(Clone, Copy)]
+struct Timing {
+    all: Duration,
+    /// The part of it that a transaction of one row takes too: the way to the server and back, for
+    /// each statement.
+    ways: Duration,
+}
+
 impl Writer {
-    /// Takes partitions over and answers where to read on.
-    pub(crate) async fn claim(
-        &mut self,
-        partitions: &[TopicPartition],
-        identity: &Identity,
-    ) -> Result<Vec<i64>, Halt> {
-        let mut backoff = BACKOFF_MIN;
-        loop {
-            match self.claim_once(partitions, identity).await {
-                Ok(claims) => {
-                    self.claims = claims;
-                    return Ok(self.claims.iter().map(|c| c.next_offset).collect());
-                }
-                // A second writer's first claim at the same moment is a duplicate key.
-                Err(error) if error.is_temporary() || is_data(&error) => {
-                    self.pause(&mut backoff, &error, "partitions are not claimed")
-                        .await?;
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
-
-    async fn claim_once(
-        &self,
-        partitions: &[TopicPartition],
-        identity: &Identity,
-    ) -> Result<Vec<Claim>> {
-        let failed = || Error::database("claiming partitions");
-        let mut order: Vec<usize> = (0..partitions.len()).collect();
-        order.sort_by(|&a, &b| partitions[a].cmp(&partitions[b]));
-        let attempt = async {
-            let mut lease = self.database.lease().await.map_err(failed())?;
-            let mut tx = lease.begin().await.map_err(failed())?;
-            let mut claims: Vec<Option<Claim>> = vec![None; partitions.len()];
-            for at in order {
-                let claim = progress::claim(&mut tx, &self.sink, &partitions[at], identity);
-                claims[at] = Some(claim.await?);
-            }
-            tx.commit().await.map_err(failed())?;
-            lease.give_back();
-            Ok(claims.into_iter().flatten().collect())
-        };
-        match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::Timeout("claiming partitions")),
-        }
-    }
-
     /// Writes the records, whatever the database says, in as many parts as it takes.
     pub(crate) async fn write(&mut self, records: Vec<Message>) -> Result<(), Halt> {
         let records: Arc<[Message]> = records.into();
         let mut todo: Vec<Range<usize>> = std::iter::once(0..records.len()).collect();
-        // Records that make no rows: their letters are safe.
-        let mut aside: HashSet<usize> = HashSet::new();
+        // Records that make no rows, with the reason: their letters are safe.
+        let mut aside: HashMap<usize, String> = HashMap::new();
         while let Some(range) = todo.pop() {
             if range.is_empty() {
                 continue;
             }
-            let refused = match self.work(&records, range.clone(), &mut aside).await? {
+            let outcome = match self.work(&records, range.clone(), &mut aside).await? {
                 Ok(work) => self.write_work(&work).await?,
-                Err(panicked) => Some(panicked),
+                Err(panicked) => Outcome::Refused(panicked),
             };
-            match refused {
-                None => {}
-                Some(error) if range.len() > 1 => {
-                    debug!(sink = %self.sink, records = range.len(), %error, "looking for the record that is refused");
+            match outcome {
+                Outcome::Written => {}
+                Outcome::TooLarge | Outcome::Refused(_) if range.len() > 1 => {
+                    debug!(sink = %self.sink, records = range.len(), "batch is written in parts");
                     let middle = range.start + range.len() / 2;
                     todo.push(middle..range.end);
                     todo.push(range.start..middle);
                 }
-                Some(error) if !aside.contains(&range.start) => {
-                    self.set_aside(&records[range.start], chain(&error)).await?;
-                    aside.insert(range.start);
+                Outcome::TooLarge => unreachable!("one record is the smallest batch"),
+                Outcome::Refused(error) if !aside.contains_key(&range.start) => {
+                    let reason = chain(&error);
+                    self.set_aside(&records[range.start], &reason).await?;
+                    aside.insert(range.start, reason);
                     todo.push(range);
                 }
                 // Without its rows, only the progress is written.
-                Some(error) => return Err(error.into()),
+                Outcome::Refused(error) => return Err(self.final_error(error).into()),
             }
         }
         Ok(())
@@ -177,31 +149,39 @@ impl Writer {
         &mut self,
         records: &Arc<[Message]>,
         range: Range<usize>,
-        aside: &mut HashSet<usize>,
+        aside: &mut HashMap<usize, String>,
     ) -> Result<Result<Work>, Halt> {
         let projections = self.projections.clone();
         let (batch, among, skip) = (records.clone(), range.clone(), aside.clone());
+        let sink = self.sink.clone();
         // Decoding thousands of records takes milliseconds: not on a thread that serves others.
         let projected = tokio::task::spawn_blocking(move || {
             let mut out = Output::default();
-            project(&projections, &batch, among, &skip, &mut out);
-            (out.changes.settle(), out.rejects)
+            project(&projections, &batch, among.clone(), &skip, &mut out);
+            let rejects: Vec<Rejected> = std::mem::take(&mut out.rejects)
+                .into_iter()
+                .map(|reject| Rejected::among(&batch, &among, reject))
+                .collect();
+            let earlier = skip.iter().filter(|(at, _)| among.contains(at));
+            let now = rejects
+                .iter()
+                .filter_map(|r| Some((r.at.as_ref()?, &r.reason)));
+            for (at, reason) in earlier.chain(now) {
+                note(&sink, &batch[*at], reason, &mut out);
+            }
+            (out.changes.settle(), rejects)
         })
         .await;
         let (changes, rejects) = match projected {
             Ok(projected) => projected,
             Err(error) => return Ok(Err(Error::Broken(format!("a projection: {error}")))),
         };
-        for reject in rejects {
-            let origin = |m: &Message| {
-                (m.offset, m.partition, &m.topic)
-                    == (reject.offset, reject.partition, &reject.topic)
-            };
-            let at = range.clone().find(|&i| origin(&records[i]));
+        for Rejected { at, reason } in rejects {
             let at =
                 at.ok_or_else(|| Error::Broken("rejected record is not in the batch".into()))?;
-            if aside.insert(at) {
-                self.set_aside(&records[at], chain(&*reject.error)).await?;
+            if let Entry::Vacant(vacant) = aside.entry(at) {
+                self.set_aside(&records[at], &reason).await?;
+                vacant.insert(reason);
             }
         }
         Ok(Ok(Work {
@@ -232,54 +212,73 @@ impl Writer {
             .collect()
     }
 
-    /// Tries until the work is committed. Answers the error when a row is refused.
-    async fn write_work(&mut self, work: &Work) -> Result<Option<Error>, Halt> {
-        let mut backoff = BACKOFF_MIN;
+    /// Tries until the work is committed, or is better written in another way.
+    async fn write_work(&mut self, work: &Work) -> Result<Outcome, Halt> {
+        let mut pauses = self.backoff.pauses();
         loop {
             self.go_on()?;
-            let started = Instant::now();
-            let (fault, error) = match self.attempt(work).await {
-                Attempt::Committed => {
-                    self.committed(work, started.elapsed());
-                    return Ok(None);
+            match self.attempt(work).await? {
+                Attempt::Committed(timing) => {
+                    self.committed(work, Some(timing));
+                    return Ok(Outcome::Written);
                 }
-                Attempt::Mismatch => (Fault::Unavailable, None),
-                Attempt::Failed(Fault::Data, error) => return Ok(Some(error)),
-                Attempt::Failed(fault, error) => (fault, Some(error)),
-            };
-            match fault {
-                Fault::Conflict { waited: true } => self.size.shrink(),
-                Fault::Conflict { waited: false } | Fault::Unavailable | Fault::Data => {}
-                Fault::Defect => {
-                    return Err(Halt::Failed(error.expect("a defect is an error")));
+                // What stands there instead is looked up at once.
+                Attempt::Mismatch => {}
+                Attempt::Failed(Fault::Data, error) => return Ok(Outcome::Refused(error)),
+                Attempt::Failed(Fault::Defect, error) => {
+                    return Err(self.final_error(error).into());
                 }
-            }
-            if let Some(error) = &error {
-                self.pause(&mut backoff, error, "transaction is tried again")
-                    .await?;
-            }
-            match self.fate(&work.steps).await {
-                Ok(Fate::Committed) => {
-                    self.committed(work, started.elapsed());
-                    return Ok(None);
-                }
-                Ok(Fate::NotCommitted) => {}
-                Ok(Fate::Fenced(partition)) => return Err(self.fenced(&partition)),
-                Err(error) if error.is_temporary() => {
-                    self.pause(&mut backoff, &error, "fate of a transaction is unknown")
+                Attempt::Failed(fault, error) => {
+                    if fault == Fault::Conflict {
+                        self.size.shrink();
+                    }
+                    self.pause(&mut pauses, &error, "transaction is tried again")
                         .await?;
                 }
-                Err(error) => return Err(error.into()),
+            }
+            match self.settled_fate(&work.steps, &mut pauses).await? {
+                Fate::Committed => {
+                    self.committed(work, None);
+                    return Ok(Outcome::Written);
+                }
+                Fate::NotCommitted if work.records > self.size.records() => {
+                    return Ok(Outcome::TooLarge);
+                }
+                Fate::NotCommitted => {}
+                Fate::Fenced(partition) => return Err(self.fenced(&partition)),
+            }
+        }
+    }
+
+    /// Asks for a batch's fate until the database tells.
+    async fn settled_fate(&self, steps: &[Step], pauses: &mut Pauses) -> Result<Fate, Halt> {
+        loop {
+            match self.unless_it_ends(self.fate(steps)).await? {
+                Ok(fate) => return Ok(fate),
+                Err(error) if error.is_temporary() => {
+                    self.pause(pauses, &error, "fate of a transaction is unknown")
+                        .await?;
+                }
+                Err(error) => return Err(self.final_error(error).into()),
             }
         }
     }
 
     /// One transaction: progress first, then rows, then COMMIT.
-    async fn attempt(&self, work: &Work) -> Attempt {
+    async fn attempt(&self, work: &Work) -> Result<Attempt, Halt> {
+        // As long as it waits for a connection there is nothing to finish.
+        let lease = self.unless_it_ends(self.database.lease()).await?;
         let attempt = async {
-            let mut lease = self.database.lease().await?;
-            self.at(Point::Begin)?;
+            let mut lease = lease?;
+            let tables = work.changes.tables();
+            match self.database.check(&mut lease, tables).await {
+                Ok(()) => {}
+                Err(Error::Database { source, .. }) => return Err(source),
+                Err(error) => return Ok(Attempt::Failed(Fault::Defect, error)),
+            }
+            let started = Instant::now();
             let mut tx = lease.begin().await?;
+            let way = started.elapsed();
             for step in &work.steps {
                 if !progress::advance(&mut tx, &self.sink, step).await? {
                     tx.rollback().await?;
@@ -287,24 +286,26 @@ impl Writer {
                     return Ok(Attempt::Mismatch);
                 }
             }
-            self.at(Point::Rows)?;
             work.changes.write(&mut tx).await?;
-            self.at(Point::Commit)?;
+            let ways = 2 + tx.statements();
             tx.commit().await?;
-            self.at(Point::Committed)?;
             lease.give_back();
-            Ok(Attempt::Committed)
+            Ok(Attempt::Committed(Timing {
+                all: started.elapsed(),
+                ways: way * ways,
+            }))
         };
-        match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
+        Ok(match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
             Ok(Ok(attempt)) => attempt,
             Ok(Err(error)) => {
                 Attempt::Failed(classify(&error), Error::database("writing a batch")(error))
             }
-            Err(_) => Attempt::Failed(Fault::Unavailable, Error::Timeout("writing a batch")),
-        }
+            // Away, or too slow for that much.
+            Err(_) => Attempt::Failed(Fault::Conflict, Error::Timeout("writing a batch")),
+        })
     }
 
-    async fn fate(&self, steps: &[Step]) -> Result<Fate> {
+    pub(crate) async fn fate(&self, steps: &[Step]) -> Result<Fate> {
         let failed = || Error::database("reading progress");
         let read = async {
             let mut lease = self.database.lease().await.map_err(failed())?;
@@ -320,7 +321,7 @@ impl Writer {
         }
     }
 
-    fn committed(&mut self, work: &Work, took: Duration) {
+    fn committed(&mut self, work: &Work, timing: Option<Timing>) {
         for step in &work.steps {
             let claim = self
                 .claims
@@ -329,16 +330,18 @@ impl Writer {
             let claim = claim.expect("steps are made from claims");
             claim.next_offset = step.to;
         }
-        self.size.committed(work.records, took);
+        if let Some(timing) = timing {
+            self.size.committed(work.records, timing.all, timing.ways);
+        }
         let target = self.size.records() as u64;
         self.metrics.batch_records.store(target, Ordering::Relaxed);
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let took_us = timing.map(|t| u64::try_from(t.all.as_micros()).unwrap_or(u64::MAX));
         self.metrics
             .committed(work.records, work.changes.len(), took_us);
     }
 
     /// A writer that knows of the rebalance is late, not fenced.
-    fn fenced(&self, partition: &TopicPartition) -> Halt {
+    pub(crate) fn fenced(&self, partition: &TopicPartition) -> Halt {
         if let Err(dropped) = self.go_on() {
             return dropped;
         }
@@ -349,24 +352,37 @@ impl Writer {
         })
     }
 
-    async fn set_aside(&mut self, message: &Message, reason: String) -> Result<(), Halt> {
+    /// An error that ends the sink says what to do about it.
+    pub(crate) fn final_error(&self, error: Error) -> Error {
+        match error {
+            Error::Database { source, .. } => Error::Refused {
+                sink: self.sink.to_string(),
+                advice: advice(&source),
+                source,
+            },
+            error => error,
+        }
+    }
+
+    async fn set_aside(&self, message: &Message, reason: &str) -> Result<(), Halt> {
         warn!(sink = %self.sink, topic = %message.topic, partition = message.partition,
             offset = message.offset, reason, "record is set aside");
-        let mut backoff = BACKOFF_MIN;
+        let mut pauses = self.backoff.pauses();
         loop {
             let letter = DeadLetter {
                 sink: self.sink.to_string(),
                 message: message.clone(),
-                reason: reason.clone(),
+                reason: reason.to_owned(),
             };
-            match self.dead_letters.put(letter).await {
+            let put = self.dead_letters.put(letter);
+            match self.unless_it_ends(put).await? {
                 Ok(()) => {
                     self.metrics.dead_letters.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(error) => {
                     let error = Error::DeadLetter(error);
-                    self.pause(&mut backoff, &error, "dead letter is tried again")
+                    self.pause(&mut pauses, &error, "dead letter is tried again")
                         .await?;
                 }
             }
@@ -374,73 +390,88 @@ impl Writer {
     }
 
     /// Waits before another try; ends early when there is no more reason to try.
-    async fn pause(
+    pub(crate) async fn pause(
         &self,
-        backoff: &mut Duration,
+        pauses: &mut Pauses,
         error: &Error,
         what: &'static str,
     ) -> Result<(), Halt> {
         self.go_on()?;
         let error = chain(error);
-        warn!(sink = %self.sink, pause_ms = backoff.as_millis(), error, "{what}");
+        let pause = pauses.next();
+        warn!(sink = %self.sink, pause_ms = pause.as_millis(), error, "{what}");
         self.metrics.failed(Some(error));
         self.metrics.retries.fetch_add(1, Ordering::Relaxed);
-        let until = tokio::time::Instant::now() + *backoff;
-        *backoff = (*backoff * 2).min(BACKOFF_MAX);
-        while tokio::time::Instant::now() < until {
-            let step = tokio::time::Instant::now() + Duration::from_millis(50);
-            tokio::time::sleep_until(step.min(until)).await;
-            self.go_on()?;
+        self.unless_it_ends(tokio::time::sleep(pause)).await
+    }
+
+    /// Waits for something that may take long and may be left at any point, as long as there is a
+    /// reason to.
+    pub(crate) async fn unless_it_ends<T>(&self, long: impl Future<Output = T>) -> Result<T, Halt> {
+        let mut long = std::pin::pin!(long);
+        loop {
+            match tokio::time::timeout(LOOK_EVERY, &mut long).await {
+                Ok(done) => return Ok(done),
+                Err(_) => self.go_on()?,
+            }
         }
-        Ok(())
     }
 
     /// Fails when the partitions were taken away or the sink stops.
-    fn go_on(&self) -> Result<(), Halt> {
+    pub(crate) fn go_on(&self) -> Result<(), Halt> {
         let stale = self.shared.generation.load(Ordering::Acquire) != self.generation;
         if stale || is_told(&self.stop) {
             return Err(Halt::Dropped);
         }
         Ok(())
     }
+}
 
-    #[cfg(not(test))]
-    #[expect(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "tests fail here"
-    )]
-    fn at(&self, _point: Point) -> Result<(), sqlx::Error> {
-        Ok(())
-    }
+/// A record that a projection cannot read, found in its batch.
+struct Rejected {
+    at: Option<usize>,
+    reason: String,
+}
 
-    #[cfg(test)]
-    fn at(&self, point: Point) -> Result<(), sqlx::Error> {
-        self.inject.as_ref().map_or(Ok(()), |inject| inject(point))
+impl Rejected {
+    fn among(records: &[Message], range: &Range<usize>, reject: Reject) -> Self {
+        let of = |m: &Message| {
+            (m.offset, m.partition, &m.topic) == (reject.offset, reject.partition, &reject.topic)
+        };
+        Self {
+            at: range.clone().find(|&at| of(&records[at])),
+            reason: chain(&*reject.error),
+        }
     }
 }
 
-/// Steps of a batch between which a process can die.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Point {
-    Begin,
-    Rows,
-    Commit,
-    Committed,
+/// Keeps a dead letter's origin and reason in the table of dead letters.
+fn note(sink: &str, message: &Message, reason: &str, out: &mut Output) {
+    let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+    out.changes.put(
+        &progress::LETTERS,
+        [
+            sink.into(),
+            message.topic.clone().into(),
+            message.partition.into(),
+            message.offset.into(),
+            reason.into(),
+        ],
+    );
 }
 
 fn project(
     projections: &[Arc<dyn Projection>],
     records: &[Message],
     range: Range<usize>,
-    skip: &HashSet<usize>,
+    skip: &HashMap<usize, String>,
     out: &mut Output,
 ) {
     for projection in projections {
         let topics = projection.topics();
         let batch: Vec<&Message> = range
             .clone()
-            .filter(|at| !skip.contains(at))
+            .filter(|at| !skip.contains_key(at))
             .map(|at| &records[at])
             .filter(|record| topics.contains(&record.topic))
             .collect();
@@ -448,8 +479,4 @@ fn project(
             projection.project(&batch, out);
         }
     }
-}
-
-fn is_data(error: &Error) -> bool {
-    matches!(error, Error::Database { source, .. } if classify(source) == Fault::Data)
 }

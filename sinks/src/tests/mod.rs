@@ -1,15 +1,17 @@
 //! The sink's protocol, tested with a scripted log and real databases: SQLite always, MariaDB or
 //! MySQL when `MILLSTREAM_TEST_MYSQL` names one.
 
+mod chaos;
+mod crashes;
 mod databases;
+mod faults;
 mod log;
 mod migrations;
+mod outages;
 mod protocol;
+mod proxy;
+mod refusals;
 mod shop;
+mod world;
 
-use std::sync::Arc;
-
-use crate::writer::Point;
-
-/// Called at each step of a batch; what it answers, the step does.
-pub(crate) type Inject = Arc<dyn Fn(Point) -> Result<(), sqlx::Error> + Send + Sync>;
+pub(crate) use faults::Hook;

@@ -2,21 +2,20 @@
 //! rebalances.
 
 use std::{
-    io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
-        mpsc,
     },
     time::Duration,
 };
 
 use millstream_broker::{Event, TopicPartition};
 use proptest::prelude::*;
+use tokio::sync::Notify;
 
 use super::{
-    Inject,
     databases::{TestDatabase, until},
+    faults::{Act, lost_connection},
     log::ScriptedLog,
     shop::{Expected, Letters, PANIC, Prices, count, make_tables},
 };
@@ -24,7 +23,7 @@ use crate::{
     BatchLimits, Database, Error, RunningSink, Sink, SinkConfig,
     progress::{self, Identity, Step},
     read_progress,
-    writer::Point,
+    transaction::At,
 };
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -57,10 +56,6 @@ fn sink(log: &ScriptedLog, database: &Database, config: SinkConfig, letters: &Le
         vec![Arc::new(Prices)],
         Arc::new(letters.clone()),
     )
-}
-
-fn lost_connection() -> sqlx::Error {
-    io::Error::from(io::ErrorKind::ConnectionReset).into()
 }
 
 /// For the database, a process that dies and a connection that is dropped look the same.
@@ -135,28 +130,38 @@ async fn a_lost_connection_at_any_step_loses_and_doubles_nothing() {
         make_tables(&test.database).await;
         let log = two_partitions();
         let expected = fill(&log, 200);
-        // Each step of the first batches fails once, the answer to COMMIT included.
+        // Each step of the first transactions fails once, the answer to COMMIT included.
         let calls = Arc::new(AtomicUsize::new(0));
-        let points = [Point::Begin, Point::Rows, Point::Commit, Point::Committed];
-        let inject: Inject = {
+        let hooked = Database::connect(&test.url).await.expect("connects");
+        hooked.hook({
             let calls = calls.clone();
-            Arc::new(move |point| {
+            Arc::new(move |at| {
                 let n = calls.load(Ordering::Relaxed);
-                if points.get(n % 5) == Some(&point) && n < 40 {
-                    calls.fetch_add(1, Ordering::Relaxed);
-                    return Err(lost_connection());
+                let fails = [
+                    At::Connect,
+                    At::Begin,
+                    At::Progress,
+                    At::Rows,
+                    At::Commit,
+                    At::Commit,
+                ];
+                if n >= 60 || fails.get(n % 7) != Some(&at) {
+                    // A transaction in order stands between the rounds.
+                    if at == At::Commit {
+                        calls.fetch_add(1, Ordering::Relaxed);
+                    }
+                    return Act::Go;
                 }
-                if point == Point::Committed {
-                    calls.fetch_add(1, Ordering::Relaxed);
+                calls.fetch_add(1, Ordering::Relaxed);
+                match n % 7 {
+                    5 => Act::Unanswered(lost_connection()),
+                    _ => Act::Fail(lost_connection()),
                 }
-                Ok(())
             })
-        };
-        let mut sink = sink(&log, &test.database, config("a", 8), &Letters::default());
-        sink.inject = Some(inject);
-        let running = sink.start();
+        });
+        let running = sink(&log, &hooked, config("a", 8), &Letters::default()).start();
         done(&running, &test.database, &log).await;
-        assert!(calls.load(Ordering::Relaxed) >= 40);
+        assert!(calls.load(Ordering::Relaxed) >= 60);
         // The last answer to COMMIT may be lost too: then the sink learns of it a moment later than
         // we do.
         until("the count", || {
@@ -176,18 +181,27 @@ async fn a_process_that_dies_at_any_step_loses_and_doubles_nothing() {
         make_tables(&test.database).await;
         let log = two_partitions();
         let expected = fill(&log, 120);
-        for point in [Point::Begin, Point::Rows, Point::Commit, Point::Committed] {
-            let mut sink = sink(&log, &test.database, config("a", 10), &Letters::default());
-            let left = Mutex::new(2);
-            sink.inject = Some(Arc::new(move |at| {
+        for (point, answered) in [
+            (At::Begin, true),
+            (At::Rows, true),
+            (At::Commit, true),
+            (At::Commit, false),
+        ] {
+            let left = Mutex::new(3);
+            let hooked = Database::connect(&test.url).await.expect("connects");
+            hooked.hook(Arc::new(move |at| {
                 let mut left = left.lock().expect("no panic");
                 *left -= i32::from(at == point);
-                if *left < 0 { Err(death()) } else { Ok(()) }
+                match (*left < 0, answered) {
+                    (false, _) => Act::Go,
+                    (true, true) => Act::Fail(death()),
+                    (true, false) => Act::Unanswered(death()),
+                }
             }));
-            let running = sink.start();
+            let running = sink(&log, &hooked, config("a", 10), &Letters::default()).start();
             until("death", || running.is_finished()).await;
             let result = running.stop(DEADLINE).await;
-            assert!(matches!(result, Err(Error::Database { .. })), "{result:?}");
+            assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
         }
         let running = run_to_the_end(&log, &test.database, config("a", 10)).await;
         running.stop(DEADLINE).await.expect("stops");
@@ -204,28 +218,28 @@ async fn a_writer_that_lost_its_partitions_writes_nothing() {
         let expected = fill(&log, 100);
         // The old writer gets everything once, and nothing when it joins again.
         log.script("old", vec![Event::Assigned(log.partitions())]);
-        let (asleep, sleeps) = mpsc::channel();
-        let (wake, waking) = mpsc::channel::<()>();
-        let waking = Mutex::new(waking);
+        let (asleep, wake) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         // Another process has connections of its own.
         let other = Database::connect(&test.url).await.expect("connects");
-        let mut old = sink(&log, &other, config("old", 10), &Letters::default());
-        old.inject = Some(Arc::new(move |point| {
-            if point == Point::Begin {
-                let _ = asleep.send(());
-                let _ = waking.lock().expect("no panic").recv();
-            }
-            Ok(())
-        }));
-        let old = old.start();
-        let slept = tokio::task::spawn_blocking(move || sleeps.recv_timeout(DEADLINE));
-        slept
-            .await
-            .expect("no panic")
-            .expect("the old writer begins a batch");
+        read_progress(&other, "test").await.expect("migrates");
+        let begun = AtomicUsize::new(0);
+        other.hook({
+            let (asleep, wake) = (asleep.clone(), wake.clone());
+            Arc::new(move |at| {
+                // The first transaction is the claim, the second one a batch.
+                if at == At::Begin && begun.fetch_add(1, Ordering::Relaxed) == 1 {
+                    asleep.notify_one();
+                    return Act::Wait(wake.clone());
+                }
+                Act::Go
+            })
+        });
+        let old = sink(&log, &other, config("old", 10), &Letters::default()).start();
+        let slept = tokio::time::timeout(DEADLINE, asleep.notified()).await;
+        slept.expect("the old writer begins a batch");
 
         let new = run_to_the_end(&log, &test.database, config("new", 10)).await;
-        drop(wake);
+        wake.notify_one();
         until("fencing", || {
             old.metrics().fenced.load(Ordering::Relaxed) == 1
         })
@@ -445,7 +459,7 @@ async fn an_idle_sink_stops_at_once_and_a_missing_table_ends_it() {
         &Letters::default(),
     ))
     .await;
-    assert!(matches!(result, Err(Error::Database { .. })), "{result:?}");
+    assert!(matches!(result, Err(Error::Refused { .. })), "{result:?}");
     test.remove().await;
 }
 

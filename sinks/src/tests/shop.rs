@@ -8,10 +8,10 @@ use std::{
 use millstream_broker::TopicPartition;
 use millstream_topology::BoxError;
 
-use super::databases::execute;
+use super::{databases::execute, faults::Chance};
 use crate::{
     Database, DeadLetter, DeadLetters, Dialect, Message, Migration, OnConflict, Output, Projection,
-    Table,
+    Result, Table, transaction::Transaction,
 };
 
 pub(super) static PRICES: Table =
@@ -144,14 +144,30 @@ pub(super) async fn count(database: &Database, sql: &'static str) -> i64 {
         .expect("reads")[0]
 }
 
+pub(super) async fn count_in(tx: &mut Transaction<'_>, sql: &'static str) -> Result<i64> {
+    Ok(tx.rows(sql, &[], |row| row.int(0)).await?[0])
+}
+
 /// Keeps dead letters for a look.
 #[derive(Clone, Default)]
-pub(super) struct Letters(pub(super) Arc<Mutex<Vec<DeadLetter>>>);
+pub(super) struct Letters {
+    kept: Arc<Mutex<Vec<DeadLetter>>>,
+    /// Some are not accepted at the first try.
+    chance: Option<Arc<Mutex<Chance>>>,
+}
 
 impl Letters {
+    /// Every third letter has to be sent again.
+    pub(super) fn unreliable(seed: u64) -> Self {
+        Self {
+            kept: Arc::default(),
+            chance: Some(Arc::new(Mutex::new(Chance::new(seed)))),
+        }
+    }
+
     /// Offsets and reasons, in order of arrival.
     pub(super) fn list(&self) -> Vec<(TopicPartition, i64, String)> {
-        let letters = self.0.lock().expect("no test panics with it");
+        let letters = self.kept.lock().expect("no test panics with it");
         let line = |l: &DeadLetter| {
             let partition = TopicPartition::new(l.message.topic.clone(), l.message.partition);
             (partition, l.message.offset, l.reason.clone())
@@ -165,7 +181,14 @@ impl DeadLetters for Letters {
         &self,
         letter: DeadLetter,
     ) -> std::pin::Pin<Box<dyn Future<Output = Result<(), BoxError>> + Send + '_>> {
-        self.0.lock().expect("no test panics with it").push(letter);
+        let refuses = |c: &Arc<Mutex<Chance>>| c.lock().expect("no panic").below(3) == 0;
+        if self.chance.as_ref().is_some_and(refuses) {
+            return Box::pin(async { Err("the dead letters are full".into()) });
+        }
+        self.kept
+            .lock()
+            .expect("no test panics with it")
+            .push(letter);
         Box::pin(async { Ok(()) })
     }
 }
