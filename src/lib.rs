@@ -66,7 +66,7 @@
 //! What this crate is not: a client library for Kafka, or a cluster that has to be run.
 
 // Descriptors: what persists is named once, as a constant, with types and codecs.
-pub use millstream_operators::{ForeignKey, NoStore};
+pub use millstream_operators::{ForeignKey, FromTopic, NoStore};
 pub use millstream_topology::{
     AnyTopic, KvStore, SessionStore, SuppressStore, Topic, TopicPattern, VersionedStore,
     WindowStore,
@@ -110,8 +110,9 @@ pub use millstream_operators::{
 // The Processor API: nodes of your own, their stores, outputs and timers.
 pub use millstream_operators::{
     AnyKey, Clock, Context, FixedKey, FixedKeyContext, FixedKeyProcessor, FixedKeyRecord, KvHandle,
-    KvRead, Output, OutputHandle, Outputs, Processor, Punctuation, ReadHandle, Reads, Stores,
-    WindowHandle,
+    KvRead, Lru, LruEntries, LruHandle, Output, OutputHandle, Outputs, Processor, Punctuation,
+    ReadHandle, ReadSessionHandle, ReadVersionedHandle, ReadWindowHandle, Reads, ScheduleId,
+    SessionHandle, SessionRead, Stores, VersionedHandle, VersionedRead, WindowHandle, WindowRead,
 };
 
 // Records, changes of tables, and errors.

@@ -437,7 +437,7 @@ impl StreamsBuilder {
     /// instance has whole, so that a stream may look any key up in it: `stream.join(global.by(key),
     /// joiner)`.
     ///
-    /// A null value deletes its key; a record with a null key is dropped and counted. The topic is
+    /// A null value deletes its key; a record with a null key is dropped. The topic is
     /// read to its end before the first record of a stream is processed; from then on its updates
     /// are applied as they come, in no order with the streams, and trigger nothing.
     ///
