@@ -150,7 +150,10 @@ impl Draft {
     /// Connects a processor to a store that others may use too.
     pub(crate) fn share_store(&mut self, node: NodeId, definition: Arc<dyn StoreDefinition>) {
         match self.plan.store(&definition.spec().name) {
-            Some(store) => self.connect(node, store, &*definition),
+            Some(store) => {
+                self.check_kept_alike(node, store, &*definition);
+                self.connect(node, store, &*definition);
+            }
             None => {
                 self.own_store(node, definition);
             }
@@ -162,19 +165,30 @@ impl Draft {
         self.wanted.push((node, definition));
     }
 
-    /// Refuses a second descriptor of a store if its types are others, since they would read what
-    /// the first did not write, or if it is to be kept otherwise, since the first one decides.
+    /// Refuses a second descriptor of a store if its types are others: they would read what the
+    /// first did not write.
     fn connect(&mut self, node: NodeId, store: StoreId, definition: &dyn StoreDefinition) {
         let (known, asked) = (self.definitions[store.0].types(), definition.types());
-        let (kept, spec) = (self.definitions[store.0].spec(), definition.spec());
-        let name = &spec.name;
         if known != asked {
+            let name = definition.spec().name;
             let what = format!(
                 "two descriptors of one store have different types; use one constant for it. \
                  store=`{name}`, types=`{known}` and `{asked}`"
             );
             self.refuse(node, what);
-        } else if kept.kind != spec.kind {
+        }
+        self.plan.connect(node, store);
+    }
+
+    /// Refuses a second owner of a store who would keep it otherwise than the first, who decides.
+    fn check_kept_alike(&mut self, node: NodeId, store: StoreId, definition: &dyn StoreDefinition) {
+        let first = &self.definitions[store.0];
+        if first.types() != definition.types() {
+            return;
+        }
+        let (kept, spec) = (first.spec(), definition.spec());
+        let name = &spec.name;
+        if kept.kind != spec.kind {
             let what = format!(
                 "two nodes keep one store in different ways; give its retention once, and use that \
                  everywhere. store=`{name}`, first={:?}, second={:?}",
@@ -188,7 +202,6 @@ impl Draft {
             );
             self.refuse(node, what);
         }
-        self.plan.connect(node, store);
     }
 
     fn connect_wanted(&mut self) {
