@@ -171,7 +171,9 @@ impl Call {
         match fault {
             Fault::Crash | Fault::Rebalance => true,
             Fault::Retriable => {
-                !self.of_producer() && self != Self::Close && (before || !polls)
+                !self.of_producer()
+                    && self != Self::Close
+                    && (before || !polls)
                     && (before || self != Self::Append)
             }
             Fault::Abortable => match self {

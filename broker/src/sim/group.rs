@@ -213,7 +213,9 @@ impl Group {
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = (&String, &Vec<TopicPartition>)> {
-        self.members.iter().map(|(id, member)| (id, &member.partitions))
+        self.members
+            .iter()
+            .map(|(id, member)| (id, &member.partitions))
     }
 
     fn member(&mut self, seat: &Seat) -> Option<&mut Member> {

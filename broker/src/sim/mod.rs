@@ -249,8 +249,7 @@ impl SimClient {
     }
 
     fn pass(&self, call: Call) -> Result<Handle> {
-        self.0
-            .call(call, &Place::Nobody, |_, _| Ok(self.0.clone()))
+        self.0.call(call, &Place::Nobody, |_, _| Ok(self.0.clone()))
     }
 }
 

@@ -164,7 +164,10 @@ impl Partition {
 
     /// Asserts what always holds; `dense` unless the partition is compacted.
     pub(super) fn check(&self, at: &TopicPartition, dense: bool) {
-        assert!(self.low <= self.high, "low is behind high. partition=`{at}`");
+        assert!(
+            self.low <= self.high,
+            "low is behind high. partition=`{at}`"
+        );
         assert!(
             self.stable() <= self.high,
             "stable is behind high. partition=`{at}`"

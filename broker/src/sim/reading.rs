@@ -142,10 +142,9 @@ impl Reader for SimReader {
 
     fn position(&mut self, partition: PartitionIx) -> Result<i64> {
         let cursors = &mut self.cursors;
-        self.handle
-            .call(Call::Position, &Place::Nobody, |_, _| {
-                Ok(cursors.get(partition)?.position)
-            })
+        self.handle.call(Call::Position, &Place::Nobody, |_, _| {
+            Ok(cursors.get(partition)?.position)
+        })
     }
 }
 
@@ -196,14 +195,12 @@ impl SimConsumer {
         }
         self.left = true;
         // A dead client cannot even say that it leaves.
-        let _ = self
-            .handle
-            .call(Call::Close, &Place::Nobody, |state, _| {
-                let now = state.now;
-                let group = state.group(&self.seat.group);
-                group.leave(&self.seat, keep_place, now);
-                Ok::<_, Error>(())
-            });
+        let _ = self.handle.call(Call::Close, &Place::Nobody, |state, _| {
+            let now = state.now;
+            let group = state.group(&self.seat.group);
+            group.leave(&self.seat, keep_place, now);
+            Ok::<_, Error>(())
+        });
     }
 }
 
@@ -260,10 +257,9 @@ impl Consumer for SimConsumer {
             return Err(Error::State("nothing was assigned"));
         }
         let cursors = &mut self.cursors;
-        self.handle
-            .call(Call::Assign, &Place::Nobody, |state, _| {
-                cursors.assign(state, partitions)
-            })
+        self.handle.call(Call::Assign, &Place::Nobody, |state, _| {
+            cursors.assign(state, partitions)
+        })
     }
 
     fn unassign(&mut self) -> Result<()> {

@@ -253,7 +253,11 @@ impl State {
         self.offsets(group, partitions)
     }
 
-    pub(super) fn offsets(&self, group: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {
+    pub(super) fn offsets(
+        &self,
+        group: &str,
+        partitions: &[TopicPartition],
+    ) -> Result<Vec<Option<i64>>> {
         let group = self.groups.get(group);
         let of = |at: &TopicPartition| {
             self.partition(at)?;
