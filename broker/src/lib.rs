@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | [`embedded`] | durable, one process, on RocksDB | programs without a broker |
 //! | [`kafka`] | any Kafka broker from 2.5 on, through librdkafka | everything else |
+//! | [`sim`] | in memory, in virtual time, with seeded faults | tests of whatever runs on a log |
 //!
 //! All traits are synchronous and know nothing of operators. A rebalance is an [`Event`] that
 //! [`Consumer::poll`] returns, not a callback: the caller tears down and commits at its own pace,
@@ -17,6 +18,7 @@ pub mod embedded;
 mod error;
 pub mod kafka;
 mod seam;
+pub mod sim;
 
 pub use error::{Error, ProducerError, Result};
 pub use seam::{

@@ -41,7 +41,7 @@ mod open;
 mod partition;
 mod producer;
 mod queue;
-mod range;
+pub(crate) mod range;
 mod reader;
 mod settings;
 mod signal;

@@ -9,7 +9,7 @@ use crate::TopicPartition;
 /// with equal counts land on one member.
 ///
 /// `members` are in the order of their names; `count` tells the partitions of a topic.
-pub(super) fn assign(
+pub(crate) fn assign(
     members: &[&[Arc<str>]],
     count: impl Fn(&str) -> u32,
 ) -> Vec<Vec<TopicPartition>> {

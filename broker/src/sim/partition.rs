@@ -1,0 +1,183 @@
+//! A partition: records and control markers, each with an offset.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use crate::{Cleanup, Error, OwnedRecord, Result, Start, TopicPartition};
+
+pub(super) struct Topic {
+    pub cleanup: Cleanup,
+    pub partitions: Vec<Partition>,
+}
+
+/// What takes an offset.
+pub(super) enum Entry {
+    Record {
+        record: OwnedRecord,
+        /// The transaction, if any.
+        transaction: Option<u64>,
+        written: Duration,
+    },
+    Marker,
+}
+
+#[derive(Default)]
+pub(super) struct Partition {
+    pub low: i64,
+    pub high: i64,
+    entries: BTreeMap<i64, Entry>,
+    /// Open transactions with their first offsets here.
+    open: BTreeMap<u64, i64>,
+    aborted: BTreeSet<u64>,
+}
+
+impl Partition {
+    pub(super) fn append(
+        &mut self,
+        record: OwnedRecord,
+        transaction: Option<u64>,
+        written: Duration,
+    ) -> i64 {
+        if let Some(number) = transaction {
+            self.open.entry(number).or_insert(self.high);
+        }
+        self.push(Entry::Record {
+            record,
+            transaction,
+            written,
+        })
+    }
+
+    /// Ends a transaction here.
+    pub(super) fn end(&mut self, transaction: u64, commit: bool) {
+        let open = self.open.remove(&transaction).is_some();
+        assert!(open, "a transaction ends where it is open");
+        if !commit {
+            self.aborted.insert(transaction);
+        }
+        self.push(Entry::Marker);
+    }
+
+    fn push(&mut self, entry: Entry) -> i64 {
+        let offset = self.high;
+        let newest = self.entries.last_key_value().map(|(offset, _)| *offset);
+        assert!(newest.is_none_or(|newest| newest < offset), "offsets grow");
+        self.entries.insert(offset, entry);
+        self.high += 1;
+        offset
+    }
+
+    /// The last stable offset: nothing from here on is decided.
+    pub(super) fn stable(&self) -> i64 {
+        self.open.values().copied().min().unwrap_or(self.high)
+    }
+
+    fn committed(&self, entry: &Entry) -> bool {
+        match entry {
+            Entry::Marker => false,
+            Entry::Record { transaction, .. } => {
+                transaction.is_none_or(|number| !self.aborted.contains(&number))
+            }
+        }
+    }
+
+    /// The committed records from an offset on.
+    pub(super) fn visible(&self, from: i64) -> impl Iterator<Item = (i64, &OwnedRecord)> {
+        let stable = self.stable();
+        self.entries
+            .range(from.min(stable)..stable)
+            .filter(|(_, entry)| self.committed(entry))
+            .filter_map(|(offset, entry)| match entry {
+                Entry::Record { record, .. } => Some((*offset, record)),
+                Entry::Marker => None,
+            })
+    }
+
+    pub(super) fn resolve(&self, start: Start) -> i64 {
+        match start {
+            Start::Offset(offset) => offset,
+            Start::Earliest => self.low,
+            Start::Latest => self.stable(),
+        }
+    }
+
+    pub(super) fn delete_before(&mut self, at: &TopicPartition, offset: i64) -> Result<()> {
+        if offset > self.high {
+            return Err(Error::OffsetOutOfRange {
+                partition: at.clone(),
+                offset,
+                low: self.low,
+                high: self.high,
+            });
+        }
+        self.low = self.low.max(offset);
+        self.entries = self.entries.split_off(&self.low);
+        Ok(())
+    }
+
+    /// Keeps the newest committed record of each key; null values go when older than `tombstones`.
+    pub(super) fn compact(&mut self, now: Duration, tombstones: Duration) {
+        let stable = self.stable();
+        let mut newest = BTreeMap::new();
+        for (offset, record) in self.visible(self.low) {
+            if let Some(key) = &record.key {
+                newest.insert(key.clone(), offset);
+            }
+        }
+        let gone: Vec<i64> = self
+            .entries
+            .range(..stable)
+            .filter(|&(offset, entry)| match entry {
+                Entry::Marker => true,
+                Entry::Record { .. } if !self.committed(entry) => true,
+                Entry::Record {
+                    record, written, ..
+                } => {
+                    let key = record.key.as_ref();
+                    let replaced = key.is_some_and(|key| newest.get(key) != Some(offset));
+                    replaced || (record.value.is_none() && *written + tombstones <= now)
+                }
+            })
+            .map(|(offset, _)| *offset)
+            .collect();
+        for offset in gone {
+            self.entries.remove(&offset);
+        }
+    }
+
+    /// Deletes from the beginning what is older than that time.
+    pub(super) fn retain_since(&mut self, oldest_ms: i64) {
+        let stable = self.stable();
+        let kept = self
+            .entries
+            .range(..stable)
+            .find(|(_, entry)| match entry {
+                Entry::Marker => false,
+                Entry::Record { record, .. } => record.timestamp >= oldest_ms,
+            })
+            .map_or(stable, |(offset, _)| *offset);
+        self.low = self.low.max(kept);
+        self.entries = self.entries.split_off(&self.low);
+    }
+
+    /// Asserts what always holds; `dense` unless the partition is compacted.
+    pub(super) fn check(&self, at: &TopicPartition, dense: bool) {
+        assert!(
+            self.low <= self.high,
+            "low is behind high. partition=`{at}`"
+        );
+        assert!(
+            self.stable() <= self.high,
+            "stable is behind high. partition=`{at}`"
+        );
+        if dense {
+            let offsets = self.entries.keys().copied();
+            assert!(
+                offsets.eq(self.low..self.high),
+                "offsets have holes. partition=`{at}`"
+            );
+        }
+    }
+}
