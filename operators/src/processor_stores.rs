@@ -352,8 +352,8 @@ impl<K: 'static, V: Clone + 'static> VersionedRead<'_, K, V> {
     }
 }
 
-/// Gives a processor a store of a table, an aggregation or a global table to read: it is no store of
-/// the processor's own, so it cannot write there, and a store that nobody keeps is refused.
+/// Gives a processor a store of a table, an aggregation or a global table to read: it is no store
+/// of the processor's own, so it cannot write there, and a store that nobody keeps is refused.
 ///
 /// ```
 /// use millstream_operators::{Context, Processor, ReadHandle, Reads, StreamsBuilder};

@@ -163,9 +163,9 @@ impl<K: 'static, V: Clone + 'static> TableStore<K, V> for VersionedStore<K, V> {
     }
 }
 
-/// A store whose content is that of the topic which the table is read from: it has no changelog, and
-/// a restore reads the topic again, up to the offset that is committed. So each row is written to
-/// the log once instead of twice (Kafka Streams' `reuse.ktable.source.topics`).
+/// A store whose content is that of the topic which the table is read from: it has no changelog,
+/// and a restore reads the topic again, up to the offset that is committed. So each row is written
+/// to the log once instead of twice (Kafka Streams' `reuse.ktable.source.topics`).
 ///
 /// The topic should be compacted, as what has expired in it is lost to a restore. It may be used
 /// for [`table`](crate::StreamsBuilder::table) alone. Records that do not decode are left out of a

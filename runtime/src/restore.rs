@@ -100,8 +100,8 @@ impl Restoration {
         })
     }
 
-    /// The stores of a task that are restored from its inputs. What lies behind the committed offset
-    /// is still to be processed, so the restore ends there.
+    /// The stores of a task that are restored from its inputs. What lies behind the committed
+    /// offset is still to be processed, so the restore ends there.
     fn from_inputs(admin: &dyn Admin, task: &Task) -> Result<Vec<Item>> {
         let names: Vec<String> = task.store_names().map(str::to_owned).collect();
         let mut items = Vec::new();
