@@ -22,7 +22,7 @@ use super::{
 };
 use crate::Database;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(240);
 /// Most deaths of one run.
 const DEATHS_MAX: usize = 6;
 
