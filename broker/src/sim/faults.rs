@@ -1,6 +1,6 @@
 //! What goes wrong, where and when: by rates drawn from the seed, or by script.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use crate::{Error, ProducerError};
 
@@ -30,6 +30,42 @@ pub enum Fault {
     Full,
     /// The commit succeeds by its repetition; its first request arrives in the next transaction.
     LateEndTxn,
+    /// The transaction's end is decided, but partitions learn of it later, each at its own time.
+    SlowMarkers,
+    /// The record is written, but its writer is told later.
+    SlowAnswer,
+    /// Nobody coordinates groups and transactions for a while.
+    CoordinatorAway,
+    /// The wall clock of the caller's machine is set to another time.
+    ClockJump,
+}
+
+impl Fault {
+    /// Whether it can happen at that point.
+    pub fn fits(self, point: &str) -> bool {
+        points().any(|(call, phase)| call.point(phase) == point && call.allows(phase, self))
+    }
+
+    /// From 1; each has its own.
+    pub(super) fn number(self) -> u64 {
+        match self {
+            Self::Crash => 1,
+            Self::Retriable => 2,
+            Self::Abortable => 3,
+            Self::Fatal => 4,
+            Self::Fenced => 5,
+            Self::Indeterminate { applied: true } => 6,
+            Self::Indeterminate { applied: false } => 7,
+            Self::Rebalance => 8,
+            Self::ShortPoll => 9,
+            Self::Full => 10,
+            Self::LateEndTxn => 11,
+            Self::SlowMarkers => 12,
+            Self::SlowAnswer => 13,
+            Self::CoordinatorAway => 14,
+            Self::ClockJump => 15,
+        }
+    }
 }
 
 /// How often each fault happens at each point where it can, from 0 to 1.
@@ -47,10 +83,14 @@ pub struct Rates {
     pub short_poll: f64,
     pub full: f64,
     pub late_end_txn: f64,
+    pub slow_markers: f64,
+    pub slow_answer: f64,
+    pub coordinator_away: f64,
+    pub clock_jump: f64,
 }
 
 impl Rates {
-    fn of(&self) -> [(f64, Fault); 11] {
+    fn of(&self) -> [(f64, Fault); 15] {
         let half = self.indeterminate / 2.0;
         [
             (self.crash, Fault::Crash),
@@ -64,7 +104,28 @@ impl Rates {
             (self.short_poll, Fault::ShortPoll),
             (self.full, Fault::Full),
             (self.late_end_txn, Fault::LateEndTxn),
+            (self.slow_markers, Fault::SlowMarkers),
+            (self.slow_answer, Fault::SlowAnswer),
+            (self.coordinator_away, Fault::CoordinatorAway),
+            (self.clock_jump, Fault::ClockJump),
         ]
+    }
+
+    /// For each point what can happen there, each with the chance below which it does.
+    fn odds(&self) -> Vec<Vec<(f64, Fault)>> {
+        let at = |(call, phase): (Call, Phase)| {
+            let mut sum = 0.0;
+            let possible = self
+                .of()
+                .into_iter()
+                .filter(|&(rate, fault)| rate > 0.0 && call.allows(phase, fault));
+            let summed = possible.map(|(rate, fault)| {
+                sum += rate;
+                (sum, fault)
+            });
+            summed.collect()
+        };
+        points().map(at).collect()
     }
 }
 
@@ -92,11 +153,34 @@ impl Coverage {
     }
 }
 
+/// A table with a line for each point.
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:<32}{:>12}{:>12}", "point", "passed", "hit")?;
+        for (point, Passes { passed, hit }) in &self.0 {
+            writeln!(f, "{point:<32}{passed:>12}{hit:>12}")?;
+        }
+        Ok(())
+    }
+}
+
 /// Before or after a call's effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Before,
     After,
+}
+
+const PHASES: [Phase; 2] = [Phase::Before, Phase::After];
+
+/// All points, in the order of [`index`].
+fn points() -> impl Iterator<Item = (Call, Phase)> {
+    let of = |&call| PHASES.map(|phase| (call, phase));
+    Call::ALL.iter().flat_map(of)
+}
+
+fn index(call: Call, phase: Phase) -> usize {
+    call as usize * PHASES.len() + phase as usize
 }
 
 macro_rules! calls {
@@ -108,7 +192,7 @@ macro_rules! calls {
         impl Call {
             const ALL: &[Self] = &[$(Self::$call),*];
 
-            fn name(self) -> &'static str {
+            pub(super) fn name(self) -> &'static str {
                 match self { $(Self::$call => $name),* }
             }
 
@@ -163,6 +247,20 @@ impl Call {
         self.name().starts_with("producer.")
     }
 
+    /// Whether it is answered by the coordinator of a group or of a transaction, there and then.
+    pub(super) fn is_coordinated(self) -> bool {
+        matches!(
+            self,
+            Self::Committed
+                | Self::Init
+                | Self::SendOffsets
+                | Self::Commit
+                | Self::Abort
+                | Self::AdminCommitted
+                | Self::Groups
+        )
+    }
+
     /// Whether the seam lets a log answer this call so. A commit that took place must not say that
     /// it can be aborted, and records that were handed out must not be lost to an error.
     fn allows(self, phase: Phase, fault: Fault) -> bool {
@@ -195,7 +293,10 @@ impl Call {
                 before && lost
             }
             Fault::ShortPoll => before && polls,
-            Fault::Full => before && self == Self::Append,
+            Fault::Full | Fault::SlowAnswer => before && self == Self::Append,
+            Fault::SlowMarkers => before && matches!(self, Self::Commit | Self::Abort),
+            Fault::CoordinatorAway => before && self.is_coordinated(),
+            Fault::ClockJump => before,
             Fault::LateEndTxn => before && self == Self::Commit,
         }
     }
@@ -217,60 +318,82 @@ impl Rng {
     pub(super) fn below(&mut self, end: usize) -> usize {
         (self.draw() % end.max(1) as u64) as usize
     }
+
+    /// A number from 0 up to 1, without it.
+    fn fraction(&mut self) -> f64 {
+        (self.draw() >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    /// A time from a nanosecond up to `most`.
+    pub(super) fn up_to(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.fraction()).max(Duration::from_nanos(1))
+    }
+
+    pub(super) fn shuffle<T>(&mut self, list: &mut [T]) {
+        for end in (1..list.len()).rev() {
+            list.swap(end, self.below(end + 1));
+        }
+    }
 }
 
 pub(super) struct Faults {
     pub rng: Rng,
-    pub rates: Rates,
-    script: BTreeMap<(&'static str, u64), Fault>,
-    pub coverage: Coverage,
+    odds: Vec<Vec<(f64, Fault)>>,
+    script: BTreeMap<(usize, u64), Fault>,
+    passes: Vec<Passes>,
 }
 
 impl Faults {
-    pub(super) fn new(seed: u64, rates: Rates) -> Self {
-        let points = Call::ALL.iter().flat_map(|call| {
-            [Phase::Before, Phase::After].map(|phase| (call.point(phase), Passes::default()))
-        });
+    pub(super) fn new(seed: u64, rates: &Rates) -> Self {
         Self {
             rng: Rng(seed),
-            rates,
+            odds: rates.odds(),
             script: BTreeMap::new(),
-            coverage: Coverage(points.collect()),
+            passes: points().map(|_| Passes::default()).collect(),
         }
     }
 
+    pub(super) fn set_rates(&mut self, rates: &Rates) {
+        self.odds = rates.odds();
+    }
+
+    pub(super) fn coverage(&self) -> Coverage {
+        let names = points().map(|(call, phase)| call.point(phase));
+        Coverage(names.zip(self.passes.iter().copied()).collect())
+    }
+
     pub(super) fn script(&mut self, point: &str, nth: u64, fault: Fault) {
-        let phases = [Phase::Before, Phase::After];
-        let mut points = Call::ALL
-            .iter()
-            .flat_map(|&call| phases.map(|phase| (call, phase)));
-        let (call, phase) = points
+        let (call, phase) = points()
             .find(|(call, phase)| call.point(*phase) == point)
             .unwrap_or_else(|| panic!("no such point. point=`{point}`"));
         assert!(
             call.allows(phase, fault),
             "the seam has no such answer here. point=`{point}`, fault={fault:?}"
         );
-        let point = call.point(phase);
-        let passed = self.coverage.0.entry(point).or_default().passed;
-        self.script.insert((point, passed + nth), fault);
+        assert!(nth > 0, "calls are counted from 1. point=`{point}`");
+        let at = index(call, phase);
+        self.script
+            .insert((at, self.passes[at].passed + nth), fault);
     }
 
     /// A call comes by.
+    #[inline]
     pub(super) fn strike(&mut self, call: Call, phase: Phase) -> Option<Fault> {
-        let point = call.point(phase);
+        let at = index(call, phase);
         // Drawn always, so that a script does not change what else the seed does.
-        let chance = (self.rng.draw() >> 11) as f64 / (1u64 << 53) as f64;
-        let count = self.coverage.0.entry(point).or_default();
+        let chance = self.rng.fraction();
+        let count = &mut self.passes[at];
         count.passed += 1;
-        let scripted = self.script.remove(&(point, count.passed));
-        let mut sum = 0.0;
-        let drawn = self.rates.of().into_iter().find(|&(rate, fault)| {
-            let possible = rate > 0.0 && call.allows(phase, fault);
-            sum += if possible { rate } else { 0.0 };
-            possible && chance < sum
-        });
-        let fault = scripted.or(drawn.map(|(_, fault)| fault));
+        let scripted = if self.script.is_empty() {
+            None
+        } else {
+            self.script.remove(&(at, count.passed))
+        };
+        let drawn = || {
+            let odds = self.odds[at].iter().find(|(below, _)| chance < *below);
+            odds.map(|(_, fault)| *fault)
+        };
+        let fault = scripted.or_else(drawn);
         count.hit += u64::from(fault.is_some());
         fault
     }

@@ -37,6 +37,8 @@ pub(super) struct Group {
     members: BTreeMap<String, Member>,
     seats: BTreeMap<String, u64>,
     pub committed: BTreeMap<TopicPartition, i64>,
+    /// The first committed offset that was less than the one before.
+    went_back: Option<String>,
 }
 
 struct Member {
@@ -203,6 +205,24 @@ impl Group {
         Ok(())
     }
 
+    pub(super) fn commit(&mut self, at: TopicPartition, offset: i64) {
+        let before = self.committed.get(&at).copied();
+        if before.is_some_and(|before| offset < before) && self.went_back.is_none() {
+            self.went_back = Some(format!("partition=`{at}`, from={before:?}, to={offset}"));
+        }
+        self.committed.insert(at, offset);
+    }
+
+    /// All members count as just seen: a new coordinator does not know how long they were silent.
+    pub(super) fn forgive(&mut self, now: Duration) {
+        for member in self.members.values_mut() {
+            member.last_seen = now;
+            if let Stage::ToRevoke { since } | Stage::Revoking { since } = &mut member.stage {
+                *since = now;
+            }
+        }
+    }
+
     /// A topic was made or deleted: its readers are dealt partitions anew.
     pub(super) fn topic_changed(&mut self, topic: &str, now: Duration) {
         self.committed.retain(|at, _| &*at.topic != topic);
@@ -264,6 +284,16 @@ impl Group {
             member.stage = Stage::ToAssign;
         }
         self.check_owners("dealt");
+    }
+
+    /// Asserts that no committed offset was ever less than the one before.
+    pub(super) fn check_offsets(&self, group: &str) {
+        let went_back = &self.went_back;
+        assert!(
+            went_back.is_none(),
+            "a committed offset went back. group=`{group}`, {}",
+            went_back.as_deref().unwrap_or_default()
+        );
     }
 
     /// Asserts that each partition has one owner at most.

@@ -29,6 +29,8 @@ mod partition;
 mod producer;
 mod reading;
 mod state;
+mod trace;
+mod transactions;
 
 use std::{
     collections::BTreeMap,
@@ -36,13 +38,16 @@ use std::{
     time::Duration,
 };
 
-pub use self::faults::{Coverage, Fault, Passes, Rates};
 use self::{
     admin::{SimAdmin, SimAppender},
     faults::Call,
     producer::SimProducer,
     reading::{SimConsumer, SimReader},
-    state::{Handle, Place, State, lock},
+    state::{Client, Handle, Place, State, lock},
+};
+pub use self::{
+    faults::{Coverage, Fault, Passes, Rates},
+    trace::Called,
 };
 use crate::{
     Admin, Appender, Broker, Consumer, ConsumerConfig, OwnedRecord, Producer, Reader, Result,
@@ -64,6 +69,16 @@ pub struct SimConfig {
     pub tombstones: Duration,
     /// How many appended records may wait for [`SimLog::advance`].
     pub append_queue: usize,
+    /// How long markers take at most at [`Fault::SlowMarkers`].
+    pub markers_delay: Duration,
+    /// How long an answer takes at most at [`Fault::SlowAnswer`].
+    pub answer_delay: Duration,
+    /// How long it stays away at most at [`Fault::CoordinatorAway`].
+    pub coordinator_pause: Duration,
+    /// How far from the right time a machine's clock is set at most at [`Fault::ClockJump`].
+    pub clock_jump: Duration,
+    /// How many of the latest calls [`SimLog::history`] tells.
+    pub history_calls_max: usize,
     /// What goes wrong by chance.
     pub rates: Rates,
     /// Every commit's first request is held up and repeated; it arrives in the producer's next
@@ -83,6 +98,11 @@ impl Default for SimConfig {
             join_delay: Duration::ZERO,
             tombstones: Duration::from_secs(60),
             append_queue: 10_000,
+            markers_delay: Duration::from_secs(2),
+            answer_delay: Duration::from_secs(2),
+            coordinator_pause: Duration::from_secs(3),
+            clock_jump: Duration::from_secs(3600),
+            history_calls_max: 0,
             rates: Rates::default(),
             late_end_txn: false,
             init_after_late_end: false,
@@ -90,14 +110,40 @@ impl Default for SimConfig {
     }
 }
 
-/// A transaction that is neither committed nor aborted.
+/// Who wrote a record, and in which transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writer {
+    /// The transactional id.
+    pub id: Arc<str>,
+    /// Its producer's epoch.
+    pub epoch: u32,
+    /// The transaction's number; those that begin later have greater ones.
+    pub transaction: u64,
+}
+
+/// A record that readers see.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Committed {
+    /// Its offset.
+    pub offset: i64,
+    /// The record.
+    pub record: OwnedRecord,
+    /// Whose it is; `None` where it was appended outside of transactions.
+    pub writer: Option<Writer>,
+}
+
+/// A transaction that readers wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenTransaction {
     /// The transactional id.
-    pub id: String,
+    pub id: Arc<str>,
     /// Its producer's epoch.
     pub epoch: u32,
-    /// Where it has written.
+    /// Its number, as in [`Writer`].
+    pub transaction: u64,
+    /// Whether it commits, where that is decided and only markers or offsets are still to come.
+    pub decided: Option<bool>,
+    /// Where it has written and no marker is yet.
     pub partitions: Vec<TopicPartition>,
 }
 
@@ -125,7 +171,11 @@ impl SimLog {
     /// A log connection for one instance.
     pub fn client(&self, name: &str) -> SimClient {
         let mut state = lock(&self.0);
-        state.clients.push((name.to_owned(), true));
+        state.clients.push(Client {
+            name: name.to_owned(),
+            lives: true,
+            skew_ms: 0,
+        });
         SimClient(Handle {
             state: self.0.clone(),
             client: state.clients.len() - 1,
@@ -146,7 +196,7 @@ impl SimLog {
         lock(&self.0).now
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds since the Unix epoch, by a clock that nothing sets.
     pub fn now_ms(&self) -> i64 {
         lock(&self.0).now_ms()
     }
@@ -161,12 +211,23 @@ impl SimLog {
 
     /// From now on other things go wrong by chance, such as none.
     pub fn set_rates(&self, rates: Rates) {
-        lock(&self.0).faults.rates = rates;
+        lock(&self.0).faults.set_rates(&rates);
     }
 
     /// How often each point was passed and hit.
     pub fn coverage(&self) -> Coverage {
-        lock(&self.0).faults.coverage.clone()
+        lock(&self.0).faults.coverage()
+    }
+
+    /// The latest calls, the oldest first; as many as [`SimConfig::history_calls_max`] says.
+    pub fn history(&self) -> Vec<Called> {
+        lock(&self.0).trace.calls().cloned().collect()
+    }
+
+    /// Sums up all calls with their outcomes and all steps of time: two runs that differ in one
+    /// have, but for one chance in a great many, different digests.
+    pub fn digest(&self) -> u64 {
+        lock(&self.0).trace.digest()
     }
 
     /// Compacts topics and deletes what is older than their retention.
@@ -176,11 +237,16 @@ impl SimLog {
 
     /// The committed records of a partition with their offsets, up to the last stable one; none
     /// where there is no such partition.
-    pub fn committed_records(&self, at: &TopicPartition) -> Vec<(i64, OwnedRecord)> {
+    pub fn committed_records(&self, at: &TopicPartition) -> Vec<Committed> {
         let state = lock(&self.0);
         let partition = state.partition(at).ok();
-        let records = partition.iter().flat_map(|p| p.visible(p.low));
-        records.map(|(at, record)| (at, record.clone())).collect()
+        let records = partition.iter().flat_map(|p| p.written(p.low));
+        let owned = records.map(|(offset, record, writer)| Committed {
+            offset,
+            record: record.clone(),
+            writer: writer.cloned(),
+        });
+        owned.collect()
     }
 
     /// The last stable offset of a partition: nothing from there on is decided.
@@ -191,17 +257,11 @@ impl SimLog {
         Ok(lock(&self.0).partition(at)?.stable())
     }
 
-    /// The open transactions by id.
+    /// The transactions that readers wait for, by id.
     pub fn open_transactions(&self) -> Vec<OpenTransaction> {
         let state = lock(&self.0);
-        let open = state.slots.iter().filter_map(|(id, slot)| {
-            Some(OpenTransaction {
-                id: id.clone(),
-                epoch: slot.epoch,
-                partitions: slot.open.as_ref()?.touched.iter().cloned().collect(),
-            })
-        });
-        open.collect()
+        let slots = state.slots.iter();
+        slots.filter_map(|(id, slot)| slot.view(id)).collect()
     }
 
     /// A group; empty when nobody has joined it yet.
@@ -219,10 +279,12 @@ impl SimLog {
     }
 
     /// Asserts what holds at all times: offsets without holes where nothing was compacted, last
-    /// stable offsets not behind the end, one owner of each partition.
+    /// stable offsets not behind the end, one owner of each partition; and that no group's committed
+    /// offset ever went back.
     ///
     /// # Panics
-    /// When it does not hold: a bug of the simulation.
+    /// When it does not hold: a bug of the simulation, or, for committed offsets, of the program
+    /// that runs on it.
     pub fn check(&self) {
         lock(&self.0).check();
     }
@@ -245,7 +307,14 @@ impl SimClient {
 
     /// The name that it was made with.
     pub fn name(&self) -> String {
-        lock(&self.0.state).clients[self.0.client].0.clone()
+        lock(&self.0.state).clients[self.0.client].name.clone()
+    }
+
+    /// Milliseconds since the Unix epoch by the clock of the instance's machine, which
+    /// [`Fault::ClockJump`] sets.
+    pub fn now_ms(&self) -> i64 {
+        let state = lock(&self.0.state);
+        state.now_ms() + state.clients[self.0.client].skew_ms
     }
 
     fn pass(&self, call: Call) -> Result<Handle> {

@@ -2,9 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
+use super::Writer;
 use crate::{Cleanup, Error, OwnedRecord, Result, Start, TopicPartition};
 
 pub(super) struct Topic {
@@ -16,8 +18,8 @@ pub(super) struct Topic {
 pub(super) enum Entry {
     Record {
         record: OwnedRecord,
-        /// The transaction, if any.
-        transaction: Option<u64>,
+        /// Whose transaction it is of, if any.
+        writer: Option<Writer>,
         written: Duration,
     },
     Marker,
@@ -31,21 +33,29 @@ pub(super) struct Partition {
     /// Open transactions with their first offsets here.
     open: BTreeMap<u64, i64>,
     aborted: BTreeSet<u64>,
+    /// The newest epoch that has written here, by transactional id.
+    epochs: BTreeMap<Arc<str>, u32>,
 }
 
 impl Partition {
     pub(super) fn append(
         &mut self,
         record: OwnedRecord,
-        transaction: Option<u64>,
+        writer: Option<Writer>,
         written: Duration,
     ) -> i64 {
-        if let Some(number) = transaction {
-            self.open.entry(number).or_insert(self.high);
+        if let Some(writer) = &writer
+            && !self.open.contains_key(&writer.transaction)
+        {
+            self.open.insert(writer.transaction, self.high);
+            let newest = self.epochs.entry(writer.id.clone()).or_default();
+            // Invariant: a fenced producer never appends.
+            assert!(*newest <= writer.epoch, "a newer epoch has written here");
+            *newest = writer.epoch;
         }
         self.push(Entry::Record {
             record,
-            transaction,
+            writer,
             written,
         })
     }
@@ -77,20 +87,28 @@ impl Partition {
     fn committed(&self, entry: &Entry) -> bool {
         match entry {
             Entry::Marker => false,
-            Entry::Record { transaction, .. } => {
-                transaction.is_none_or(|number| !self.aborted.contains(&number))
-            }
+            Entry::Record { writer, .. } => writer
+                .as_ref()
+                .is_none_or(|writer| !self.aborted.contains(&writer.transaction)),
         }
     }
 
     /// The committed records from an offset on.
     pub(super) fn visible(&self, from: i64) -> impl Iterator<Item = (i64, &OwnedRecord)> {
+        self.written(from).map(|(at, record, _)| (at, record))
+    }
+
+    /// The committed records from an offset on, and whose they are.
+    pub(super) fn written(
+        &self,
+        from: i64,
+    ) -> impl Iterator<Item = (i64, &OwnedRecord, Option<&Writer>)> {
         let stable = self.stable();
         self.entries
             .range(from.min(stable)..stable)
             .filter(|(_, entry)| self.committed(entry))
             .filter_map(|(offset, entry)| match entry {
-                Entry::Record { record, .. } => Some((*offset, record)),
+                Entry::Record { record, writer, .. } => Some((*offset, record, writer.as_ref())),
                 Entry::Marker => None,
             })
     }

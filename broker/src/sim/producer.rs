@@ -74,9 +74,9 @@ impl SimProducer {
     fn call<T>(
         &mut self,
         call: Call,
-        effect: impl FnOnce(&mut State, &str, u32, Option<Fault>) -> Result<T, ProducerError>,
+        effect: impl FnOnce(&mut State, &Arc<str>, u32, Option<Fault>) -> Result<T, ProducerError>,
     ) -> Result<T, ProducerError> {
-        let (id, epoch) = (&*self.id, self.epoch);
+        let (id, epoch) = (&self.id, self.epoch);
         let place = Place::Producer(id, epoch);
         let result = self
             .handle
@@ -111,11 +111,7 @@ impl Producer for SimProducer {
 
     fn begin(&mut self) -> Result<(), ProducerError> {
         self.ready(false)?;
-        self.epoch = self.call(Call::Begin, |state, id, epoch, _| {
-            state.holder(id, epoch)?;
-            let anew = state.config.init_after_late_end && state.late_end_is_out(id);
-            Ok(if anew { state.init(id) } else { epoch })
-        })?;
+        self.epoch = self.call(Call::Begin, |state, id, epoch, _| state.begin(id, epoch))?;
         self.open = true;
         Ok(())
     }
@@ -166,8 +162,7 @@ impl Producer for SimProducer {
     fn commit(&mut self) -> Result<(), ProducerError> {
         self.ready(true)?;
         self.call(Call::Commit, |state, id, epoch, fault| {
-            let late = state.config.late_end_txn || fault == Some(Fault::LateEndTxn);
-            state.commit(id, epoch, late)
+            state.commit(id, epoch, fault)
         })?;
         self.open = false;
         self.ends.append(&mut self.written);
@@ -180,7 +175,9 @@ impl Producer for SimProducer {
             self.broken = None;
         }
         self.ready(was_open)?;
-        self.call(Call::Abort, |state, id, epoch, _| state.abort(id, epoch))?;
+        self.call(Call::Abort, |state, id, epoch, fault| {
+            state.abort(id, epoch, fault)
+        })?;
         self.open = false;
         self.written.clear();
         Ok(())

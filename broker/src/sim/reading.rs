@@ -55,8 +55,8 @@ impl Cursors {
         into: &mut Vec<Fetched>,
     ) -> Result<()> {
         let limit = match fault {
-            Some(_) => state.faults.rng.below(limit),
-            None => limit,
+            Some(Fault::ShortPoll) => state.faults.rng.below(limit),
+            _ => limit,
         };
         let count = self.list.len();
         let mut left = limit;
@@ -222,9 +222,15 @@ impl Consumer for SimConsumer {
             let now = state.now;
             let topics = &state.topics;
             let count = |topic: &str| topics.get(topic).map_or(0, |t| t.partitions.len() as u32);
+            let away = state.coordinator_is_away();
             let group = state.groups.get_mut(&seat.group);
             let group = group.expect("a group stays once it was joined");
-            match group.poll(seat, now, count) {
+            let news = if away {
+                News::Nothing
+            } else {
+                group.poll(seat, now, count)
+            };
+            match news {
                 News::Event(event) => {
                     *hold = match &event {
                         Event::Assigned(_) => Hold::Assigned,

@@ -1,7 +1,7 @@
 //! Everything that the simulated log knows, behind one lock.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::BTreeMap,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -10,10 +10,12 @@ use std::{
 use super::{
     SimConfig,
     faults::{Call, Failure, Fault, Faults, Phase},
-    group::{Group, Proof, Seat},
+    group::{Group, Seat},
     partition::{Partition, Topic},
+    trace::Trace,
+    transactions::Slot,
 };
-use crate::{Appended, Cleanup, Error, OwnedRecord, ProducerError, Result, TopicPartition};
+use crate::{Appended, Cleanup, Error, OwnedRecord, Result, TopicPartition};
 
 /// What is told to appenders, outside of the lock.
 pub(super) type Answers = Vec<(Appended, Result<i64>)>;
@@ -22,29 +24,33 @@ pub(super) struct State {
     pub config: SimConfig,
     pub now: Duration,
     pub faults: Faults,
-    /// Names of all clients ever made; the dead ones are false.
-    pub clients: Vec<(String, bool)>,
+    pub trace: Trace,
+    /// All clients ever made.
+    pub clients: Vec<Client>,
     pub topics: BTreeMap<Arc<str>, Topic>,
     pub groups: BTreeMap<String, Group>,
-    pub slots: BTreeMap<String, Slot>,
-    transactions: u64,
-    queue: VecDeque<Queued>,
+    pub slots: BTreeMap<Arc<str>, Slot>,
+    /// How many transactions have begun.
+    pub transactions: u64,
+    /// While nobody coordinates groups and transactions.
+    away_until: Option<Duration>,
+    queue: Vec<Queued>,
+    answers: Vec<Answer>,
 }
 
-/// Who holds a transactional id, as the coordinator sees it.
-#[derive(Default)]
-pub(super) struct Slot {
-    pub epoch: u32,
-    pub open: Option<Transaction>,
-    /// A commit's first request is still on its way, at this epoch.
-    late: Option<u32>,
+pub(super) struct Client {
+    pub name: String,
+    pub lives: bool,
+    /// How far its machine's wall clock is off.
+    pub skew_ms: i64,
 }
 
-pub(super) struct Transaction {
-    number: u64,
-    since: Duration,
-    pub touched: BTreeSet<TopicPartition>,
-    offsets: BTreeMap<(String, TopicPartition), i64>,
+/// What an appender is still to be told.
+struct Answer {
+    client: usize,
+    due: Duration,
+    done: Appended,
+    answer: Result<i64>,
 }
 
 struct Queued {
@@ -57,7 +63,7 @@ struct Queued {
 /// Whom a fencing fault hits.
 pub(super) enum Place<'a> {
     Nobody,
-    Producer(&'a str, u32),
+    Producer(&'a Arc<str>, u32),
     Seat(&'a Seat),
 }
 
@@ -82,29 +88,71 @@ impl Handle {
         effect: impl FnOnce(&mut State, Option<Fault>) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut state = lock(&self.state);
+        let mut met = None;
+        let result = self.attempt(&mut state, call, place, effect, &mut met);
+        let now = state.now;
+        state
+            .trace
+            .note(now, self.client, call, met, result.is_ok());
+        result
+    }
+
+    /// `met` is the fault that happened last.
+    fn attempt<T, E: From<Failure>>(
+        &self,
+        state: &mut State,
+        call: Call,
+        place: &Place<'_>,
+        effect: impl FnOnce(&mut State, Option<Fault>) -> Result<T, E>,
+        met: &mut Option<Fault>,
+    ) -> Result<T, E> {
         let fail = |fault| E::from(Failure { call, fault });
         if !state.lives(self.client) {
             return Err(fail(None));
         }
         let mut changed = None;
-        match state.faults.strike(call, Phase::Before) {
+        *met = state.faults.strike(call, Phase::Before);
+        match *met {
             None => {}
             Some(Fault::Rebalance) => state.rebalance_all(),
-            Some(fault @ (Fault::ShortPoll | Fault::LateEndTxn)) => changed = Some(fault),
+            Some(Fault::ClockJump) => state.set_clock(self.client),
+            Some(Fault::CoordinatorAway) => state.send_coordinator_away(),
+            Some(
+                fault @ (Fault::ShortPoll
+                | Fault::LateEndTxn
+                | Fault::SlowMarkers
+                | Fault::SlowAnswer),
+            ) => changed = Some(fault),
             Some(fault @ Fault::Indeterminate { .. }) if call == Call::Append => {
                 changed = Some(fault);
             }
+            // Behind a coordinator that is away nothing can be applied: it fails further down.
+            Some(Fault::Indeterminate { applied: true })
+                if call.is_coordinated() && state.coordinator_is_away() => {}
             Some(fault @ Fault::Indeterminate { applied: true }) => {
-                effect(&mut state, None)?;
+                effect(state, None)?;
                 return Err(fail(Some(fault)));
             }
-            Some(fault) => {
+            Some(
+                fault @ (Fault::Crash
+                | Fault::Retriable
+                | Fault::Abortable
+                | Fault::Fatal
+                | Fault::Fenced
+                | Fault::Indeterminate { applied: false }
+                | Fault::Full),
+            ) => {
                 state.suffer(self.client, place, fault);
                 return Err(fail(Some(fault)));
             }
         }
-        let value = effect(&mut state, changed)?;
-        match state.faults.strike(call, Phase::After) {
+        if call.is_coordinated() && state.coordinator_is_away() {
+            return Err(fail(Some(Fault::CoordinatorAway)));
+        }
+        let value = effect(state, changed)?;
+        let after = state.faults.strike(call, Phase::After);
+        *met = after.or(*met);
+        match after {
             None => Ok(value),
             Some(Fault::Rebalance) => {
                 state.rebalance_all();
@@ -121,7 +169,8 @@ impl Handle {
 impl State {
     pub(super) fn new(seed: u64, config: SimConfig) -> Self {
         Self {
-            faults: Faults::new(seed, config.rates.clone()),
+            faults: Faults::new(seed, &config.rates),
+            trace: Trace::new(config.history_calls_max),
             config,
             now: Duration::ZERO,
             clients: Vec::new(),
@@ -129,18 +178,19 @@ impl State {
             groups: BTreeMap::new(),
             slots: BTreeMap::new(),
             transactions: 0,
-            queue: VecDeque::new(),
+            away_until: None,
+            queue: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
     pub(super) fn lives(&self, client: usize) -> bool {
-        self.clients[client].1
+        self.clients[client].lives
     }
 
-    /// The client dies. What it has queued may be on the wire already, so chance decides whether
-    /// that arrives; nobody is told.
+    /// The client dies: nothing that it does from now on has an effect.
     pub(super) fn kill(&mut self, client: usize) {
-        self.clients[client].1 = false;
+        self.clients[client].lives = false;
     }
 
     fn suffer(&mut self, client: usize, place: &Place<'_>, fault: Fault) {
@@ -153,6 +203,22 @@ impl State {
             }
             _ => {}
         }
+    }
+
+    /// Sets the wall clock of a client's machine to a time around the right one.
+    fn set_clock(&mut self, client: usize) {
+        let most = self.config.clock_jump;
+        let by = self.faults.rng.up_to(most * 2);
+        self.clients[client].skew_ms = by.as_millis() as i64 - most.as_millis() as i64;
+    }
+
+    fn send_coordinator_away(&mut self) {
+        let back = self.now + self.faults.rng.up_to(self.config.coordinator_pause);
+        self.away_until = self.away_until.max(Some(back));
+    }
+
+    pub(super) fn coordinator_is_away(&self) -> bool {
+        self.away_until.is_some()
     }
 
     pub(super) fn now_ms(&self) -> i64 {
@@ -189,10 +255,7 @@ impl State {
             return;
         }
         for slot in self.slots.values_mut() {
-            if let Some(open) = &mut slot.open {
-                open.touched.retain(|at| &*at.topic != name);
-                open.offsets.retain(|(_, at), _| &*at.topic != name);
-            }
+            slot.forget_topic(name);
         }
         self.topic_changed(name);
     }
@@ -239,11 +302,8 @@ impl State {
         group: &str,
         partitions: &[TopicPartition],
     ) -> Result<Vec<Option<i64>>> {
-        let mut open = self.slots.values().filter_map(|slot| slot.open.as_ref());
-        let pending = open.any(|open| {
-            let mut offsets = open.offsets.keys();
-            offsets.any(|(other, at)| other == group && partitions.contains(at))
-        });
+        let mut slots = self.slots.values();
+        let pending = slots.any(|slot| slot.holds_offsets(group, partitions));
         if pending {
             return Err(Error::client(
                 "reading committed offsets",
@@ -266,123 +326,6 @@ impl State {
         partitions.iter().map(of).collect()
     }
 
-    // Transactions.
-
-    /// Fences all producers of that id before and ends their transaction. The new epoch.
-    pub(super) fn init(&mut self, id: &str) -> u32 {
-        self.end(id, false);
-        let slot = self.slots.entry(id.to_owned()).or_default();
-        slot.epoch = slot.epoch.checked_add(1).expect("epochs never go back");
-        slot.late = None;
-        slot.epoch
-    }
-
-    fn fence(&mut self, id: &str, epoch: u32) {
-        if self.slots.get(id).is_some_and(|slot| slot.epoch == epoch) {
-            self.init(id);
-        }
-    }
-
-    /// That this producer is the newest of its id.
-    pub(super) fn holder(&mut self, id: &str, epoch: u32) -> Result<&mut Slot, ProducerError> {
-        let slot = self.slots.get_mut(id).filter(|slot| slot.epoch == epoch);
-        slot.ok_or_else(|| ProducerError::Fenced(Error::Fenced(id.to_owned()).into()))
-    }
-
-    /// The open transaction of a producer, begun here if there is none.
-    fn transaction(&mut self, id: &str, epoch: u32) -> Result<&mut Transaction, ProducerError> {
-        let (number, since) = (self.transactions + 1, self.now);
-        self.transactions = number;
-        let slot = self.holder(id, epoch)?;
-        Ok(slot.open.get_or_insert_with(|| Transaction {
-            number,
-            since,
-            touched: BTreeSet::new(),
-            offsets: BTreeMap::new(),
-        }))
-    }
-
-    pub(super) fn send(
-        &mut self,
-        id: &str,
-        epoch: u32,
-        record: OwnedRecord,
-    ) -> Result<i64, ProducerError> {
-        self.holder(id, epoch)?;
-        let known = self.partition(&record.to).map(|_| ());
-        known.map_err(|error| ProducerError::Abort(error.into()))?;
-        let open = self.transaction(id, epoch)?;
-        open.touched.insert(record.to.clone());
-        let number = open.number;
-        let now = self.now;
-        let partition = self.partition_mut(&record.to);
-        let partition = partition.expect("it was found above");
-        Ok(partition.append(record, Some(number), now))
-    }
-
-    pub(super) fn send_offsets(
-        &mut self,
-        id: &str,
-        epoch: u32,
-        offsets: &[(TopicPartition, i64)],
-        proof: &Proof,
-    ) -> Result<(), ProducerError> {
-        self.holder(id, epoch)?;
-        let group = &proof.seat.group;
-        let now = self.now;
-        self.group(group).expire(now);
-        let checked = self.group(group).check(proof);
-        checked.map_err(|why| ProducerError::Abort(why.into()))?;
-        let open = self.transaction(id, epoch)?;
-        for (at, offset) in offsets {
-            open.offsets.insert((group.clone(), at.clone()), *offset);
-        }
-        Ok(())
-    }
-
-    /// A commit that is still on its way arrives, if this producer has a transaction for it.
-    pub(super) fn late_end_arrives(&mut self, id: &str, epoch: u32) -> Result<(), ProducerError> {
-        let slot = self.holder(id, epoch)?;
-        if slot.open.is_some() && slot.late.take_if(|late| *late == epoch).is_some() {
-            self.end(id, true);
-        }
-        Ok(())
-    }
-
-    pub(super) fn commit(&mut self, id: &str, epoch: u32, late: bool) -> Result<(), ProducerError> {
-        self.late_end_arrives(id, epoch)?;
-        self.end(id, true);
-        self.holder(id, epoch)?.late = late.then_some(epoch);
-        Ok(())
-    }
-
-    pub(super) fn abort(&mut self, id: &str, epoch: u32) -> Result<(), ProducerError> {
-        self.late_end_arrives(id, epoch)?;
-        self.end(id, false);
-        Ok(())
-    }
-
-    pub(super) fn late_end_is_out(&self, id: &str) -> bool {
-        self.slots.get(id).is_some_and(|slot| slot.late.is_some())
-    }
-
-    /// Ends the open transaction of an id, if there is one.
-    fn end(&mut self, id: &str, commit: bool) {
-        let Some(open) = self.slots.get_mut(id).and_then(|slot| slot.open.take()) else {
-            return;
-        };
-        for at in &open.touched {
-            let partition = self.partition_mut(at);
-            let partition = partition.expect("deleted topics are taken out of transactions");
-            partition.end(open.number, commit);
-        }
-        if commit {
-            for ((group, at), offset) in open.offsets {
-                self.group(&group).committed.insert(at, offset);
-            }
-        }
-    }
-
     // Time.
 
     pub(super) fn enqueue(
@@ -392,10 +335,10 @@ impl State {
         done: Appended,
         fate: Option<Fault>,
     ) -> Result<()> {
-        if self.queue.len() >= self.config.append_queue {
+        if self.queue.len() + self.answers.len() >= self.config.append_queue {
             return Err(Error::Full);
         }
-        self.queue.push_back(Queued {
+        self.queue.push(Queued {
             client,
             record,
             done,
@@ -406,45 +349,66 @@ impl State {
 
     pub(super) fn advance(&mut self, by: Duration) -> Answers {
         self.now += by;
-        let mut answers = Vec::new();
+        let now = self.now;
+        self.trace.mix(by.as_nanos() as u64);
+        if self.away_until.take_if(|back| *back <= now).is_some() {
+            self.groups
+                .values_mut()
+                .for_each(|group| group.forgive(now));
+        }
         for queued in mem::take(&mut self.queue) {
-            let lives = self.lives(queued.client);
-            let arrives = lives || self.faults.rng.below(2) == 0;
-            let lost = Fault::Indeterminate { applied: false };
-            let written = if arrives && queued.fate != Some(lost) {
-                let now = self.now;
-                let at = queued.record.to.clone();
-                let partition = self.partition_mut(&at);
-                partition.map(|partition| partition.append(queued.record, None, now))
+            self.write(queued);
+        }
+        if !self.coordinator_is_away() {
+            self.expire_transactions();
+            self.groups.values_mut().for_each(|group| group.expire(now));
+        }
+        self.answers_due()
+    }
+
+    /// A record arrives. What a client had on its way when it died arrives or not.
+    fn write(&mut self, queued: Queued) {
+        let (now, client) = (self.now, queued.client);
+        let arrives = self.lives(client) || self.faults.rng.below(2) == 0;
+        let lost = Fault::Indeterminate { applied: false };
+        let written = if arrives && queued.fate != Some(lost) {
+            let at = queued.record.to.clone();
+            let partition = self.partition_mut(&at);
+            partition.map(|partition| partition.append(queued.record, None, now))
+        } else {
+            Err(Error::client("appending", "the record was lost"))
+        };
+        let (answer, due) = match queued.fate {
+            Some(Fault::SlowAnswer) => {
+                let most = self.config.answer_delay;
+                (written, now + self.faults.rng.up_to(most))
+            }
+            Some(_) => (Err(Error::client("appending", "the answer was lost")), now),
+            None => (written, now),
+        };
+        self.answers.push(Answer {
+            client,
+            due,
+            done: queued.done,
+            answer,
+        });
+    }
+
+    /// What appenders are told now, in any order; the dead are told nothing.
+    fn answers_due(&mut self) -> Answers {
+        let mut due = Vec::new();
+        for told in mem::take(&mut self.answers) {
+            if !self.lives(told.client) {
+                continue;
+            }
+            if told.due <= self.now {
+                due.push((told.done, told.answer));
             } else {
-                Err(Error::client("appending", "the record was lost"))
-            };
-            if lives {
-                let answer = match queued.fate {
-                    None => written,
-                    Some(_) => Err(Error::client("appending", "the answer was lost")),
-                };
-                answers.push((queued.done, answer));
+                self.answers.push(told);
             }
         }
-        let (now, timeout) = (self.now, self.config.transaction_timeout);
-        let expired = |slot: &Slot| {
-            let open = slot.open.as_ref();
-            open.is_some_and(|open| open.since + timeout <= now)
-        };
-        let expired: Vec<String> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| expired(slot))
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in expired {
-            self.init(&id);
-        }
-        for group in self.groups.values_mut() {
-            group.expire(now);
-        }
-        answers
+        self.faults.rng.shuffle(&mut due);
+        due
     }
 
     pub(super) fn check(&self) {
@@ -457,6 +421,7 @@ impl State {
         }
         for (id, group) in &self.groups {
             group.check_owners(id);
+            group.check_offsets(id);
         }
     }
 }

@@ -1,0 +1,90 @@
+//! Many seeds: nothing is lost or doubled, and one seed is one run.
+
+use millstream_broker::sim::{Coverage, Rates, SimConfig};
+
+use super::copying::{Plan, copy};
+
+const SEEDS: u64 = 300;
+
+fn storm() -> Plan {
+    Plan {
+        rates: Rates {
+            crash: 0.005,
+            retriable: 0.01,
+            abortable: 0.02,
+            fatal: 0.005,
+            fenced: 0.005,
+            indeterminate: 0.05,
+            rebalance: 0.005,
+            short_poll: 0.2,
+            slow_markers: 0.2,
+            coordinator_away: 0.01,
+            clock_jump: 0.001,
+            ..Rates::default()
+        },
+        frozen: 5,
+        ..Plan::default()
+    }
+}
+
+#[test]
+fn no_seed_loses_or_doubles_a_record() {
+    let mut sum: Option<Coverage> = None;
+    for seed in 0..SEEDS {
+        let done = copy(seed, &storm()).unwrap_or_else(|why| panic!("seed={seed}: {why}"));
+        match &mut sum {
+            None => sum = Some(done.coverage),
+            Some(sum) => sum.merge(&done.coverage),
+        }
+    }
+    let sum = sum.expect("there are seeds");
+    println!("{sum}");
+    for (point, passes) in &sum.0 {
+        let used = passes.passed > SEEDS && !point.starts_with("admin.");
+        assert!(
+            !used || passes.hit > 0,
+            "nothing ever went wrong at {point}"
+        );
+    }
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let plan = Plan {
+        config: SimConfig {
+            history_calls_max: 100_000,
+            ..SimConfig::default()
+        },
+        ..storm()
+    };
+    for seed in 0..20 {
+        let one = copy(seed, &plan).expect("right");
+        let two = copy(seed, &plan).expect("right");
+        assert_eq!(format!("{one:?}"), format!("{two:?}"), "seed={seed}");
+        let other = copy(seed + 1, &plan).expect("right");
+        assert_ne!(one.digest, other.digest);
+        assert_ne!(one.history, other.history);
+        assert_ne!(one.records, other.records);
+        assert!(one.history.iter().any(|call| call.fault.is_some()));
+        assert!(one.history.len() > 100);
+    }
+}
+
+fn late_ends(init_after_late_end: bool) -> usize {
+    let plan = Plan {
+        config: SimConfig {
+            late_end_txn: true,
+            init_after_late_end,
+            ..SimConfig::default()
+        },
+        ..storm()
+    };
+    let wrong = |seed: &u64| copy(*seed, &plan).is_err();
+    (0..100).filter(wrong).count()
+}
+
+#[test]
+fn late_ends_do_harm_unless_producers_are_made_anew() {
+    assert!(late_ends(false) > 0, "the guard is off, and nobody noticed");
+    assert_eq!(late_ends(true), 0);
+}
