@@ -1,7 +1,7 @@
 //! A partition: records and control markers, each with an offset.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -29,7 +29,8 @@ pub(super) enum Entry {
 pub(super) struct Partition {
     pub low: i64,
     pub high: i64,
-    entries: BTreeMap<i64, Entry>,
+    /// By offset; compaction leaves holes.
+    entries: VecDeque<(i64, Entry)>,
     /// Open transactions with their first offsets here.
     open: BTreeMap<u64, i64>,
     aborted: BTreeSet<u64>,
@@ -72,9 +73,9 @@ impl Partition {
 
     fn push(&mut self, entry: Entry) -> i64 {
         let offset = self.high;
-        let newest = self.entries.last_key_value().map(|(offset, _)| *offset);
+        let newest = self.entries.back().map(|(offset, _)| *offset);
         assert!(newest.is_none_or(|newest| newest < offset), "offsets grow");
-        self.entries.insert(offset, entry);
+        self.entries.push_back((offset, entry));
         self.high += 1;
         offset
     }
@@ -82,6 +83,13 @@ impl Partition {
     /// The last stable offset: nothing from here on is decided.
     pub(super) fn stable(&self) -> i64 {
         self.open.values().copied().min().unwrap_or(self.high)
+    }
+
+    /// What is decided, from an offset on.
+    fn stable_entries(&self, from: i64) -> impl Iterator<Item = &(i64, Entry)> {
+        let below = |end: i64| self.entries.partition_point(|(offset, _)| *offset < end);
+        let end = below(self.stable());
+        self.entries.range(below(from).min(end)..end)
     }
 
     fn committed(&self, entry: &Entry) -> bool {
@@ -103,9 +111,7 @@ impl Partition {
         &self,
         from: i64,
     ) -> impl Iterator<Item = (i64, &OwnedRecord, Option<&Writer>)> {
-        let stable = self.stable();
-        self.entries
-            .range(from.min(stable)..stable)
+        self.stable_entries(from)
             .filter(|(_, entry)| self.committed(entry))
             .filter_map(|(offset, entry)| match entry {
                 Entry::Record { record, writer, .. } => Some((*offset, record, writer.as_ref())),
@@ -130,24 +136,27 @@ impl Partition {
                 high: self.high,
             });
         }
-        self.low = self.low.max(offset);
-        self.entries = self.entries.split_off(&self.low);
+        self.cut(offset);
         Ok(())
+    }
+
+    fn cut(&mut self, offset: i64) {
+        self.low = self.low.max(offset);
+        let kept = self.entries.partition_point(|(at, _)| *at < self.low);
+        self.entries.drain(..kept);
     }
 
     /// Keeps the newest committed record of each key; null values go when older than `tombstones`.
     pub(super) fn compact(&mut self, now: Duration, tombstones: Duration) {
-        let stable = self.stable();
         let mut newest = BTreeMap::new();
         for (offset, record) in self.visible(self.low) {
             if let Some(key) = &record.key {
                 newest.insert(key.clone(), offset);
             }
         }
-        let gone: Vec<i64> = self
-            .entries
-            .range(..stable)
-            .filter(|&(offset, entry)| match entry {
+        let gone: BTreeSet<i64> = self
+            .stable_entries(self.low)
+            .filter(|(offset, entry)| match entry {
                 Entry::Marker => true,
                 Entry::Record { .. } if !self.committed(entry) => true,
                 Entry::Record {
@@ -160,24 +169,19 @@ impl Partition {
             })
             .map(|(offset, _)| *offset)
             .collect();
-        for offset in gone {
-            self.entries.remove(&offset);
-        }
+        self.entries.retain(|(offset, _)| !gone.contains(offset));
     }
 
     /// Deletes from the beginning what is older than that time.
     pub(super) fn retain_since(&mut self, oldest_ms: i64) {
-        let stable = self.stable();
         let kept = self
-            .entries
-            .range(..stable)
+            .stable_entries(self.low)
             .find(|(_, entry)| match entry {
                 Entry::Marker => false,
                 Entry::Record { record, .. } => record.timestamp >= oldest_ms,
             })
-            .map_or(stable, |(offset, _)| *offset);
-        self.low = self.low.max(kept);
-        self.entries = self.entries.split_off(&self.low);
+            .map_or(self.stable(), |(offset, _)| *offset);
+        self.cut(kept);
     }
 
     /// Asserts what always holds; `dense` unless the partition is compacted.
@@ -191,7 +195,7 @@ impl Partition {
             "stable is behind high. partition=`{at}`"
         );
         if dense {
-            let offsets = self.entries.keys().copied();
+            let offsets = self.entries.iter().map(|(offset, _)| *offset);
             assert!(
                 offsets.eq(self.low..self.high),
                 "offsets have holes. partition=`{at}`"

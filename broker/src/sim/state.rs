@@ -78,6 +78,17 @@ pub(super) fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+pub(super) fn find_mut<'a>(
+    topics: &'a mut BTreeMap<Arc<str>, Topic>,
+    at: &TopicPartition,
+) -> Result<&'a mut Partition> {
+    let topic = topics.get_mut(&at.topic);
+    usize::try_from(at.partition)
+        .ok()
+        .and_then(|number| topic?.partitions.get_mut(number))
+        .ok_or_else(|| Error::UnknownPartition(at.clone()))
+}
+
 impl Handle {
     /// A call through the seam, with whatever may go wrong around its effect. The effect is told of
     /// faults that change it instead of failing it.
@@ -236,11 +247,7 @@ impl State {
     }
 
     pub(super) fn partition_mut(&mut self, at: &TopicPartition) -> Result<&mut Partition> {
-        let topic = self.topics.get_mut(&at.topic);
-        usize::try_from(at.partition)
-            .ok()
-            .and_then(|number| topic?.partitions.get_mut(number))
-            .ok_or_else(|| Error::UnknownPartition(at.clone()))
+        find_mut(&mut self.topics, at)
     }
 
     pub(super) fn topic_changed(&mut self, name: &str) {

@@ -7,7 +7,12 @@ use std::{
     time::Duration,
 };
 
-use super::{OpenTransaction, Writer, faults::Fault, group::Proof, state::State};
+use super::{
+    OpenTransaction, Writer,
+    faults::Fault,
+    group::Proof,
+    state::{State, find_mut},
+};
 use crate::{Error, OwnedRecord, ProducerError, Result, TopicPartition};
 
 /// While a late end of a transaction is on its way, one in so many records meets it.
@@ -84,6 +89,10 @@ impl Slot {
     }
 }
 
+fn abort(error: Error) -> ProducerError {
+    ProducerError::Abort(error.into())
+}
+
 impl State {
     /// Fences all producers of that id before and ends their transaction. The new epoch.
     pub(super) fn init(&mut self, id: &Arc<str>) -> u32 {
@@ -138,10 +147,14 @@ impl State {
         epoch: u32,
         record: OwnedRecord,
     ) -> Result<i64, ProducerError> {
-        self.holder(id, epoch)?;
-        let known = self.partition(&record.to).map(|_| ());
-        known.map_err(|error| ProducerError::Abort(error.into()))?;
-        let open = self.transaction(id, epoch)?;
+        if self.holder(id, epoch)?.open.is_none() {
+            // A record that goes nowhere begins nothing.
+            self.partition(&record.to).map_err(abort)?;
+            self.transaction(id, epoch)?;
+        }
+        let slot = self.slots.get_mut(id).expect("it was found above");
+        let open = slot.open.as_mut().expect("it is open or was begun above");
+        let partition = find_mut(&mut self.topics, &record.to).map_err(abort)?;
         if !open.touched.contains(&record.to) {
             open.touched.insert(record.to.clone());
         }
@@ -150,11 +163,8 @@ impl State {
             epoch,
             transaction: open.number,
         };
-        let now = self.now;
-        let partition = self.partition_mut(&record.to);
-        let partition = partition.expect("it was found above");
-        let offset = partition.append(record, Some(writer), now);
-        let late = self.holder(id, epoch)?.late.is_some();
+        let offset = partition.append(record, Some(writer), self.now);
+        let late = slot.late.is_some();
         if late && self.faults.rng.below(LATE_END_ONE_IN) == 0 {
             self.late_end_arrives(id, epoch)?;
         }

@@ -3,9 +3,10 @@
 
 use std::{fmt::Debug, mem, time::Duration};
 
+use bytes::Bytes;
 use millstream_broker::{
-    Broker, Cleanup, Consumer, ConsumerConfig, Event, Fetched, NewTopic, Outgoing, Producer,
-    ProducerError, Start, TopicPartition,
+    Broker, Cleanup, Consumer, ConsumerConfig, Event, Fetched, GroupMetadata, NewTopic, Outgoing,
+    Producer, ProducerError, Reader, Start, TopicPartition,
     sim::{Called, Committed, Coverage, Fault, GroupView, Rates, SimClient, SimConfig, SimLog},
 };
 use millstream_topology::Headers;
@@ -13,12 +14,13 @@ use millstream_topology::Headers;
 use super::{INSTANT, SESSION};
 
 const PARTITIONS: i32 = 3;
-const RECORDS: i64 = 20;
+const RECORDS: i64 = 60;
 const INSTANCES: usize = 3;
 /// Turns while things go wrong, and at most afterwards.
-const STORMY_TURNS: usize = 600;
+const STORMY_TURNS: usize = 1_500;
 const CALM_TURNS_MAX: usize = 20_000;
 const BATCH: usize = 4;
+const TURN_MS_MAX: u64 = 100;
 
 /// What goes wrong.
 #[derive(Clone, Default)]
@@ -65,7 +67,8 @@ enum Step {
     Begin(Vec<Fetched>),
     Send(Vec<Fetched>, usize),
     Drain(Vec<Fetched>),
-    Offsets(Vec<Fetched>),
+    Prove(Vec<Fetched>),
+    Offsets(Vec<Fetched>, GroupMetadata),
     Commit,
     Abort,
 }
@@ -82,6 +85,10 @@ struct Instance {
 
 fn input(partition: i32) -> TopicPartition {
     TopicPartition::new("in", partition)
+}
+
+fn output(partition: i32) -> TopicPartition {
+    TopicPartition::new("out", partition)
 }
 
 fn value(partition: i32, number: i64) -> String {
@@ -185,10 +192,10 @@ impl Instance {
             }
             Step::Drain(batch) => {
                 producer?.drain()?;
-                Step::Offsets(batch)
+                Step::Prove(batch)
             }
-            Step::Offsets(batch) => {
-                let proof = consumer?.group_metadata()?;
+            Step::Prove(batch) => Step::Offsets(batch, consumer?.group_metadata()?),
+            Step::Offsets(batch, proof) => {
                 let ends = batch.iter().map(|record| {
                     let at = self.owned[record.partition.0 as usize].clone();
                     (at, record.offset + 1)
@@ -206,6 +213,62 @@ impl Instance {
                 Step::Take(self.owned.clone())
             }
         })
+    }
+}
+
+/// Somebody who looks at the copy while it is made.
+struct Observer {
+    client: SimClient,
+    reader: Option<Box<dyn Reader>>,
+    seen: Vec<Vec<(i64, Bytes)>>,
+}
+
+impl Observer {
+    fn new(log: &SimLog) -> Self {
+        Self {
+            client: log.client("observer"),
+            reader: None,
+            seen: vec![Vec::new(); PARTITIONS as usize],
+        }
+    }
+
+    fn turn(&mut self, log: &SimLog) {
+        if !self.client.lives() {
+            self.client = log.client("observer");
+        }
+        if self.look().is_err() {
+            self.reader = None;
+        }
+    }
+
+    fn look(&mut self) -> Result<(), Trouble> {
+        let Some(reader) = &mut self.reader else {
+            let mut reader = self.client.reader()?;
+            let next = |partition: i32| {
+                let seen = self.seen[partition as usize].last();
+                let from = seen.map_or(Start::Earliest, |(offset, _)| Start::Offset(offset + 1));
+                (output(partition), from)
+            };
+            reader.assign(&(0..PARTITIONS).map(next).collect::<Vec<_>>())?;
+            self.reader = Some(reader);
+            return Ok(());
+        };
+        let mut batch = Vec::new();
+        reader.poll(INSTANT, BATCH, &mut batch)?;
+        for record in batch {
+            let value = record.value.expect("copies have values");
+            self.seen[record.partition.0 as usize].push((record.offset, value));
+        }
+        Ok(())
+    }
+
+    /// That what was seen is the beginning of what is there in the end.
+    fn verify(&self, partition: i32, written: &[Committed]) -> Result<(), String> {
+        let seen = &self.seen[partition as usize];
+        let whole = written.iter().map(|r| (r.offset, r.record.value.clone()));
+        let begun = whole.take(seen.len());
+        let should: Vec<_> = begun.map(|(at, v)| (at, v.unwrap_or_default())).collect();
+        same("what readers saw", seen, &should)
     }
 }
 
@@ -280,6 +343,7 @@ pub(crate) fn copy(seed: u64, plan: &Plan) -> Result<Done, String> {
     let mut instances: Vec<_> = (0..INSTANCES)
         .map(|number| Instance::new(&log, format!("i{number}")))
         .collect();
+    let mut observer = Observer::new(&log);
     for turn in 0.. {
         if turn == STORMY_TURNS {
             log.set_rates(Rates::default());
@@ -293,25 +357,33 @@ pub(crate) fn copy(seed: u64, plan: &Plan) -> Result<Done, String> {
         }
         let instance = &mut instances[chance.below(INSTANCES as u64) as usize];
         if !calm && chance.below(1000) < plan.frozen {
-            instance.frozen_until = log.now() + SESSION.mul_f64(chance.below(4) as f64);
+            let longest = SESSION.as_millis() as u64 * 3;
+            instance.frozen_until = log.now() + Duration::from_millis(chance.below(longest));
         }
         if instance.frozen_until <= log.now() {
             instance.turn(&log);
         }
-        log.advance(Duration::from_millis(chance.below(40)));
+        if chance.below(4) == 0 {
+            observer.turn(&log);
+        }
+        log.advance(Duration::from_millis(chance.below(TURN_MS_MAX)));
     }
     log.advance(plan.config.transaction_timeout + plan.config.markers_delay);
     log.check();
     let mut records = Vec::new();
     for partition in 0..PARTITIONS {
-        let written = log.committed_records(&TopicPartition::new("out", partition));
+        let written = log.committed_records(&output(partition));
         let values: Vec<_> = written.iter().flat_map(|r| &r.record.value).collect();
         let texts = values
             .iter()
             .map(|v| String::from_utf8_lossy(v).into_owned());
         let should = (0..RECORDS).map(|number| value(partition, number));
         same("output", &texts.collect(), &should.collect::<Vec<_>>())?;
+        observer.verify(partition, &written)?;
         records.extend(written);
+    }
+    if observer.seen.iter().all(Vec::is_empty) {
+        return Err("readers saw nothing".to_owned());
     }
     same("open transactions", &log.open_transactions(), &Vec::new())?;
     Ok(Done {
