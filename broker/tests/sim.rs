@@ -86,3 +86,24 @@ mod short_polls_and_slow_groups {
 
     contract_tests!(bed);
 }
+
+/// What is decided is seen later, and what is written is answered later, in any order.
+mod slow_markers_and_answers {
+    use super::{Bed, Duration, Rates, SimConfig, open};
+
+    fn bed(test: &str) -> Option<Bed> {
+        let config = SimConfig {
+            markers_delay: Duration::from_millis(20),
+            answer_delay: Duration::from_millis(20),
+            rates: Rates {
+                slow_markers: 0.5,
+                slow_answer: 0.5,
+                ..Rates::default()
+            },
+            ..SimConfig::default()
+        };
+        open(test, config)
+    }
+
+    contract_tests!(bed);
+}

@@ -279,8 +279,8 @@ impl SimLog {
     }
 
     /// Asserts what holds at all times: offsets without holes where nothing was compacted, last
-    /// stable offsets not behind the end, one owner of each partition; and that no group's committed
-    /// offset ever went back.
+    /// stable offsets not behind the end, one owner of each partition; and that no group's
+    /// committed offset ever went back.
     ///
     /// # Panics
     /// When it does not hold: a bug of the simulation, or, for committed offsets, of the program
@@ -295,7 +295,9 @@ impl SimLog {
 pub struct SimClient(Handle);
 
 impl SimClient {
-    /// Cuts the instance off, as if its process had died.
+    /// Cuts the instance off, as if its process had died: whatever it does from now on fails and
+    /// changes nothing. Its session and its transaction time out by themselves. Of the records that
+    /// it had appended and that were not written yet, chance decides which arrive.
     pub fn kill(&self) {
         lock(&self.0.state).kill(self.0.client);
     }

@@ -87,9 +87,19 @@ impl Partition {
 
     /// What is decided, from an offset on.
     fn stable_entries(&self, from: i64) -> impl Iterator<Item = &(i64, Entry)> {
-        let below = |end: i64| self.entries.partition_point(|(offset, _)| *offset < end);
-        let end = below(self.stable());
-        self.entries.range(below(from).min(end)..end)
+        let end = self.index(self.stable());
+        self.entries.range(self.index(from).min(end)..end)
+    }
+
+    /// How many entries are before an offset.
+    fn index(&self, offset: i64) -> usize {
+        // Without holes there is nothing to search.
+        let first = self.entries.front().map_or(offset, |(first, _)| *first);
+        let dense = usize::try_from(offset - first).ok();
+        let before = |ix: usize| self.entries.get(ix).map(|(before, _)| *before);
+        dense
+            .filter(|&ix| ix > 0 && before(ix - 1) == Some(offset - 1))
+            .unwrap_or_else(|| self.entries.partition_point(|(other, _)| *other < offset))
     }
 
     fn committed(&self, entry: &Entry) -> bool {
@@ -142,8 +152,8 @@ impl Partition {
 
     fn cut(&mut self, offset: i64) {
         self.low = self.low.max(offset);
-        let kept = self.entries.partition_point(|(at, _)| *at < self.low);
-        self.entries.drain(..kept);
+        let gone = self.index(self.low);
+        self.entries.drain(..gone);
     }
 
     /// Keeps the newest committed record of each key; null values go when older than `tombstones`.

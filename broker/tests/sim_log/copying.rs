@@ -3,23 +3,26 @@
 
 use std::{fmt::Debug, mem, time::Duration};
 
-use bytes::Bytes;
 use millstream_broker::{
     Broker, Cleanup, Consumer, ConsumerConfig, Event, Fetched, GroupMetadata, NewTopic, Outgoing,
-    Producer, ProducerError, Reader, Start, TopicPartition,
+    PartitionIx, Producer, ProducerError, Start, TopicPartition,
     sim::{Called, Committed, Coverage, Fault, GroupView, Rates, SimClient, SimConfig, SimLog},
 };
 use millstream_topology::Headers;
 
-use super::{INSTANT, SESSION};
+use super::{
+    INSTANT, SESSION,
+    outside::{Observer, Outsider},
+};
 
-const PARTITIONS: i32 = 3;
-const RECORDS: i64 = 60;
+pub(crate) const PARTITIONS: i32 = 3;
+/// Of each partition: as many are there at first, and as many are appended meanwhile.
+pub(crate) const RECORDS: i64 = 30;
 const INSTANCES: usize = 3;
 /// Turns while things go wrong, and at most afterwards.
 const STORMY_TURNS: usize = 1_500;
 const CALM_TURNS_MAX: usize = 20_000;
-const BATCH: usize = 4;
+pub(crate) const BATCH: usize = 4;
 const TURN_MS_MAX: u64 = 100;
 
 /// What goes wrong.
@@ -70,7 +73,10 @@ enum Step {
     Prove(Vec<Fetched>),
     Offsets(Vec<Fetched>, GroupMetadata),
     Commit,
+    Pause,
+    Resume,
     Abort,
+    Rewind(usize),
 }
 
 struct Instance {
@@ -79,20 +85,20 @@ struct Instance {
     consumer: Option<Box<dyn Consumer>>,
     producer: Option<Box<dyn Producer>>,
     owned: Vec<TopicPartition>,
+    /// What is committed of each of them.
+    committed: Vec<i64>,
+    /// What the open transaction commits of them.
+    ends: Vec<i64>,
     step: Step,
     frozen_until: Duration,
 }
 
-fn input(partition: i32) -> TopicPartition {
+pub(crate) fn input(partition: i32) -> TopicPartition {
     TopicPartition::new("in", partition)
 }
 
-fn output(partition: i32) -> TopicPartition {
+pub(crate) fn output(partition: i32) -> TopicPartition {
     TopicPartition::new("out", partition)
-}
-
-fn value(partition: i32, number: i64) -> String {
-    format!("{partition}.{number}")
 }
 
 impl Instance {
@@ -103,6 +109,8 @@ impl Instance {
             consumer: None,
             producer: None,
             owned: Vec::new(),
+            committed: Vec::new(),
+            ends: Vec::new(),
             step: Step::Start,
             frozen_until: INSTANT,
         }
@@ -157,11 +165,9 @@ impl Instance {
                 let Ok(committed) = consumer.committed(&partitions, INSTANT) else {
                     return Ok(Step::Take(partitions));
                 };
-                let from: Vec<_> = partitions
-                    .iter()
-                    .zip(committed)
-                    .map(|(at, offset)| (at.clone(), offset.map_or(Start::Earliest, Start::Offset)))
-                    .collect();
+                self.committed = committed.into_iter().map(|at| at.unwrap_or(0)).collect();
+                let starts = self.committed.iter().copied().map(Start::Offset);
+                let from: Vec<_> = partitions.iter().cloned().zip(starts).collect();
                 consumer.assign(&from)?;
                 self.owned = partitions;
                 Step::Poll
@@ -196,83 +202,43 @@ impl Instance {
             }
             Step::Prove(batch) => Step::Offsets(batch, consumer?.group_metadata()?),
             Step::Offsets(batch, proof) => {
-                let ends = batch.iter().map(|record| {
-                    let at = self.owned[record.partition.0 as usize].clone();
-                    (at, record.offset + 1)
-                });
-                let ends: Vec<_> = ends.collect();
-                producer?.send_offsets(&ends, &proof)?;
+                self.ends = self.committed.clone();
+                for record in &batch {
+                    self.ends[record.partition.0 as usize] = record.offset + 1;
+                }
+                let all = self.owned.iter().cloned().zip(self.ends.iter().copied());
+                producer?.send_offsets(&all.collect::<Vec<_>>(), &proof)?;
                 Step::Commit
             }
             Step::Commit => {
                 producer?.commit()?;
+                self.committed = mem::take(&mut self.ends);
+                Step::Pause
+            }
+            Step::Pause => {
+                consumer?.pause(PartitionIx(0))?;
+                Step::Resume
+            }
+            Step::Resume => {
+                consumer?.resume(PartitionIx(0))?;
                 Step::Poll
             }
             Step::Abort => {
                 producer?.abort()?;
-                Step::Take(self.owned.clone())
+                Step::Rewind(0)
             }
+            Step::Rewind(partition) => match self.committed.get(partition) {
+                None => Step::Poll,
+                Some(offset) => {
+                    consumer?.seek(PartitionIx(partition as u32), *offset)?;
+                    Step::Rewind(partition + 1)
+                }
+            },
         })
     }
 }
 
-/// Somebody who looks at the copy while it is made.
-struct Observer {
-    client: SimClient,
-    reader: Option<Box<dyn Reader>>,
-    seen: Vec<Vec<(i64, Bytes)>>,
-}
-
-impl Observer {
-    fn new(log: &SimLog) -> Self {
-        Self {
-            client: log.client("observer"),
-            reader: None,
-            seen: vec![Vec::new(); PARTITIONS as usize],
-        }
-    }
-
-    fn turn(&mut self, log: &SimLog) {
-        if !self.client.lives() {
-            self.client = log.client("observer");
-        }
-        if self.look().is_err() {
-            self.reader = None;
-        }
-    }
-
-    fn look(&mut self) -> Result<(), Trouble> {
-        let Some(reader) = &mut self.reader else {
-            let mut reader = self.client.reader()?;
-            let next = |partition: i32| {
-                let seen = self.seen[partition as usize].last();
-                let from = seen.map_or(Start::Earliest, |(offset, _)| Start::Offset(offset + 1));
-                (output(partition), from)
-            };
-            reader.assign(&(0..PARTITIONS).map(next).collect::<Vec<_>>())?;
-            self.reader = Some(reader);
-            return Ok(());
-        };
-        let mut batch = Vec::new();
-        reader.poll(INSTANT, BATCH, &mut batch)?;
-        for record in batch {
-            let value = record.value.expect("copies have values");
-            self.seen[record.partition.0 as usize].push((record.offset, value));
-        }
-        Ok(())
-    }
-
-    /// That what was seen is the beginning of what is there in the end.
-    fn verify(&self, partition: i32, written: &[Committed]) -> Result<(), String> {
-        let seen = &self.seen[partition as usize];
-        let whole = written.iter().map(|r| (r.offset, r.record.value.clone()));
-        let begun = whole.take(seen.len());
-        let should: Vec<_> = begun.map(|(at, v)| (at, v.unwrap_or_default())).collect();
-        same("what readers saw", seen, &should)
-    }
-}
-
-enum Trouble {
+pub(crate) enum Trouble {
     Abort,
     Anew,
 }
@@ -292,6 +258,7 @@ impl From<ProducerError> for Trouble {
     }
 }
 
+/// The topics, and the first half of the input in one transaction.
 fn fill(log: &SimLog) {
     let client = log.client("setup");
     let topics = ["in", "out"].map(|name| NewTopic {
@@ -306,7 +273,7 @@ fn fill(log: &SimLog) {
     let topic = source.topic("in");
     source.begin().expect("begin");
     for (partition, number) in (0..PARTITIONS).flat_map(|p| (0..RECORDS).map(move |n| (p, n))) {
-        let text = value(partition, number);
+        let text = format!("{partition}.{number}");
         let record = Outgoing {
             topic,
             partition,
@@ -320,12 +287,17 @@ fn fill(log: &SimLog) {
     source.commit().expect("commit");
 }
 
+/// Whether all input that there is was copied.
 fn is_done(log: &SimLog) -> bool {
     let group = log.group("copy");
-    (0..PARTITIONS).all(|p| group.offsets.get(&input(p)) == Some(&RECORDS))
+    (0..PARTITIONS).all(|p| {
+        let records = log.committed_records(&input(p));
+        let end = records.last().map(|record| record.offset + 1);
+        group.offsets.get(&input(p)).copied() == end
+    })
 }
 
-fn same<T: PartialEq + Debug>(what: &str, is: &T, should: &T) -> Result<(), String> {
+pub(crate) fn same<T: PartialEq + Debug>(what: &str, is: &T, should: &T) -> Result<(), String> {
     (is == should)
         .then_some(())
         .ok_or_else(|| format!("{what}: is {is:?}, should be {should:?}"))
@@ -344,12 +316,13 @@ pub(crate) fn copy(seed: u64, plan: &Plan) -> Result<Done, String> {
         .map(|number| Instance::new(&log, format!("i{number}")))
         .collect();
     let mut observer = Observer::new(&log);
+    let mut writer = Outsider::new(&log);
     for turn in 0.. {
         if turn == STORMY_TURNS {
             log.set_rates(Rates::default());
         }
         let calm = turn >= STORMY_TURNS;
-        if calm && is_done(&log) {
+        if calm && turn % 16 == 0 && writer.is_done() && is_done(&log) {
             break;
         }
         if turn > STORMY_TURNS + CALM_TURNS_MAX {
@@ -366,6 +339,9 @@ pub(crate) fn copy(seed: u64, plan: &Plan) -> Result<Done, String> {
         if chance.below(4) == 0 {
             observer.turn(&log);
         }
+        if chance.below(8) == 0 {
+            writer.turn(&log);
+        }
         log.advance(Duration::from_millis(chance.below(TURN_MS_MAX)));
     }
     log.advance(plan.config.transaction_timeout + plan.config.markers_delay);
@@ -373,12 +349,13 @@ pub(crate) fn copy(seed: u64, plan: &Plan) -> Result<Done, String> {
     let mut records = Vec::new();
     for partition in 0..PARTITIONS {
         let written = log.committed_records(&output(partition));
-        let values: Vec<_> = written.iter().flat_map(|r| &r.record.value).collect();
-        let texts = values
-            .iter()
-            .map(|v| String::from_utf8_lossy(v).into_owned());
-        let should = (0..RECORDS).map(|number| value(partition, number));
-        same("output", &texts.collect(), &should.collect::<Vec<_>>())?;
+        let given = log.committed_records(&input(partition));
+        let values = |records: &[Committed]| -> Vec<_> {
+            let values = records.iter().map(|r| r.record.value.clone());
+            values.collect()
+        };
+        same("output", &values(&written), &values(&given))?;
+        writer.verify(partition, &given)?;
         observer.verify(partition, &written)?;
         records.extend(written);
     }

@@ -86,7 +86,9 @@ fn one_fault_at_any_point_costs_no_record_and_doubles_none() {
         Fault::Indeterminate { applied: false },
         Fault::Rebalance,
         Fault::ShortPoll,
+        Fault::Full,
         Fault::SlowMarkers,
+        Fault::SlowAnswer,
         Fault::CoordinatorAway,
         Fault::ClockJump,
     ];

@@ -5,6 +5,7 @@ mod copying;
 mod crashes;
 mod faults;
 mod fencing;
+mod outside;
 mod seeds;
 
 use std::time::Duration;
