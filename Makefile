@@ -2,6 +2,8 @@
 
 ARGS ?=
 FILES ?=
+SECONDS ?= 60
+SEED ?=
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -19,6 +21,9 @@ conformance: ## compare with Kafka Streams, scenario by scenario (FILES="a.jsonl
 	@scripts/bootstrap build
 	cargo run --quiet --package millstream-conformance -- $(FILES)
 
+chaos: ## run three shops under load and random faults, then verify (SECONDS=600 SEED=7)
+	@scripts/chaos $(SECONDS) $(SEED)
+
 lint: ## check formatting, lints and the rules of the tree
 	@scripts/lint
 
@@ -26,4 +31,4 @@ bench: ## run the micro-benchmarks (ARGS="filter")
 	@scripts/bootstrap build
 	cargo bench --package millstream-benches $(ARGS)
 
-.PHONY: help demo build test conformance lint bench
+.PHONY: help demo build test conformance chaos lint bench

@@ -1,4 +1,5 @@
-//! `Connection`: one HTTP/1.1 connection to a shop, made again when it breaks.
+//! `Connection`: one HTTP/1.1 connection to a shop, made again when it breaks, to another instance
+//! where the shop has several.
 //!
 //! Thousands of requests a second come from the same two cores that serve them, so this is hyper's
 //! bare connection: no pool, no redirects.
@@ -9,7 +10,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -28,6 +29,8 @@ use crate::failure::{Failure, Outcome};
 
 /// How long one request may take.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long an instance may take where another one can be asked instead.
+const INSTANCE_TIME_MAX: Duration = Duration::from_secs(10);
 /// The pause before a request is repeated; it doubles …
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// … up to this, whatever the shop asks for.
@@ -35,37 +38,51 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
-/// A shop's address.
+/// A shop's address, or those of its instances.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
-    authority: Arc<str>,
+    authorities: Arc<[Arc<str>]>,
+    /// Connections made so far: they begin at one instance after the other.
+    connections: Arc<AtomicUsize>,
 }
 
 impl Server {
     /// Reads `http://host:port`.
     pub(crate) fn parse(url: &str) -> Outcome<Self> {
-        let authority = url
-            .strip_prefix("http://")
-            .map(|rest| rest.trim_end_matches('/'));
-        match authority {
-            Some(authority) if !authority.is_empty() && !authority.contains(['/', '?', '@']) => {
-                let port = if authority.contains(':') { "" } else { ":80" };
-                Ok(Self {
-                    authority: format!("{authority}{port}").into(),
-                })
-            }
-            _ => Err(Failure::Usage(format!(
-                "not a shop's address, http://host:port. url=`{url}`"
-            ))),
-        }
+        Self::of([url])
+    }
+
+    /// Reads the addresses of the instances of one shop.
+    pub(crate) fn of<'a>(urls: impl IntoIterator<Item = &'a str>) -> Outcome<Self> {
+        let authorities: Outcome<Vec<_>> = urls.into_iter().map(authority).collect();
+        Ok(Self {
+            authorities: authorities?.into(),
+            connections: Arc::default(),
+        })
     }
 
     /// A new connection, made at its first request.
     pub(crate) fn connection(&self) -> Connection {
         Connection {
-            authority: self.authority.clone(),
+            at: self.connections.fetch_add(1, Ordering::Relaxed) % self.authorities.len(),
+            authorities: self.authorities.clone(),
             sender: None,
         }
+    }
+}
+
+fn authority(url: &str) -> Outcome<Arc<str>> {
+    let authority = url
+        .strip_prefix("http://")
+        .map(|rest| rest.trim_end_matches('/'));
+    match authority {
+        Some(authority) if !authority.is_empty() && !authority.contains(['/', '?', '@']) => {
+            let port = if authority.contains(':') { "" } else { ":80" };
+            Ok(format!("{authority}{port}").into())
+        }
+        _ => Err(Failure::Usage(format!(
+            "not a shop's address, http://host:port. url=`{url}`"
+        ))),
     }
 }
 
@@ -157,7 +174,9 @@ impl Answer {
 
 /// One connection. Requests go one after the other.
 pub(crate) struct Connection {
-    authority: Arc<str>,
+    authorities: Arc<[Arc<str>]>,
+    /// The instance that is asked.
+    at: usize,
     sender: Option<SendRequest<String>>,
 }
 
@@ -176,8 +195,9 @@ impl Connection {
         }
     }
 
-    /// As [`send`](Self::send), again and again while the shop is away, overloaded or failing. A
-    /// call that is repeated needs a name, or must do no harm when it comes twice.
+    /// As [`send`](Self::send), again and again while the shop is away, overloaded or failing, each
+    /// time of the next instance. A call that is repeated needs a name, or must do no harm when it
+    /// comes twice.
     pub(crate) async fn send_until(
         &mut self,
         call: &Call,
@@ -197,12 +217,24 @@ impl Connection {
                 return result;
             }
             retries.fetch_add(1, Ordering::Relaxed);
+            self.turn_to_next();
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
 
+    fn turn_to_next(&mut self) {
+        if self.authorities.len() > 1 {
+            self.at = (self.at + 1) % self.authorities.len();
+            self.sender = None;
+        }
+    }
+
     async fn send_once(&mut self, call: &Call) -> io::Result<Answer> {
+        let time_max = match self.authorities.len() {
+            1 => REQUEST_TIME_MAX,
+            _ => INSTANCE_TIME_MAX,
+        };
         let exchange = async {
             let mut sender = match self.sender.take() {
                 Some(sender) => sender,
@@ -222,7 +254,7 @@ impl Connection {
                 body,
             })
         };
-        timeout(REQUEST_TIME_MAX, exchange)
+        timeout(time_max, exchange)
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
     }
@@ -231,7 +263,7 @@ impl Connection {
         let mut request = Request::builder()
             .method(call.method.clone())
             .uri(&call.path)
-            .header(header::HOST, &*self.authority);
+            .header(header::HOST, &*self.authorities[self.at]);
         if let Some(key) = &call.idempotency_key {
             request = request.header("idempotency-key", key);
         }
@@ -244,7 +276,7 @@ impl Connection {
     }
 
     async fn connect(&self) -> io::Result<SendRequest<String>> {
-        let stream = TcpStream::connect(&*self.authority).await?;
+        let stream = TcpStream::connect(&*self.authorities[self.at]).await?;
         stream.set_nodelay(true)?;
         let (sender, connection) = handshake(TokioIo::new(stream))
             .await
@@ -269,4 +301,62 @@ async fn read(body: &mut Incoming) -> io::Result<Bytes> {
         }
     }
     Ok(bytes.freeze())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    use super::*;
+
+    /// An instance that answers with its status, and counts.
+    async fn instance(status: &'static str) -> (String, Arc<AtomicU64>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                counted.fetch_add(1, Ordering::Relaxed);
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        (url, asked)
+    }
+
+    #[tokio::test]
+    async fn another_instance_is_asked_where_one_is_away_or_fails() {
+        let (well, answered) = instance("200 OK").await;
+        let (ill, refused) = instance("503 Service Unavailable").await;
+        let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let away = format!("http://{}", gone.local_addr().expect("an address"));
+        drop(gone);
+        let server = Server::of([&*away, &ill, &well]).expect("addresses");
+        let retries = AtomicU64::new(0);
+        let mut connection = server.connection();
+        let sent = connection.send_until(&Call::get("/"), Duration::from_secs(20), &retries);
+        assert_eq!(sent.await.expect("an answer").status, 200);
+        assert_eq!(retries.load(Ordering::Relaxed), 2);
+        assert_eq!(refused.load(Ordering::Relaxed), 1);
+        assert_eq!(answered.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test]
+    async fn connections_spread_over_the_instances() {
+        let (one, first) = instance("200 OK").await;
+        let (two, second) = instance("200 OK").await;
+        let server = Server::of([&*one, &two]).expect("addresses");
+        for _ in 0..4 {
+            let sent = server.connection().send(&Call::get("/")).await;
+            assert_eq!(sent.expect("an answer").status, 200);
+        }
+        assert_eq!(first.load(Ordering::Relaxed), 2);
+        assert_eq!(second.load(Ordering::Relaxed), 2);
+    }
 }

@@ -28,9 +28,9 @@ use crate::{
 /// Flags of `load`.
 #[derive(clap::Args, Debug)]
 pub(crate) struct Args {
-    /// Address of the shop
-    #[arg(long, value_name = "URL")]
-    url: String,
+    /// Address of the shop; several times for its instances, where one is asked for another
+    #[arg(long, value_name = "URL", required = true)]
+    url: Vec<String>,
     /// How many orders
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     orders: usize,
@@ -71,7 +71,7 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// Runs it.
 pub(crate) async fn run(args: Args) -> Outcome {
-    let server = Server::parse(&args.url)?;
+    let server = Server::of(args.url.iter().map(String::as_str))?;
     if !(args.rate.is_finite() && args.rate >= 0.0) {
         return Err(Failure::Usage(format!(
             "--rate must be 0 or more. rate=`{}`",

@@ -23,7 +23,7 @@ use super::{
     config::KafkaConfig,
     context::{Context, lock},
     create, deadline,
-    offsets::committed,
+    offsets::{committed, is_missing},
     retire, triage,
 };
 use crate::{Admin, Cleanup, Error, NewTopic, Result, TopicInfo, TopicPartition, Watermarks};
@@ -244,10 +244,12 @@ impl Admin for KafkaAdmin {
                 Ok((low, high)) => return Ok(Watermarks { low, high }),
                 Err(error) => error,
             };
-            if triage::is_unknown(error.rdkafka_error_code()) {
+            let code = error.rdkafka_error_code();
+            let unknown = triage::is_unknown(code);
+            if unknown && is_missing(self.watcher(), partition, wait) {
                 return Err(Error::UnknownPartition(partition.clone()));
             }
-            if Instant::now() >= until || !triage::may_pass(error.rdkafka_error_code()) {
+            if Instant::now() >= until || !(unknown || triage::may_pass(code)) {
                 return Err(Error::client(
                     format!("cannot ask for the ends. of=`{partition}`"),
                     error,
@@ -292,7 +294,8 @@ impl Admin for KafkaAdmin {
                 continue;
             };
             let code = error.rdkafka_error_code();
-            if triage::is_unknown(code) {
+            let wait = self.config.request_timeout;
+            if triage::is_unknown(code) && is_missing(self.watcher(), of, wait) {
                 return Err(Error::UnknownPartition(of.clone()));
             }
             if code == Some(Code::OffsetOutOfRange) {

@@ -12,8 +12,13 @@ use rdkafka::{
     types::{RDKafkaApiKey as Api, RDKafkaRespErr as Told},
 };
 
-use super::{config::KafkaConfig, consumer::KafkaConsumer, producer::KafkaProducer};
-use crate::{Consumer, ConsumerConfig, Error, Event, Outgoing, Producer, ProducerError, Start};
+use super::{
+    admin::KafkaAdmin, config::KafkaConfig, consumer::KafkaConsumer, producer::KafkaProducer,
+};
+use crate::{
+    Admin, Consumer, ConsumerConfig, Error, Event, Outgoing, Producer, ProducerError, Start,
+    TopicPartition,
+};
 
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
@@ -244,4 +249,26 @@ fn a_member_fenced_while_its_session_lives_is_told() {
         let error = event(&mut member).expect_err("fenced");
         assert!(matches!(error, Error::Fenced(_)), "{error:?}");
     }
+}
+
+#[test]
+fn a_partition_without_a_leader_is_not_taken_for_one_that_does_not_exist() {
+    let mock: Mock = MockCluster::new(1).expect("mock cluster");
+    mock.create_topic("t", 1, 1).expect("topic");
+    let mut config = KafkaConfig::new(mock.bootstrap_servers());
+    config.request_timeout = Duration::from_secs(2);
+    let admin = KafkaAdmin::new(&config).expect("admin");
+    let partition = TopicPartition::new("t", 0);
+    // So it is while the only broker comes back from a pause or a restart.
+    mock.partition_leader("t", 0, None).expect("no leader");
+    let error = admin.watermarks(&partition).expect_err("nobody can tell");
+    assert!(matches!(error, Error::Client { .. }), "{error:?}");
+    mock.partition_leader("t", 0, Some(1)).expect("a leader");
+    admin
+        .watermarks(&partition)
+        .expect("it was there all the time");
+    let error = admin
+        .watermarks(&TopicPartition::new("t", 1))
+        .expect_err("none");
+    assert!(matches!(error, Error::UnknownPartition(_)), "{error:?}");
 }

@@ -18,6 +18,7 @@ use tracing::debug;
 
 use super::{
     context::Signal,
+    offsets::is_missing,
     raw::{Batch, Joint, Message, Source},
 };
 use crate::{Error, Fetched, PartitionIx, Result, Start, TopicPartition};
@@ -31,8 +32,8 @@ const PAUSED_BATCHES_MAX: usize = 16;
 /// How long an assignment is held up by asking where its partitions are.
 const LEADERS_WAIT: Duration = Duration::from_secs(1);
 
-/// How long the watermarks that go into an error message may take.
-const WATERMARKS_WAIT: Duration = Duration::from_secs(5);
+/// How long asking the brokers what an error means may take.
+const EXPLAIN_WAIT: Duration = Duration::from_secs(5);
 
 /// The assigned partitions of one client, led into one queue.
 pub(super) struct JointQueue<C: ConsumerContext + 'static> {
@@ -281,9 +282,9 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         let of = slot.of.clone();
         match code {
             RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange => {
-                let ends =
-                    self.consumer()
-                        .fetch_watermarks(&of.topic, of.partition, WATERMARKS_WAIT);
+                let ends = self
+                    .consumer()
+                    .fetch_watermarks(&of.topic, of.partition, EXPLAIN_WAIT);
                 let (low, high) = ends.unwrap_or((-1, -1));
                 Error::OffsetOutOfRange {
                     partition: of,
@@ -294,7 +295,11 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
             }
             RDKafkaErrorCode::UnknownTopicOrPartition
             | RDKafkaErrorCode::UnknownPartition
-            | RDKafkaErrorCode::UnknownTopic => Error::UnknownPartition(of),
+            | RDKafkaErrorCode::UnknownTopic
+                if is_missing(self.consumer(), &of, EXPLAIN_WAIT) =>
+            {
+                Error::UnknownPartition(of)
+            }
             other => Error::client(
                 format!("cannot read. partition=`{of}`, offset={offset}"),
                 KafkaError::MessageConsumption(other),

@@ -1,4 +1,4 @@
-//! Committed offsets.
+//! Committed offsets, and whether a partition is there at all.
 
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,22 @@ pub(super) fn committed<C: ConsumerContext>(
         }
         std::thread::sleep(RETRY_PAUSE);
     }
+}
+
+/// True when the brokers say that there is no such partition.
+///
+/// librdkafka says so too, of partitions that have no leader at this moment: while a broker is
+/// starting, or was away for longer than its session. Only the metadata tell the two apart.
+pub(super) fn is_missing<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    of: &TopicPartition,
+    wait: Duration,
+) -> bool {
+    let Ok(metadata) = consumer.fetch_metadata(None, wait) else {
+        return false;
+    };
+    let topic = metadata.topics().iter().find(|t| t.name() == &*of.topic);
+    !topic.is_some_and(|t| t.partitions().iter().any(|p| p.id() == of.partition))
 }
 
 fn offsets(
