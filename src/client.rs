@@ -340,7 +340,8 @@ mod tests {
         let server = Server::of([&*away, &ill, &well]).expect("addresses");
         let retries = AtomicU64::new(0);
         let mut connection = server.connection();
-        let sent = connection.send_until(&Call::get("/"), Duration::from_secs(20), &retries);
+        let call = Call::get("/");
+        let sent = connection.send_until(&call, Duration::from_secs(20), &retries);
         assert_eq!(sent.await.expect("an answer").status, 200);
         assert_eq!(retries.load(Ordering::Relaxed), 2);
         assert_eq!(refused.load(Ordering::Relaxed), 1);

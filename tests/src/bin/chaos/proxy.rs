@@ -108,10 +108,7 @@ async fn pass(
 }
 
 /// Waits until what is done to the link is so.
-async fn until(
-    harm: &mut watch::Receiver<Option<Harm>>,
-    is_so: impl Fn(Option<Harm>) -> bool,
-) {
+async fn until(harm: &mut watch::Receiver<Option<Harm>>, is_so: impl Fn(Option<Harm>) -> bool) {
     // Who could change it is gone when the program ends.
     let _ = harm.wait_for(|harm| is_so(*harm)).await;
 }

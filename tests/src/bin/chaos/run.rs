@@ -92,7 +92,8 @@ async fn disturbed(options: &Options, cluster: &Arc<Cluster>, steps: &[Step]) ->
     report.longest_pause = ends.seen().longest_pause(began, healed);
 
     let mut tails = JoinSet::new();
-    for instance in cluster.instances.iter().cloned() {
+    for instance in &cluster.instances {
+        let instance = instance.clone();
         tails.spawn(async move { tail::serves(&instance, TAIL_MAX).await });
     }
     for served in tails.join_all().await {

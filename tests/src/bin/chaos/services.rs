@@ -19,7 +19,12 @@ pub(crate) struct Service {
 impl Service {
     /// The broker on `port`, with a listener for each instance behind it that tells clients to come
     /// to that instance's proxy.
-    pub(crate) fn kafka(scripts: &Path, folder: &Path, port: u16, proxies: [u16; INSTANCES]) -> Self {
+    pub(crate) fn kafka(
+        scripts: &Path,
+        folder: &Path,
+        port: u16,
+        proxies: [u16; INSTANCES],
+    ) -> Self {
         let mut listeners = format!(
             "listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{}",
             port + 1
