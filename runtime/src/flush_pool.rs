@@ -2,7 +2,7 @@
 
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use millstream_state::FlushJob;
 use tracing::{debug, error};
 
@@ -12,30 +12,47 @@ const JOBS_WAITING_MAX: usize = 64;
 
 pub(crate) struct FlushPool {
     jobs: Option<Sender<FlushJob>>,
+    waiting: Receiver<FlushJob>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FlushPool {
+    /// A pool without a thread: jobs wait for [`help`](Self::help).
+    pub(crate) fn idle() -> Self {
+        let (jobs, waiting) = bounded(JOBS_WAITING_MAX);
+        Self {
+            jobs: Some(jobs),
+            waiting,
+            thread: None,
+        }
+    }
+
     pub(crate) fn start() -> std::io::Result<Self> {
-        let (jobs, waiting) = bounded::<FlushJob>(JOBS_WAITING_MAX);
+        let mut pool = Self::idle();
+        let waiting = pool.waiting.clone();
         let work = move || waiting.iter().for_each(run);
         let thread = std::thread::Builder::new()
             .name("millstream-flush".into())
             .spawn(work)?;
-        Ok(Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-        })
+        pool.thread = Some(thread);
+        Ok(pool)
     }
 
     pub(crate) fn submit(&self, job: FlushJob) {
-        let Some(jobs) = &self.jobs else {
-            return run(job);
-        };
-        match jobs.try_send(job) {
+        let jobs = self.jobs.as_ref();
+        match jobs.expect("the pool is not dropped yet").try_send(job) {
             Ok(()) => {}
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => run(job),
         }
+    }
+
+    /// Does one of the jobs that wait, on the caller's thread; `false` when none waits.
+    pub(crate) fn help(&self) -> bool {
+        let job = self.waiting.try_recv();
+        job.is_ok_and(|job| {
+            run(job);
+            true
+        })
     }
 }
 
