@@ -89,7 +89,7 @@ pub enum Part {
 /// let clock = Arc::new(Virtual(log.clone(), client.clone()));
 /// let bases = Box::new(InMemory);
 /// let mut app = Stepped::open(&b.build()?, Arc::new(client), config, clock, bases)?;
-/// for _ in 0..20 {
+/// for _ in 0..50 {
 ///     app.step(Part::Thread(0));
 ///     log.advance(Duration::from_millis(10));
 /// }
