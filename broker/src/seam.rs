@@ -421,6 +421,19 @@ pub trait Admin: Send + Sync {
     /// When the log does not answer in time.
     fn committed(&self, group_id: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>>;
 
+    /// Sets committed offsets of a group that has no members; the others stay.
+    ///
+    /// # Errors
+    /// When the group has members, a partition does not exist, or the log refuses.
+    fn set_committed(&self, group_id: &str, offsets: &[(TopicPartition, i64)]) -> Result<()>;
+
+    /// The offset of the first record whose timestamp is that or a later one; `None` where there is
+    /// none. Records of open transactions and of aborted ones may count.
+    ///
+    /// # Errors
+    /// When the partition does not exist, or the log does not answer in time.
+    fn offset_at(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>>;
+
     /// Deletes the records before these offsets.
     ///
     /// # Errors
