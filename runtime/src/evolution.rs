@@ -336,3 +336,203 @@ fn lasting(retention_ms: Option<i64>) -> String {
         None => "no times".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::FORMAT;
+
+    fn store(name: &str, layout: &str, kept: Kept) -> Store {
+        Store {
+            name: name.into(),
+            layout: layout.to_owned(),
+            retention_ms: None,
+            kept,
+            types: "T".to_owned(),
+        }
+    }
+
+    fn source(topic: &str, partitions: u32) -> Source {
+        Source {
+            topic: topic.into(),
+            repartition: topic.starts_with("by-"),
+            partitions,
+            found: topic.starts_with("found-"),
+        }
+    }
+
+    /// Parts of sources and stores; a part has as many partitions as its greatest source.
+    fn manifest(parts: &[(&[(&str, u32)], &[Store])]) -> Manifest {
+        let part = |(number, (sources, stores)): (usize, &(&[(&str, u32)], &[Store]))| Part {
+            number: number as u32,
+            place: number as u32,
+            partitions: sources.iter().map(|(_, n)| *n).max().unwrap_or(1),
+            sources: sources.iter().map(|(t, n)| source(t, *n)).collect(),
+            stores: stores.to_vec(),
+        };
+        Manifest {
+            format: FORMAT,
+            next_place: parts.len() as u32,
+            subtopologies: parts.iter().enumerate().map(part).collect(),
+            ..Manifest::default()
+        }
+    }
+
+    fn kv(name: &str) -> Store {
+        store(name, "key-value", Kept::Changelog)
+    }
+
+    fn compare(before: &Manifest, after: &Manifest, accepted: &[&str]) -> (Evolution, Manifest) {
+        let mut after = after.clone();
+        let accepted: Vec<String> = accepted.iter().map(|&name| name.to_owned()).collect();
+        let evolution = Evolution::between(before, &mut after, &accepted, &|_| true);
+        (evolution, after)
+    }
+
+    #[track_caller]
+    fn refused(before: &Manifest, after: &Manifest, expect: &str) {
+        let (evolution, _) = compare(before, after, &[]);
+        let text = evolution.refusal("app").expect("is refused").to_string();
+        assert_eq!(text, expect);
+    }
+
+    #[track_caller]
+    fn fits(before: &Manifest, after: &Manifest, accepted: &[&str], notes: &[&str]) {
+        let (evolution, _) = compare(before, after, accepted);
+        assert!(evolution.refusal("app").is_none(), "{evolution:?}");
+        let said = evolution.warnings.iter().chain(&evolution.notes);
+        assert_eq!(said.collect::<Vec<_>>(), notes);
+    }
+
+    #[test]
+    fn every_difference_that_does_not_fit_has_its_line() {
+        let local = store("local", "key-value", Kept::Nowhere);
+        let before = manifest(&[
+            (&[("in", 2)], &[kv("counts"), kv("totals"), local]),
+            (&[("by-value", 2)], &[]),
+            (&[("more", 2)], &[kv("grown")]),
+        ]);
+        let after = manifest(&[
+            (
+                &[("other", 2)],
+                &[store("counts", "window", Kept::Changelog), kv("sums")],
+            ),
+            (&[("more", 4)], &[kv("grown")]),
+        ]);
+        refused(
+            &before,
+            &after,
+            "the topology does not fit what the application left behind; nothing was started or \
+             written. application=`app`\
+             \n  store `counts`: before key-value with a changelog, now window with a changelog\
+             \n  store `totals`: before key-value with a changelog, now gone\
+             \n  store `local`: before key-value without a changelog, now gone\
+             \n  store `grown`: before 2 partitions, now 4 partitions\
+             \n  topic `in`: before read by sub-topology 0, now not read\
+             \n  repartition topic `by-value`: before read by sub-topology 1, now not read\
+             \n  topic `more`: before 2 partitions, now 4 partitions\
+             \n  advice: it looks as if `totals` was renamed to `sums`: keep the old name, or the \
+             state is lost; name in `accept_removed` what is really to go, with all that it \
+             holds; give a store that changes a new name; keep the numbers of partitions, or \
+             `repartition` to a fixed number in front of the stores, as keys would move away from \
+             their state; or `reset` the application",
+        );
+    }
+
+    #[test]
+    fn what_only_grows_or_has_no_state_fits() {
+        let before = manifest(&[
+            (&[("in", 2)], &[kv("counts")]),
+            (&[("plain", 2), ("found-a", 2)], &[]),
+        ]);
+        let mut after = manifest(&[
+            (&[("in", 2), ("more", 2)], &[kv("counts"), kv("new")]),
+            (&[("plain", 8)], &[]),
+        ]);
+        let said = [
+            "store `new`: it is new, and has nothing of records that were read before",
+            "topic `found-a`: it is not read any more",
+            "topic `more`: it is read from now on",
+        ];
+        fits(&before, &after, &[], &said);
+        after.subtopologies[0].stores[0].types = "U".to_owned();
+        after.subtopologies[0].stores[0].retention_ms = Some(5);
+        let (evolution, _) = compare(&before, &after, &[]);
+        assert!(evolution.refusal("app").is_none());
+        assert_eq!(evolution.warnings.len(), 2, "{evolution:?}");
+    }
+
+    #[test]
+    fn a_removed_store_is_remembered_until_its_changelog_is_gone() {
+        let before = manifest(&[(&[("in", 2)], &[kv("counts")])]);
+        let without = manifest(&[(&[("in", 2)], &[])]);
+        let (evolution, between) = compare(&before, &without, &["counts"]);
+        assert!(evolution.refusal("app").is_none());
+        assert_eq!(between.retired, [kv("counts")]);
+        let (evolution, again) = compare(&between, &without, &[]);
+        assert!(evolution.refusal("app").is_none());
+        assert_eq!(again, between, "remembered");
+        refused(
+            &between,
+            &before,
+            "the topology does not fit what the application left behind; nothing was started or \
+             written. application=`app`\
+             \n  store `counts`: before removed, with key-value with a changelog left, now back\
+             \n  advice: give a store that comes back a new name, or delete its changelog, which \
+             lacks what has happened since; or `reset` the application",
+        );
+        let mut back = before.clone();
+        let evolution = Evolution::between(&between, &mut back, &[], &|_| false);
+        assert!(evolution.refusal("app").is_none());
+        assert_eq!(back.retired, []);
+    }
+
+    #[test]
+    fn places_stay_with_the_stores_and_are_never_used_twice() {
+        let places = |before: &Manifest, after: &Manifest| {
+            let (_, after) = compare(before, after, &[]);
+            (after.places(), after.next_place)
+        };
+        let (a, b): (&[Store], &[Store]) = (&[kv("a")], &[kv("b")]);
+        let before = manifest(&[(&[("x", 1)], a), (&[("y", 1)], b), (&[("z", 1)], &[])]);
+        let turned = manifest(&[
+            (&[("new", 1)], &[]),
+            (&[("z", 1)], &[]),
+            (&[("y", 1)], b),
+            (&[("x", 1)], a),
+        ]);
+        assert_eq!(places(&before, &turned), (vec![3, 2, 1, 0], 4));
+        // A store counts for more than a topic.
+        let swapped = manifest(&[(&[("y", 1)], a), (&[("x", 1)], b)]);
+        assert_eq!(places(&before, &swapped), (vec![0, 1], 3));
+        // A place that was given up is not given again.
+        let (_, fewer) = compare(&before, &manifest(&[(&[("x", 1)], a)]), &["b"]);
+        assert_eq!(places(&fewer, &turned), (vec![3, 4, 5, 0], 6));
+        let reset = Manifest {
+            next_place: 3,
+            ..Manifest::default()
+        };
+        assert_eq!(places(&reset, &before), (vec![3, 4, 5], 6));
+    }
+
+    #[test]
+    fn a_store_on_disk_alone_stays_with_its_sub_topology() {
+        let local = store("local", "key-value", Kept::Nowhere);
+        let before = manifest(&[
+            (&[("x", 1)], &[kv("a"), kv("b"), local.clone()]),
+            (&[("y", 1)], &[kv("c"), kv("d")]),
+        ]);
+        let after = manifest(&[
+            (&[("x", 1)], &[kv("a"), kv("b")]),
+            (&[("y", 1)], &[kv("c"), kv("d"), local]),
+        ]);
+        refused(
+            &before,
+            &after,
+            "the topology does not fit what the application left behind; nothing was started or \
+             written. application=`app`\
+             \n  store `local`: before in sub-topology 0, on disk alone, now in sub-topology 1\
+             \n  advice: give a store that changes a new name; or `reset` the application",
+        );
+    }
+}
