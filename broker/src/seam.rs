@@ -427,8 +427,9 @@ pub trait Admin: Send + Sync {
     /// When the group has members, a partition does not exist, or the log refuses.
     fn set_committed(&self, group_id: &str, offsets: &[(TopicPartition, i64)]) -> Result<()>;
 
-    /// The offset of the first record whose timestamp is that or a later one; `None` where there is
-    /// none. Records of open transactions and of aborted ones may count.
+    /// The offset of the first record whose timestamp is that or a later one. Where there is none,
+    /// `None`, or an offset behind all records: a log's own marks may count, and records of
+    /// transactions that are open or aborted.
     ///
     /// # Errors
     /// When the partition does not exist, or the log does not answer in time.

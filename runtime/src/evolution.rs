@@ -206,8 +206,7 @@ impl Evolution {
                     self.notes
                         .push(format!("{what}: it was removed, as was accepted"));
                 } else if old.found || !(old.repartition || survives(part)) {
-                    self.notes
-                        .push(format!("{what}: it is not read any more"));
+                    self.notes.push(format!("{what}: it is not read any more"));
                 } else {
                     let read = format!("read by sub-topology {}", part.number);
                     let unread = "not read".to_owned();

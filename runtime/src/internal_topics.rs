@@ -134,11 +134,7 @@ impl Plans {
 /// # Errors
 /// When a topic that is read or written does not exist, counts do not fit, or the log does not
 /// answer.
-pub(crate) fn plan(
-    admin: &dyn Admin,
-    topology: &Topology,
-    application_id: &str,
-) -> Result<Plans> {
+pub(crate) fn plan(admin: &dyn Admin, topology: &Topology, application_id: &str) -> Result<Plans> {
     let existing: BTreeMap<Arc<str>, u32> = admin
         .topics()?
         .into_iter()

@@ -206,7 +206,10 @@ impl fmt::Display for Reset {
             writeln!(f, "  delete topic {topic}")?;
         }
         for topic in &self.unknown {
-            writeln!(f, "  leave topic {topic}, which the application does not know")?;
+            writeln!(
+                f,
+                "  leave topic {topic}, which the application does not know"
+            )?;
         }
         if let Some(folder) = &self.folder {
             writeln!(f, "  delete folder {}", folder.display())?;

@@ -108,7 +108,10 @@ fn a_reset_says_what_it_does_and_does_it_when_told_twice() {
     let running = reset(&["--yes"]);
     assert_eq!(running.status.code(), Some(1), "{running:?}");
     shop.stop();
-    refused(&["reset", "--data-dir", &data_dir, "--to", "noon"], "earliest");
+    refused(
+        &["reset", "--data-dir", &data_dir, "--to", "noon"],
+        "earliest",
+    );
     refused(&["reset", "--data-dir", &data_dir], "--to");
     let topics = || succeeds(&["topics", "--data-dir", &data_dir]);
     let before = topics();
@@ -127,7 +130,11 @@ fn a_reset_says_what_it_does_and_does_it_when_told_twice() {
         let name = line.split_whitespace().next().expect("a name");
         let goes = plan.contains(&format!("delete topic {name}\n"));
         let stays = after.lines().any(|l| l.starts_with(&format!("{name} ")));
-        assert_eq!(goes, name.contains("-changelog") || name == "shop-members", "{name}");
+        assert_eq!(
+            goes,
+            name.contains("-changelog") || name == "shop-members",
+            "{name}"
+        );
         assert_ne!(goes, stays, "{name}");
     }
     shop.start_again();
