@@ -20,6 +20,8 @@ const NOT_CALLED: &[&str] = &[
     "admin.delete_records",
     "admin.delete_topics",
     "admin.groups",
+    "admin.offset_at",
+    "admin.set_committed",
 ];
 /// At which pass of its point a process dies.
 const NTH: [u64; 6] = [1, 2, 3, 5, 9, 20];
