@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use millstream_broker::Broker;
 use millstream_operators::Topology;
-use millstream_runtime::Policies;
+use millstream_runtime::{Policies, Queries};
 
 pub use part::{Emission, Part};
 pub use progress::Offsets;
@@ -45,11 +45,42 @@ pub mod promises {
 /// The entries of one partition of a live store, given by the caller.
 pub struct Dump<'a> {
     /// The store's name.
-    pub store: &'a str,
+    pub store: Arc<str>,
     /// The partition of its task.
     pub partition: i32,
     /// Key, value and timestamp of each entry, as a store view gives them.
     pub entries: Box<dyn Iterator<Item = (Bytes, Bytes, i64)> + 'a>,
+}
+
+impl Dump<'_> {
+    /// What the key-value stores that an instance serves hold at this moment.
+    ///
+    /// # Errors
+    /// When a store cannot be read.
+    pub fn all(queries: &Queries) -> Result<Vec<Dump<'static>>> {
+        let mut dumps = Vec::new();
+        let stores = queries.stores();
+        for store in stores.iter().filter(|store| store.kind == "key-value") {
+            for (partition, view) in queries.local(&store.name)? {
+                let mut entries: Vec<(Bytes, Bytes, i64)> = Vec::new();
+                loop {
+                    // The first key behind another is that one with a zero byte more.
+                    let after = entries.last().map(|(key, ..)| [key, &[0][..]].concat());
+                    let page = view.range(after.as_deref(), None, usize::MAX)?;
+                    if page.is_empty() {
+                        break;
+                    }
+                    entries.extend(page);
+                }
+                dumps.push(Dump {
+                    store: store.name.clone().into(),
+                    partition,
+                    entries: Box::new(entries.into_iter()),
+                });
+            }
+        }
+        Ok(dumps)
+    }
 }
 
 /// Verifies one application. It must be at rest, or stopped: what it commits meanwhile is looked
@@ -59,6 +90,9 @@ pub struct Dump<'a> {
 /// what that makes is compared with the log record by record, by hashes of 64 bits for each part of
 /// a record. What is kept in memory are 48 bytes for each record of an output, and the stores of
 /// one task at a time for each sub-topology.
+///
+/// The input must be there from its first record on: let the application keep what it is done with
+/// of its repartition topics, by a long `purge_interval`.
 ///
 /// What depends on more than the task's input is not recomputed: wall-clock timers, global tables,
 /// and, where a task reads several topics, the order among them. Their records are taken by

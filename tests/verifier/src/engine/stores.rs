@@ -56,7 +56,7 @@ impl<'a> Stores<'a> {
                     .changelogs
                     .bound(|| format!("nothing says what it must hold. changelog=`{partition}`")),
             }
-            let own = |dump: &Dump<'_>| dump.store == &**store && dump.partition == task.partition;
+            let own = |dump: &Dump<'_>| dump.store == *store && dump.partition == task.partition;
             while let Some(at) = self.dumps.iter().position(own) {
                 let dump = self.dumps.swap_remove(at);
                 self.compare_dump(dump, &logged);
@@ -68,7 +68,7 @@ impl<'a> Stores<'a> {
     /// Compares the live stores that belong to no part, and tells what was found.
     pub(super) fn finish(mut self) -> Result<impl Iterator<Item = Row>> {
         for dump in std::mem::take(&mut self.dumps) {
-            let logged = self.fold(&self.changelog(dump.store, dump.partition))?;
+            let logged = self.fold(&self.changelog(&dump.store, dump.partition))?;
             self.compare_dump(dump, &logged);
         }
         Ok([self.changelogs].into_iter().chain(self.stores))

@@ -170,7 +170,7 @@ impl Run {
                 .iter()
                 .filter(move |((of, _), _)| *of == partition);
             Dump {
-                store: "counts",
+                store: "counts".into(),
                 partition,
                 entries: Box::new(own.map(|((_, key), (value, at))| {
                     (Bytes::from(key.clone()), Bytes::from(value.clone()), *at)

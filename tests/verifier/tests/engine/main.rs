@@ -2,4 +2,5 @@
 //! made for it, and nothing else.
 
 mod log;
+mod real;
 mod violations;
