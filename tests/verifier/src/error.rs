@@ -22,6 +22,9 @@ pub enum Error {
     /// The log brings nothing more, although there is more.
     #[error("the log does not answer. partition=`{0}`")]
     Silent(TopicPartition),
+    /// The verifier itself panicked.
+    #[error("verifying broke off")]
+    Broken(#[source] tokio::task::JoinError),
     /// A record is not what its topic should have.
     #[error("a record cannot be read. partition=`{partition}`, offset={offset}")]
     Unreadable {

@@ -3,6 +3,7 @@
 //!
 //! - [`Engine`] is for any application on any log: outputs, changelogs and live stores, open
 //!   transactions, committed offsets.
+//! - [`Shop`] is for the shop: orders, stock, money, tables, and what the door acknowledged.
 //!
 //! Both tell a [`Report`]: for each promise what was looked at, what breaks it, and examples that
 //! name topic, partition, offset or key.
@@ -51,6 +52,7 @@ mod engine;
 mod error;
 mod report;
 mod scan;
+mod shop;
 
 pub use engine::{
     Driven, Dump, Emission, Engine, Input, Made, Offsets, Part, Pure, Reference, State,
@@ -59,3 +61,4 @@ pub use engine::{
 pub use error::{Error, Result};
 pub use report::{EXAMPLES_MAX, Report, Row};
 pub use scan::Scan;
+pub use shop::{Acknowledged, Shop, Verdict, shop_promises};
