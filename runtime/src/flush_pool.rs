@@ -30,7 +30,11 @@ impl FlushPool {
     pub(crate) fn start() -> std::io::Result<Self> {
         let mut pool = Self::idle();
         let waiting = pool.waiting.clone();
-        let work = move || waiting.iter().for_each(run);
+        let work = move || {
+            for job in waiting {
+                run(job);
+            }
+        };
         let thread = std::thread::Builder::new()
             .name("millstream-flush".into())
             .spawn(work)?;
@@ -42,7 +46,9 @@ impl FlushPool {
         let jobs = self.jobs.as_ref();
         match jobs.expect("the pool is not dropped yet").try_send(job) {
             Ok(()) => {}
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => run(job),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                run(job);
+            }
         }
     }
 
@@ -56,15 +62,21 @@ impl FlushPool {
     }
 }
 
-/// A failed job leaves its changes in memory, and the next one tries again.
-pub(crate) fn run(job: FlushJob) {
+/// `false` when it failed: it leaves its changes in memory, and the next one tries again.
+pub(crate) fn run(job: FlushJob) -> bool {
     match job.run() {
-        Ok(report) => debug!(
-            entries = report.entries,
-            bytes = report.bytes,
-            "state is on disk"
-        ),
-        Err(failure) => error!(error = %failure.chain(), "state could not be written to disk"),
+        Ok(report) => {
+            debug!(
+                entries = report.entries,
+                bytes = report.bytes,
+                "state is on disk"
+            );
+            true
+        }
+        Err(failure) => {
+            error!(error = %failure.chain(), "state could not be written to disk");
+            false
+        }
     }
 }
 

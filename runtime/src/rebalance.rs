@@ -217,7 +217,12 @@ impl Session {
         let deadline = self.shared.now() + CLOSE_WAIT;
         while self.shared.now() < deadline {
             match task.state.start_flush() {
-                Some(job) => flush_pool::run(job),
+                Some(job) => {
+                    // What a failing disk does not take is in the changelogs.
+                    if !flush_pool::run(job) {
+                        break;
+                    }
+                }
                 None if task.state.committed_bytes() == 0 => break,
                 // An earlier job waits or runs; what it leaves is for the next turn.
                 None if self.shared.flush_pool.help() => {}
