@@ -12,8 +12,6 @@ mod stocking;
 mod baskets;
 mod client;
 mod verify;
-mod evidence;
-mod scan;
 mod inspect;
 mod dlq;
 mod topology;
