@@ -57,6 +57,7 @@ pub(crate) fn storm(seed: u64) -> Storm {
         instances: 1 + (seed % 3) as usize,
         records: 150,
         turns: 300,
+        turn_ms_max: 60,
         kills: 8,
         freezes: 5,
         doubles: if seed % 4 == 1 { 3 } else { 0 },

@@ -356,6 +356,28 @@ impl LogEvidence {
         })
     }
 
+    /// Tells the audit the reports as their topics have them.
+    pub(super) fn tell_reports(log: &dyn Broker, audit: &mut Audit) -> Result {
+        let scan = Scan::new(log)?;
+        let mut revenue = BTreeMap::new();
+        let topic = topics::ANALYTICS_REVENUE_PER_HOUR;
+        scan.topic(topic.name(), &mut |partition, record| {
+            revenue.insert(record.key.clone(), value(topic, partition, record)?);
+            Ok::<_, Error>(())
+        })?;
+        let mut days = BTreeMap::new();
+        let topic = topics::ANALYTICS_ORDERS_PER_DAY;
+        scan.topic(topic.name(), &mut |partition, record| {
+            days.insert(record.key.clone(), value(topic, partition, record)?);
+            Ok::<_, Error>(())
+        })?;
+        audit.tells_revenue();
+        revenue.values().for_each(|row| audit.revenue(row));
+        audit.tells_days();
+        days.values().for_each(|row| audit.day(row));
+        Ok(())
+    }
+
     /// What was checked while reading. Nothing is said of the door when nothing was told of it.
     pub(super) fn into_rows(self) -> impl Iterator<Item = Row> {
         let rows = self.rows;

@@ -12,6 +12,7 @@ use millstream_broker::Broker;
 use millstream_processors::{
     audit::{Audit, Expect},
     model::{CustomerId, OrderId},
+    payment::LedgerEntry,
     sql::Tables,
 };
 
@@ -144,6 +145,36 @@ impl Shop {
             })
         })
         .await
+    }
+}
+
+impl Shop {
+    /// Looks once, at the log and the gateway's books alone: of a shop whose tables nobody keeps.
+    ///
+    /// # Errors
+    /// When the log does not answer, or a record of the shop is unreadable.
+    pub fn look_at_log(&self, log: &dyn Broker, books: &[LedgerEntry]) -> Result<Verdict> {
+        let evidence = LogEvidence::gather(log, &self.application_id, &self.acknowledged)?;
+        let unread = evidence.unread.clone();
+        let settled = unread.is_empty();
+        let mut audit = Audit::new(Expect {
+            final_before: evidence.newest_ms - self.deadline_ms - SLACK_MS,
+            settled,
+            zone: self.zone,
+        });
+        evidence.tell(&mut audit, settled);
+        audit.tells_ledger();
+        books.iter().for_each(|entry| audit.ledger(entry));
+        LogEvidence::tell_reports(log, &mut audit)?;
+        evidence.for_each_order(log, &mut |order| audit.order(order))?;
+        let audited = audit.finish();
+        let mut report: Report = rows(&audited).collect();
+        report.extend(evidence.into_rows());
+        Ok(Verdict {
+            report,
+            open: audited.open,
+            unread,
+        })
     }
 }
 
