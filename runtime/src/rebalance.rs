@@ -151,9 +151,12 @@ impl Session {
                 Err(error) => error,
             };
             match Fault::of(&error) {
-                // Another thread of this process still closes it; it has been told to.
+                // Another thread of this process still closes it; it has been told to. Or a flush
+                // of its last owner waits.
                 Some(Fault::Locked { .. }) if self.shared.now() < deadline => {
-                    self.shared.clock.wait(Duration::from_millis(50));
+                    if !self.shared.flush_pool.help() {
+                        self.shared.clock.wait(Duration::from_millis(50));
+                    }
                 }
                 Some(fault) if fault.means_rebuild() => {
                     warn!(task = %id, error = %error.chain(), "state is damaged and is rebuilt");

@@ -14,6 +14,7 @@ use millstream_topology::{
 use crate::{
     chance::Chance,
     checks::{Row, each_partition, interleaved, text as utf8},
+    seeds::AS_ASKED,
     world::{Feed, Input, PARTITIONS, World},
 };
 
@@ -65,7 +66,7 @@ fn counting() -> Case {
     b.stream(IN)
         .try_map_values(|_, value| match value.as_str() {
             "fails" => Err("as the test asked"),
-            "panics" => panic!("as the test asked"),
+            "panics" => panic!("{}", AS_ASKED),
             _ => Ok(value),
         })
         .group_by_key()

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -102,15 +102,21 @@ impl DiskFaults {
     }
 }
 
-type Contents = Arc<Mutex<BTreeMap<TaskId, Arc<MemoryBytes>>>>;
+/// What a disk has of a task, and who has it open.
+#[derive(Default)]
+struct Folder {
+    bytes: Arc<MemoryBytes>,
+    opened: Weak<File>,
+}
 
 /// A disk: what was ingested stays, whoever dies.
 #[derive(Clone, Default)]
-pub(crate) struct Disk(Contents);
+pub(crate) struct Disk(Arc<Mutex<BTreeMap<TaskId, Folder>>>);
 
 impl Disk {
     pub(crate) fn of(&self, task: TaskId) -> Option<Arc<MemoryBytes>> {
-        self.0.lock().expect("no panic").get(&task).cloned()
+        let folders = self.0.lock().expect("no panic");
+        folders.get(&task).map(|folder| folder.bytes.clone())
     }
 }
 
@@ -132,13 +138,19 @@ impl Bases for Mounted {
             self.client.kill();
         }
         alive(&self.client)?;
-        let mut contents = self.disk.0.lock().expect("no panic");
-        let bytes = contents.entry(task).or_default().clone();
-        Ok(Arc::new(File {
-            bytes,
+        let mut folders = self.disk.0.lock().expect("no panic");
+        let folder = folders.entry(task).or_default();
+        if folder.opened.strong_count() > 0 {
+            let source = "another handle has it open".into();
+            return Err(Fault::Locked { source }.into());
+        }
+        let file = Arc::new(File {
+            bytes: folder.bytes.clone(),
             client: self.client.clone(),
             faults: self.faults.clone(),
-        }))
+        });
+        folder.opened = Arc::downgrade(&file);
+        Ok(file)
     }
 
     fn wipe(&self, task: TaskId) -> Result<()> {

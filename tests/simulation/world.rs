@@ -17,7 +17,8 @@ use millstream_topology::{Headers, SubTopology, TaskId, partition_for_key};
 
 use crate::{
     chance::Chance,
-    machine::{Clock, Disk, DiskFaults, DiskPlan, Mounted},
+    machine::{Clock, Disk, DiskFaults, DiskPasses, DiskPlan, Mounted},
+    seeds::silence_panics,
 };
 
 /// The application's id.
@@ -96,6 +97,7 @@ pub(crate) struct World<'a> {
 
 impl<'a> World<'a> {
     pub(crate) fn new(seed: u64, feed: &'a Feed, storm: &Storm) -> Self {
+        silence_panics();
         let mut config = storm.config.clone();
         let rates = std::mem::take(&mut config.rates);
         let log = SimLog::new(seed, config);
@@ -132,8 +134,8 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(crate) fn disk_faults(&self) -> Arc<Mutex<DiskFaults>> {
-        self.faults.clone()
+    pub(crate) fn disk_passes(&self) -> DiskPasses {
+        self.faults.lock().expect("no panic").passes()
     }
 
     fn count(&mut self, event: &'static str) {
@@ -343,6 +345,9 @@ impl<'a> World<'a> {
         self.faults.lock().expect("no panic").stop();
         for zombie in self.zombies.drain(..) {
             zombie.client.kill();
+        }
+        for process in self.slots.iter_mut().filter_map(|s| s.process.as_mut()) {
+            process.asleep_until = Duration::ZERO;
         }
         let until = self.log.now() + HEALING_MAX;
         loop {
