@@ -233,3 +233,131 @@ impl Key<'_> {
         (!told).then_some(**last)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::mark::Origin;
+
+    fn mark(key: u64, value: u64) -> Mark {
+        Mark {
+            key,
+            value,
+            timestamp: 0,
+            headers: 0,
+        }
+    }
+
+    fn dues(records: &[(u64, u64)]) -> Vec<Due> {
+        let due = |(offset, (key, value)): (i64, &(u64, u64))| Due {
+            mark: mark(*key, *value),
+            origin: Origin {
+                partition: 0,
+                offset,
+            },
+        };
+        (0..).zip(records).map(due).collect()
+    }
+
+    fn found(records: &[(u64, u64)]) -> Vec<Found> {
+        let found = |(offset, (key, value)): (i64, &(u64, u64))| Found {
+            mark: mark(*key, *value),
+            offset,
+            partition: 0,
+        };
+        (0..).zip(records).map(found).collect()
+    }
+
+    /// What is wrong, in short, with the offset in the output or else in the input.
+    fn short(compared: &Compared) -> Vec<(&'static str, i64)> {
+        let short = |wrong: &Wrong| match wrong {
+            Wrong::Lost(due) => ("lost", due.origin.offset),
+            Wrong::Twice(found) => ("twice", found.offset),
+            Wrong::Extra(found) => ("extra", found.offset),
+            Wrong::Differs { found, .. } => ("differs", found.offset),
+            Wrong::Order(found) => ("order", found.offset),
+        };
+        compared.wrong.iter().map(short).collect()
+    }
+
+    #[track_caller]
+    fn check_every(
+        tasks: [&[(u64, u64)]; 2],
+        records: &[(u64, u64)],
+        wrong: &[(&'static str, i64)],
+    ) {
+        let tasks = tasks.map(dues);
+        let compared = every(&[&tasks[0], &tasks[1]], &found(records));
+        assert_eq!(short(&compared), wrong);
+        assert!(!compared.order_unknown);
+    }
+
+    #[test]
+    fn tasks_may_be_interleaved_in_any_way() {
+        let tasks: [&[_]; 2] = [&[(1, 1), (1, 2)], &[(2, 1), (2, 2)]];
+        check_every(tasks, &[(1, 1), (2, 1), (2, 2), (1, 2)], &[]);
+        check_every(tasks, &[(2, 1), (2, 2), (1, 1), (1, 2)], &[]);
+        check_every(tasks, &[(2, 2), (2, 1), (1, 1), (1, 2)], &[("order", 0)]);
+    }
+
+    #[test]
+    fn equal_records_of_two_tasks_are_looked_at_in_both_ways() {
+        let tasks: [&[_]; 2] = [&[(1, 1), (1, 2)], &[(1, 1), (1, 3)]];
+        check_every(tasks, &[(1, 1), (1, 3), (1, 1), (1, 2)], &[]);
+        check_every(tasks, &[(1, 1), (1, 1), (1, 3), (1, 2)], &[]);
+        check_every(tasks, &[(1, 3), (1, 1), (1, 1), (1, 2)], &[("order", 0)]);
+        check_every(tasks, &[(1, 1), (1, 3), (1, 2)], &[("lost", 0)]);
+    }
+
+    #[test]
+    fn several_things_may_be_wrong_at_once() {
+        let tasks: [&[_]; 2] = [&[(1, 1), (1, 2), (1, 3)], &[(2, 1), (2, 2)]];
+        let records = [(1, 2), (1, 1), (2, 9), (2, 2), (2, 2), (5, 5)];
+        let wrong = [
+            ("twice", 4),
+            ("differs", 2),
+            ("extra", 5),
+            ("lost", 2),
+            ("order", 0),
+        ];
+        check_every(tasks, &records, &wrong);
+    }
+
+    #[test]
+    fn too_many_ways_leave_the_order_open_and_nothing_else() {
+        let same = vec![(1, 1); 40];
+        let tasks: Vec<Vec<Due>> = (0..6).map(|_| dues(&same)).collect();
+        let tasks: Vec<&[Due]> = tasks.iter().map(|dues| &**dues).collect();
+        let compared = every(&tasks, &found(&vec![(1, 1); 240]));
+        assert!(compared.order_unknown && compared.wrong.is_empty());
+        let compared = every(&tasks, &found(&vec![(1, 1); 239]));
+        assert_eq!(compared.wrong.len(), 1);
+    }
+
+    #[test]
+    fn latest_needs_the_last_change_of_each_key_and_their_order() {
+        let due = dues(&[(1, 1), (1, 2), (2, 1), (1, 3)]);
+        let check = |records: &[(u64, u64)], wrong: &[(&'static str, i64)]| {
+            assert_eq!(
+                short(&latest(&[&due], &found(records))),
+                wrong,
+                "{records:?}"
+            );
+        };
+        check(&[(2, 1), (1, 3)], &[]);
+        check(&[(1, 1), (1, 2), (1, 3), (2, 1)], &[]);
+        check(&[(1, 1), (2, 1)], &[("lost", 3)]);
+        check(&[(1, 3)], &[("lost", 2)]);
+        check(&[(2, 1), (1, 3), (1, 3)], &[("twice", 2)]);
+        check(&[(2, 1), (1, 2), (1, 1), (1, 3)], &[("order", 2)]);
+        check(&[(2, 1), (1, 9)], &[("differs", 1)]);
+        check(&[(2, 1), (1, 3), (3, 1)], &[("extra", 2)]);
+    }
+
+    #[test]
+    fn a_pool_has_no_order() {
+        let due = dues(&[(1, 1), (1, 2)]);
+        assert!(pool(&due, &found(&[(1, 2), (1, 1)])).wrong.is_empty());
+        assert_eq!(short(&pool(&due, &found(&[(1, 2)]))), [("lost", 0)]);
+    }
+}

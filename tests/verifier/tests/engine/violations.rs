@@ -1,7 +1,7 @@
 //! Each way to break a promise, and what the verifier says about it.
 
 use bytes::Bytes;
-use millstream_broker::TopicPartition;
+use millstream_broker::{Broker, TopicPartition};
 use millstream_verifier::{Offsets, promises};
 
 use crate::log::{CAPITALS, CHANGELOG, INPUT, LENGTHS, Run, application, entry};
@@ -146,7 +146,6 @@ fn a_record_in_another_partition() {
     );
 }
 
-/// Two lengths that one key's changelog and store do not depend on.
 #[test]
 fn a_torn_transaction_with_its_output_and_without_its_offset() {
     let mut run = Run::correct();
@@ -320,4 +319,40 @@ fn an_offset_that_goes_back() {
     assert_eq!((row.promise, row.broken), (promises::FORWARD, 1));
     let partition = TopicPartition::new(INPUT, 1);
     assert!(row.examples[0].contains(&format!("partition=`{partition}`")));
+}
+
+#[test]
+fn input_that_is_deleted_is_no_violation_and_is_said() {
+    let log = Run::correct().write();
+    let admin = log.client.admin().expect("admin");
+    let first = TopicPartition::new(INPUT, 0);
+    admin.delete_records(&[(first, 1)]).expect("deleted");
+    let report = application().verify(&log.client, Vec::new());
+    let report = report.expect("verified");
+    assert!(report.holds(), "{report}");
+    for promise in [promises::OUTPUT, promises::CHANGELOG] {
+        let row = report.row(promise).expect("was looked at");
+        let bounded = row.bounded.as_deref().unwrap_or_default();
+        assert!(bounded.contains("-0`"), "{promise}: {bounded}");
+    }
+}
+
+#[test]
+fn output_that_is_deleted_is_no_violation_and_is_said() {
+    let log = Run::correct().write();
+    let admin = log.client.admin().expect("admin");
+    for partition in 0..2 {
+        let ends = TopicPartition::new(CAPITALS, partition);
+        admin.delete_records(&[(ends, 1)]).expect("deleted");
+    }
+    let report = application().verify(&log.client, Vec::new());
+    let report = report.expect("verified");
+    assert!(report.holds(), "{report}");
+    let row = report.row(promises::OUTPUT).expect("was looked at");
+    assert!(
+        row.bounded
+            .as_deref()
+            .is_some_and(|it| it.contains("capitals-")),
+        "{report}"
+    );
 }
