@@ -1,6 +1,7 @@
 //! The whole shop in the simulated log, with a gateway that is as unreliable as the rest.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     sync::{Arc, Mutex},
     time::Duration,
@@ -174,6 +175,8 @@ struct Gateway {
     running: Option<Running>,
     /// Where each partition is read from after a crash.
     safe: Vec<i64>,
+    /// How many events and intents there were when this was last looked at, and since when.
+    seen: Cell<(usize, Duration)>,
 }
 
 struct Running {
@@ -295,15 +298,18 @@ impl Actor for Gateway {
         }
         // The last word on a payment comes when the gateway is not asked any more.
         let mut orders = BTreeMap::new();
-        let mut newest = intents.iter().flatten().map(|r| r.record.timestamp).max();
-        for record in world.records(ORDER_EVENTS.name()).iter().flatten() {
+        let events = world.records(ORDER_EVENTS.name());
+        for record in events.iter().flatten() {
             let value = record.record.value.as_deref();
             let event = ORDER_EVENTS.value().decode(value).expect("decodes");
-            newest = newest.max(Some(record.record.timestamp));
             orders.insert(event.order.order_id, event.order);
         }
-        let quiet_ms = world.log.now_ms() - newest.unwrap_or(0);
-        if quiet_ms < QUIET.as_millis() as i64 {
+        let moved: usize = intents.iter().chain(&events).map(Vec::len).sum();
+        let (before, since) = self.seen.get();
+        if moved != before {
+            self.seen.set((moved, world.log.now()));
+        }
+        if moved != before || world.log.now() - since < QUIET {
             return Some("orders have moved lately".to_owned());
         }
         let open = orders.into_values().find(|order| !order.status.is_final());
@@ -318,6 +324,8 @@ fn storm(seed: u64) -> Storm {
             transaction_timeout: Duration::from_secs(if seed.is_multiple_of(2) { 3 } else { 12 }),
             late_end_txn: seed % 7 == 3,
             init_after_late_end: true,
+            // Deadlines go by the wall clock.
+            clock_jump: Duration::from_secs(5),
             rates: if calm { Default::default() } else { rates() },
             ..SimConfig::default()
         },
@@ -360,6 +368,7 @@ fn run(feed: &Feed, seed: u64) -> (Coverage, Result<(), String>) {
         books: books.clone(),
         running: None,
         safe: vec![0; PARTITIONS as usize],
+        seen: Cell::default(),
     };
     let mut world = World::new(seed, feed, &storm(seed)).with_actor(Box::new(gateway));
     world.storm();

@@ -98,6 +98,7 @@ pub(crate) struct World<'a> {
     feeder: Option<Arc<dyn Appender>>,
     actor: Option<Box<dyn Actor>>,
     fed: u64,
+    auditing: bool,
     /// Starts, kills, freezes and doubles.
     pub(crate) events: BTreeMap<&'static str, u64>,
     /// What should not have happened.
@@ -139,6 +140,7 @@ impl<'a> World<'a> {
             feeder: None,
             actor: None,
             fed: 0,
+            auditing: false,
             events: BTreeMap::new(),
             broken: Vec::new(),
         }
@@ -182,7 +184,10 @@ impl<'a> World<'a> {
             &self.feed.topology,
             Arc::new(client.clone()),
             self.config(&slot.name),
-            Arc::new(Clock::new(&self.log, &client)),
+            Arc::new(match self.auditing {
+                true => Clock::standing(&self.log, &client),
+                false => Clock::new(&self.log, &client),
+            }),
             Box::new(bases),
         );
         self.count("starts");
@@ -488,8 +493,11 @@ impl<'a> World<'a> {
         Ok(disks)
     }
 
-    /// A new instance with an empty disk restores everything and ends.
+    /// A new instance with an empty disk restores everything and ends. Its timers are never due, so
+    /// that it changes nothing.
     pub(crate) fn rebuild(&mut self) -> Result<BTreeMap<TaskId, Disk>, String> {
+        self.auditing = true;
+        self.actor = None;
         self.slots = vec![Slot {
             name: "auditor".to_owned(),
             disk: Disk::default(),
