@@ -3,8 +3,8 @@
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use millstream_state::FlushJob;
-use tracing::{debug, error};
+use millstream_state::{FlushJob, FlushReport};
+use tracing::{debug, error, info};
 
 /// Jobs that may wait; one more than this and the asking thread does its job itself, which slows it
 /// down as it should.
@@ -30,7 +30,11 @@ impl FlushPool {
     pub(crate) fn start() -> std::io::Result<Self> {
         let mut pool = Self::idle();
         let waiting = pool.waiting.clone();
-        let work = move || waiting.iter().for_each(run);
+        let work = move || {
+            waiting.iter().for_each(|job| {
+                run(job);
+            })
+        };
         let thread = std::thread::Builder::new()
             .name("millstream-flush".into())
             .spawn(work)?;
@@ -42,7 +46,9 @@ impl FlushPool {
         let jobs = self.jobs.as_ref();
         match jobs.expect("the pool is not dropped yet").try_send(job) {
             Ok(()) => {}
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => run(job),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                run(job);
+            }
         }
     }
 
@@ -56,15 +62,27 @@ impl FlushPool {
     }
 }
 
-/// A failed job leaves its changes in memory, and the next one tries again.
-pub(crate) fn run(job: FlushJob) {
+/// A failed job leaves its changes in memory, and the next one tries again. Says whether it was
+/// done. That it was not is logged once, not with every try.
+pub(crate) fn run(job: FlushJob) -> bool {
+    let is_retry = job.is_retry();
     match job.run() {
-        Ok(report) => debug!(
-            entries = report.entries,
-            bytes = report.bytes,
-            "state is on disk"
-        ),
-        Err(failure) => error!(error = %failure.chain(), "state could not be written to disk"),
+        Ok(report) => {
+            let FlushReport { entries, bytes } = report;
+            match is_retry {
+                true => info!(entries, bytes, "state can be written to disk again"),
+                false => debug!(entries, bytes, "state is on disk"),
+            }
+            true
+        }
+        Err(failure) => {
+            let error = failure.chain();
+            match is_retry {
+                true => debug!(error, "state can still not be written to disk"),
+                false => error!(error, "state cannot be written to disk; it is tried again"),
+            }
+            false
+        }
     }
 }
 

@@ -378,7 +378,9 @@ fn tells_missing(error: &rocksdb::Error) -> bool {
 fn fault(error: rocksdb::Error) -> Error {
     let text = error.as_ref();
     let is_locked = text.contains("lock hold by") || text.contains("While lock file");
-    let is_full = text.contains("No space left") || text.contains("Disk quota exceeded");
+    let is_full = ["No space left", "Disk quota exceeded", "File too large"]
+        .iter()
+        .any(|full| text.contains(full));
     let kind = error.kind();
     let source = error.into();
     match kind {
