@@ -81,7 +81,9 @@ impl Bed {
                 value: Some(Bytes::from_static(b"x")),
                 headers: Headers::default(),
             };
-            let appended = |result: millstream_broker::Result<i64>| drop(result.expect("appended"));
+            let appended = |result: millstream_broker::Result<i64>| {
+                result.expect("appended");
+            };
             while appender.append(record(), Box::new(appended)).is_err() {
                 std::thread::park_timeout(Duration::from_millis(1));
             }
@@ -140,17 +142,16 @@ impl Bed {
         tables.collect()
     }
 
-    /// Flips bits of the blocks in the middle of each table, which no opening reads.
+    /// Flips bits of the blocks in the middle of the largest table, which no opening reads.
     fn damage_inside(&self) {
-        for table in self.tables_of(VICTIM) {
-            let mut bytes = fs::read(&table).expect("read");
-            let blocks = bytes.len() / 4..bytes.len() / 2;
-            bytes[blocks]
-                .iter_mut()
-                .step_by(64)
-                .for_each(|byte| *byte ^= 1);
-            fs::write(&table, bytes).expect("written");
-        }
+        let tables = self.tables_of(VICTIM);
+        let len = |table: &&PathBuf| fs::metadata(table).expect("metadata").len();
+        let table = tables.iter().max_by_key(len).expect("a table");
+        let mut bytes = fs::read(table).expect("read");
+        let blocks = bytes.len() / 3..bytes.len() * 2 / 3;
+        let bits = bytes[blocks].iter_mut().step_by(64);
+        bits.for_each(|byte| *byte ^= 1);
+        fs::write(table, bytes).expect("written");
     }
 }
 
@@ -218,6 +219,7 @@ fn damage_that_the_start_finds_costs_one_task_its_state() {
         (Damage::Flip { at: 500, bit: 3 }, &manifest),
     ];
     for (damage, pick) in cases {
+        println!("{damage:?}");
         damage.apply(&pick(&bed));
         let app = bed.start();
         assert_rebuilt_alone(&app);

@@ -5,7 +5,7 @@ mod damaged;
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
-use damaged::{Damage, Random, copy_folder, files_of};
+use damaged::{Damage, Random, files_of};
 use millstream_state::{
     ByteStore, Fault, KvDefinition, MemoryBytes, Result, RocksBytes, RocksShared, StoreDefinition,
     TaskState,
@@ -131,6 +131,18 @@ fn check(dir: &Path, shared: &RocksShared, history: &History, what: &str, seen: 
                 error.chain()
             );
             seen.found += 1;
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("created");
+    for entry in fs::read_dir(from).expect("reads directory") {
+        let path = entry.expect("entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        match path.is_dir() {
+            true => copy_folder(&path, &target),
+            false => drop(fs::copy(&path, &target).expect("copied")),
         }
     }
 }

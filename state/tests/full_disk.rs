@@ -25,7 +25,9 @@ fn stores() -> [Arc<dyn StoreDefinition>; 1] {
 
 fn commit(state: &mut TaskState, round: u64) -> Result {
     for n in 0..KEYS {
-        state.kv(0, &COUNTS).put(&format!("key {n}"), n * round, 0)?;
+        state
+            .kv(0, &COUNTS)
+            .put(&format!("key {n}"), n * round, 0)?;
     }
     state.write_changelog(&mut |_, _, _, _| Ok(()))?;
     state.commit(&[(0, round as i64)])
@@ -60,14 +62,22 @@ fn a_flush_onto_a_full_disk_loses_nothing_and_goes_on_when_there_is_room() -> Re
         commit(&mut state, round)?;
         let failed = state.start_flush().expect("something to flush").run();
         let error = failed.expect_err("the disk is full");
-        assert!(matches!(Fault::of(&error), Some(Fault::Full { .. })), "{}", error.chain());
+        assert!(
+            matches!(Fault::of(&error), Some(Fault::Full { .. })),
+            "{}",
+            error.chain()
+        );
         assert!(state.flush_failure().is_some());
         assert_eq!(state.damage(), None);
         check(&state, round)?;
     }
     let refused = RocksBytes::open(&disk.dir.join("another"), &shared).err();
     let error = refused.expect("the disk is full");
-    assert!(matches!(Fault::of(&error), Some(Fault::Full { .. })), "{}", error.chain());
+    assert!(
+        matches!(Fault::of(&error), Some(Fault::Full { .. })),
+        "{}",
+        error.chain()
+    );
     // What a compaction makes of it must not stay either.
     base.compact();
     disk.free();

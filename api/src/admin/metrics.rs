@@ -229,7 +229,12 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
     let rebuilds = status.rebuilds.iter();
     let rebuilds = rebuilds.map(|(id, n)| (vec![id.clone()], *n as f64));
     let help = "Times the state of a task was found damaged and was rebuilt.";
-    page.counter("millstream_state_rebuilds_total", help, task, rebuilds.collect())?;
+    page.counter(
+        "millstream_state_rebuilds_total",
+        help,
+        task,
+        rebuilds.collect(),
+    )?;
     let stores = status.threads.iter().flat_map(|t| &t.tasks).flat_map(|t| {
         let row = |s: &millstream_runtime::StoreStatus| {
             (vec![t.id.clone(), s.name.clone()], s.replayed as f64)

@@ -302,7 +302,9 @@ impl Group {
 
     /// A topic was made or deleted: its readers are dealt partitions anew.
     pub(super) fn topic_changed(&self, topic: &Topic) {
-        lock(&self.state).committed.retain(|(id, _), _| *id != topic.id);
+        lock(&self.state)
+            .committed
+            .retain(|(id, _), _| *id != topic.id);
         self.deal_again(topic);
     }
 

@@ -15,6 +15,7 @@ use rocksdb::{
 use super::{
     EmbeddedConfig,
     group::Group,
+    journal,
     layout::{self, Identity, StoredTopic},
     log::Log,
     partition::{Partition, Topic},
@@ -31,7 +32,7 @@ const CACHE_BYTES: usize = 8 << 20;
 /// Opens the database and reads everything but records. Also tells the next topic's id.
 pub(super) fn open(dir: &Path, config: EmbeddedConfig) -> Result<(Log, u32)> {
     create_dir(dir)?;
-    let db = DB::open(&options(&config), dir).map_err(|cause| open_failed(dir, cause))?;
+    let db = open_db(dir, &config)?;
     let identity = identity(&db)?;
     let topics = topics(&db)?;
     let groups = groups(&db, &config)?;
@@ -54,8 +55,7 @@ pub(super) fn reopen(log: &Log) -> Result<u32> {
     if log.disk_is_gone.load(std::sync::atomic::Ordering::SeqCst) {
         return Err(Error::State("the disk is gone"));
     }
-    let db = DB::open(&options(&log.config), &log.dir);
-    let db = db.map_err(|cause| open_failed(&log.dir, cause))?;
+    let db = open_db(&log.dir, &log.config)?;
     let identity = identity(&db)?;
     if identity.cluster_id != log.cluster_id {
         return Err(Error::Corrupt("it is another log now".to_owned()));
@@ -71,7 +71,10 @@ pub(super) fn reopen(log: &Log) -> Result<u32> {
         if stored.get(&topic.name).is_some_and(is_same) {
             stored.remove(&topic.name);
         } else {
-            topic.partitions.iter().for_each(|partition| partition.delete());
+            topic
+                .partitions
+                .iter()
+                .for_each(|partition| partition.delete());
             log.remove_topic(&topic.name);
         }
     }
@@ -82,7 +85,10 @@ pub(super) fn reopen(log: &Log) -> Result<u32> {
             let acknowledged = partition.end();
             restore(log, partition)?;
             if partition.end() < acknowledged {
-                let what = format!("acknowledged records are gone. partition=`{}`", partition.at);
+                let what = format!(
+                    "acknowledged records are gone. partition=`{}`",
+                    partition.at
+                );
                 return Err(Error::Corrupt(what));
             }
         }
@@ -112,6 +118,21 @@ fn restore(log: &Log, partition: &Partition) -> Result<()> {
     let end = partition.stored_end(log)?.max(low);
     partition.restore(low, end, cleaned);
     Ok(())
+}
+
+fn open_db(dir: &Path, config: &EmbeddedConfig) -> Result<DB> {
+    let opened = DB::open(&options(config), dir);
+    let failed = |cause| open_failed(dir, cause);
+    match opened {
+        Err(cause) if cause.kind() == rocksdb::ErrorKind::Corruption && !config.salvage => {
+            let what = || format!("looking for a torn write in `{}`", dir.display());
+            match journal::cut_torn_end(dir).map_err(|cause| Error::client(what(), cause))? {
+                true => DB::open(&options(config), dir).map_err(failed),
+                false => Err(failed(cause)),
+            }
+        }
+        opened => opened.map_err(failed),
+    }
 }
 
 fn create_dir(dir: &Path) -> Result<()> {

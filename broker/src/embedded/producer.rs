@@ -135,7 +135,9 @@ impl EmbeddedProducer {
         }
         self.log().check().map_err(fatal)?;
         if self.term != self.log().term() {
-            return Err(fatal(Error::State("the log was opened again; make a new producer")));
+            return Err(fatal(Error::State(
+                "the log was opened again; make a new producer",
+            )));
         }
         match (open, self.open) {
             (true, false) => Err(fatal(Error::State("no transaction is open"))),

@@ -82,15 +82,19 @@ fn a_failed_write_stops_the_log_until_it_can_write_again() {
     let failed = producer.begin();
     assert!(matches!(failed, Err(ProducerError::Fatal(_))), "{failed:?}");
     assert_eq!(admin.watermarks(&at).expect("watermarks").high, 1);
-    let mut producer = log.producer("p").expect("producer");
+    producer = log.producer("p").expect("producer");
     producer.init().expect("init");
     let ix = producer.topic("t");
     producer.begin().expect("begin");
     let headers = Headers::default();
-    producer.send(outgoing(ix, b"next", &headers)).expect("send");
+    producer
+        .send(outgoing(ix, b"next", &headers))
+        .expect("send");
     producer.commit().expect("commit");
     let mut records = Vec::new();
-    reader.poll(Duration::from_secs(30), 9, &mut records).expect("polls");
+    reader
+        .poll(Duration::from_secs(30), 9, &mut records)
+        .expect("polls");
     assert_eq!(records[0].value.as_deref(), Some(&b"next"[..]));
     assert_eq!(records[0].offset, 1);
     drop((log, admin, producer, reader, appender));

@@ -88,7 +88,11 @@ impl Writer {
         let mut jobs = Vec::new();
         loop {
             let broken = self.log.is_broken();
-            if !self.log.queue.take(broken.then_some(REOPEN_EVERY), &mut jobs) {
+            if !self
+                .log
+                .queue
+                .take(broken.then_some(REOPEN_EVERY), &mut jobs)
+            {
                 break;
             }
             if broken {

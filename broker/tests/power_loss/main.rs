@@ -37,12 +37,21 @@ fn open(dir: &Path) -> Result<Arc<EmbeddedBroker>, Error> {
 }
 
 fn read(log: &EmbeddedBroker, at: &TopicPartition) -> Vec<Fetched> {
-    let high = log.admin().expect("admin").watermarks(at).expect("watermarks").high;
+    let high = log
+        .admin()
+        .expect("admin")
+        .watermarks(at)
+        .expect("watermarks")
+        .high;
     let mut reader = log.reader().expect("reader");
-    reader.assign(&[(at.clone(), Start::Earliest)]).expect("assigned");
+    reader
+        .assign(&[(at.clone(), Start::Earliest)])
+        .expect("assigned");
     let mut records = Vec::new();
     while reader.position(PartitionIx(0)).expect("position") < high {
-        reader.poll(Duration::ZERO, 1000, &mut records).expect("polls");
+        reader
+            .poll(Duration::ZERO, 1000, &mut records)
+            .expect("polls");
     }
     records
 }
@@ -75,6 +84,8 @@ struct Told {
 impl Told {
     fn add(&mut self, lines: &[String]) {
         for line in lines {
+            // The test runner's own words come before the first line.
+            let line = line.rsplit("... ").next().unwrap_or(line);
             match line.split(' ').collect::<Vec<_>>()[..] {
                 ["commit", number] => self.commit = number.parse().expect("a number"),
                 ["append", offset, head] => {
@@ -92,13 +103,23 @@ impl Told {
             .map(|record| (record.offset, text(record)))
             .collect();
         for (offset, head) in &self.appends {
-            assert_eq!(stored.get(offset), Some(head), "append {offset}. seed={seed}");
+            assert_eq!(
+                stored.get(offset),
+                Some(head),
+                "append {offset}. seed={seed}"
+            );
         }
         let [zero, one] = [0, 1].map(|partition| TopicPartition::new("t", partition));
         let admin = log.admin().expect("admin");
-        let committed = admin.committed("g", std::slice::from_ref(&zero)).expect("committed")[0];
+        let committed = admin
+            .committed("g", std::slice::from_ref(&zero))
+            .expect("committed")[0];
         let committed = committed.unwrap_or(0);
-        assert!(committed >= self.commit, "{committed} < {}. seed={seed}", self.commit);
+        assert!(
+            committed >= self.commit,
+            "{committed} < {}. seed={seed}",
+            self.commit
+        );
         let numbers: Vec<String> = (1..=committed).map(|number| number.to_string()).collect();
         for partition in [zero, one] {
             let texts: Vec<String> = read(log, &partition).iter().map(text).collect();
@@ -186,7 +207,10 @@ fn child_that_writes() {
     let Some(dir) = std::env::var_os(CHILD_DIR) else {
         return;
     };
-    let seed: u64 = std::env::var(CHILD_SEED).expect("a seed").parse().expect("a number");
+    let seed: u64 = std::env::var(CHILD_SEED)
+        .expect("a seed")
+        .parse()
+        .expect("a number");
     let mut random = Random::new(seed + 1000);
     let log = open(Path::new(&dir)).expect("opens");
     let topic = |name: &str, partitions| NewTopic {
@@ -195,10 +219,14 @@ fn child_that_writes() {
         cleanup: KEEP,
     };
     let admin = log.admin().expect("admin");
-    admin.create_topics(&[topic("t", 2), topic("a", 1)]).expect("created");
+    admin
+        .create_topics(&[topic("t", 2), topic("a", 1)])
+        .expect("created");
     let mut member = join(&log);
     let zero = TopicPartition::new("t", 0);
-    let committed = member.committed(std::slice::from_ref(&zero), DEADLINE).expect("committed");
+    let committed = member
+        .committed(std::slice::from_ref(&zero), DEADLINE)
+        .expect("committed");
     let mut producer = log.producer("p").expect("producer");
     producer.init().expect("init");
     let appender = log.appender().expect("appender");
@@ -237,7 +265,9 @@ fn child_that_writes() {
                 .expect("send");
         }
         let proof = member.group_metadata().expect("metadata");
-        producer.send_offsets(&[(zero.clone(), number)], &proof).expect("offsets");
+        producer
+            .send_offsets(&[(zero.clone(), number)], &proof)
+            .expect("offsets");
         producer.commit().expect("commit");
         tell(&format!("commit {number}.\n"));
         if random.below(20) == 0 {

@@ -50,7 +50,8 @@ pub(crate) fn folder() -> tempfile::TempDir {
 fn shim() -> &'static Path {
     static SHIM: OnceLock<(tempfile::TempDir, PathBuf)> = OnceLock::new();
     let (_, library) = SHIM.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/tests/power_loss/shim.c");
+        let source =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../broker/tests/power_loss/shim.c");
         let folder = tempfile::tempdir().expect("a folder");
         let library = folder.path().join("shim.so");
         let built = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
@@ -58,7 +59,10 @@ fn shim() -> &'static Path {
             .args([&library, &source])
             .arg("-ldl")
             .status();
-        assert!(built.expect("a C compiler").success(), "the library is built");
+        assert!(
+            built.expect("a C compiler").success(),
+            "the library is built"
+        );
         (folder, library)
     });
     library
@@ -123,7 +127,10 @@ pub(crate) fn run_on_and_cut(
     }
     let ended = child.wait_with_output().expect("ended");
     let errors = String::from_utf8_lossy(&ended.stderr);
-    assert!(lines.len() >= enough, "the child ended by itself. seed={seed}\n{errors}");
+    assert!(
+        lines.len() >= enough,
+        "the child ended by itself. seed={seed}\n{errors}"
+    );
     tear(&live, &kept, &mut random);
     fs::remove_dir_all(&live).expect("removed");
     fs::rename(&kept, &live).expect("renamed");

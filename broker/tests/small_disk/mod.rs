@@ -40,14 +40,21 @@ pub(crate) fn child_disk(test: &str, mib: u32) -> Option<SmallDisk> {
     let ways = ["--mount", "--mount --map-root-user"].map(|way| way.split(' ').collect::<Vec<_>>());
     let mounts = |way: &&Vec<&str>| {
         let mut tried = Command::new("unshare");
-        tried.args(*way).args(["sh", "-c", MOUNT, "1m"]).arg(folder.path()).arg("true");
+        tried
+            .args(*way)
+            .args(["sh", "-c", MOUNT, "1m"])
+            .arg(folder.path())
+            .arg("true");
         tried.output().is_ok_and(|tried| tried.status.success())
     };
     let mut command = match ways.iter().find(mounts) {
         Some(way) => {
             let mut command = Command::new("unshare");
             let size = format!("{mib}m");
-            command.args(way).args(["sh", "-c", MOUNT, &size]).env(CHILD_KIND, "mounted");
+            command
+                .args(way)
+                .args(["sh", "-c", MOUNT, &size])
+                .env(CHILD_KIND, "mounted");
             command
         }
         None => {
@@ -56,7 +63,11 @@ pub(crate) fn child_disk(test: &str, mib: u32) -> Option<SmallDisk> {
             command
         }
     };
-    command.arg(folder.path()).arg(program).args(arguments).env(CHILD_DISK, folder.path());
+    command
+        .arg(folder.path())
+        .arg(program)
+        .args(arguments)
+        .env(CHILD_DISK, folder.path());
     let ended = command.output().expect("the child runs");
     let told = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(
@@ -98,5 +109,8 @@ fn limit(bytes: &str) {
     let mut command = Command::new("prlimit");
     let id = std::process::id().to_string();
     command.args(["--pid", &id, &format!("--fsize={bytes}")]);
-    assert!(command.status().expect("runs").success(), "the limit is set");
+    assert!(
+        command.status().expect("runs").success(),
+        "the limit is set"
+    );
 }

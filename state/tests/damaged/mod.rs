@@ -85,15 +85,3 @@ pub(crate) fn files_of(dir: &Path) -> Vec<PathBuf> {
     files.sort();
     files
 }
-
-pub(crate) fn copy_folder(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("created");
-    for entry in fs::read_dir(from).expect("reads directory") {
-        let path = entry.expect("entry").path();
-        let target = to.join(path.file_name().expect("a name"));
-        match path.is_dir() {
-            true => copy_folder(&path, &target),
-            false => drop(fs::copy(&path, &target).expect("copied")),
-        }
-    }
-}
