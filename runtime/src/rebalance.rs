@@ -92,7 +92,7 @@ impl Session {
             }
             Err(error) => match Ahead::of(&error) {
                 Some(ahead) => {
-                    self.reopen(ahead.task, &error.chain())?;
+                    self.reopen(ahead.task, Some(&error.chain()))?;
                     self.begin_restore(ids)
                 }
                 None => Err(error.into()),

@@ -80,7 +80,8 @@ impl Shared {
 
 impl Session {
     /// After a turn that came to `worked`: rebuilds a task whose state turned out to be damaged,
-    /// whoever has met the damage. The other tasks keep theirs.
+    /// whoever has met the damage, and opens one again that takes no more writes. The other tasks
+    /// keep what they have.
     ///
     /// Invariant: no commit has what was read from a damaged state: see `commit`.
     pub(crate) fn mend(&mut self, worked: Result<(), Trouble>) -> Result<(), Trouble> {
@@ -93,12 +94,13 @@ impl Session {
             }
             Err(Trouble::Error(_)) | Ok(()) => {}
         }
-        let mut found = self.tasks.iter();
-        let Some((id, found)) = found.find_map(|(id, task)| Some((*id, task.state.damage()?)))
-        else {
+        let mut tasks = self.tasks.iter();
+        let damaged = tasks.find_map(|(id, task)| Some((*id, Some(task.state.damage()?))));
+        let stuck = || self.tasks.iter().find(|(_, task)| task.state.is_stuck());
+        let Some((id, found)) = damaged.or_else(|| Some((*stuck()?.0, None))) else {
             return worked;
         };
-        self.reopen(id, &found)?;
+        self.reopen(id, found.as_deref())?;
         if self.slots.is_empty() {
             // Between two assignments there is nothing to read again, nor to restore.
             return Ok(());
@@ -108,15 +110,18 @@ impl Session {
         self.rewind()
     }
 
-    /// Opens a task anew, without state. The caller restores it.
-    pub(crate) fn reopen(&mut self, id: TaskId, found: &str) -> Result<()> {
+    /// Opens a task again, without its state if that was found damaged. The caller restores it.
+    pub(crate) fn reopen(&mut self, id: TaskId, found: Option<&str>) -> Result<()> {
         self.shared.queries.deregister(id);
         let task = self.tasks.remove(&id);
         let queues = task.iter().flat_map(|task| task.group.queues());
         let committed: Vec<Option<i64>> = queues.map(|q| q.committed_offset()).collect();
         // Closes it. A query that still reads it is waited for by the next opening.
         drop(task);
-        self.shared.throw_away(id, found)?;
+        match found {
+            Some(found) => self.shared.throw_away(id, found)?,
+            None => warn!(task = %id, "state takes no more writes; it is opened again"),
+        }
         if self.slots.is_empty() {
             return Ok(());
         }

@@ -62,6 +62,12 @@ pub trait ByteStore: Send + Sync {
         None
     }
 
+    /// True when it refuses what the disk would take, so that only opening it again helps. Nothing
+    /// is damaged.
+    fn is_stuck(&self) -> bool {
+        false
+    }
+
     /// About how many entries there are.
     fn approximate_entries(&self) -> u64;
 }

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
@@ -119,7 +119,13 @@ pub struct RocksBytes {
     next_file: AtomicU64,
     droppable: SharedRule,
     damage: Damage,
+    /// Files in a row that were written, but not linked into the database.
+    refused: AtomicU32,
 }
+
+/// After an error in the background RocksDB takes nothing more. It gets over a full disk by itself,
+/// within seconds, but over nothing else: after so many refusals it is not expected to any more.
+const REFUSALS_MAX: u32 = 5;
 
 impl RocksBytes {
     /// Opens or makes the database in `dir`.
@@ -148,6 +154,7 @@ impl RocksBytes {
             next_file: AtomicU64::new(0),
             droppable,
             damage: Damage::default(),
+            refused: AtomicU32::new(0),
         })
     }
 
@@ -213,9 +220,12 @@ impl ByteStore for RocksBytes {
             }
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
-            self.db
-                .ingest_external_file_opts(&options, vec![&path])
-                .map_err(|e| self.damage.fault(e))
+            let linked = self.db.ingest_external_file_opts(&options, vec![&path]);
+            match &linked {
+                Ok(()) => self.refused.store(0, Ordering::Relaxed),
+                Err(_) => _ = self.refused.fetch_add(1, Ordering::Relaxed),
+            }
+            linked.map_err(|e| self.damage.fault(e))
         });
         if result.is_err() {
             // Nothing depends on it: the next open clears what is left.
@@ -230,6 +240,10 @@ impl ByteStore for RocksBytes {
             .0
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Some(droppable);
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.refused.load(Ordering::Relaxed) >= REFUSALS_MAX
     }
 
     fn damage(&self) -> Option<String> {

@@ -300,6 +300,11 @@ impl TaskState {
         self.committed.base().damage()
     }
 
+    /// True when no flush will succeed before the base is opened again, as it is.
+    pub fn is_stuck(&self) -> bool {
+        self.committed.base().is_stuck()
+    }
+
     /// Why the latest flush failed; `None` when it did not. What it was to write stays in memory.
     pub fn flush_failure(&self) -> Option<Arc<str>> {
         self.committed.flush_failure()

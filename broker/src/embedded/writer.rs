@@ -72,13 +72,13 @@ enum Edited {
 impl Writer {
     pub(super) fn new(log: Arc<Log>, next_topic_id: u32) -> Self {
         Self {
+            broke: log.config.clock.instant(),
             log,
             next_topic_id,
             tail: VecDeque::new(),
             tail_bytes: 0,
             batch: WriteBatch::default(),
             staged: Staged::default(),
-            broke: Instant::now(),
         }
     }
 
@@ -141,7 +141,7 @@ impl Writer {
                 self.log.break_down(why, true);
                 self.staged.fail(&self.log);
                 self.batch.clear();
-                self.broke = Instant::now();
+                self.broke = self.log.config.clock.instant();
             }
         }
     }
@@ -149,7 +149,8 @@ impl Writer {
     /// Opens the database again, as a new program would: what is on disk then is what counts. Those
     /// whose writes failed do not know whether they are among it, and have been told so.
     fn mend(&mut self) {
-        if self.broke.elapsed() < REOPEN_EVERY || !self.log.can_be_mended() {
+        let since = self.log.config.clock.instant() - self.broke;
+        if since < REOPEN_EVERY || !self.log.can_be_mended() {
             return;
         }
         match open::reopen(&self.log) {
@@ -162,7 +163,7 @@ impl Writer {
             Err(Error::Corrupt(why)) => self.log.break_down(why, false),
             Err(error) => {
                 tracing::debug!(%error, "the log cannot be opened again yet");
-                self.broke = Instant::now();
+                self.broke = self.log.config.clock.instant();
             }
         }
     }

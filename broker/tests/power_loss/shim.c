@@ -1,11 +1,12 @@
 /* Power loss, as a library to preload: it keeps, beside a folder, what of the folder would be left
  * if the power went now.
  *
- * Environment: POWER_LOSS_LIVE is the folder the program writes to, POWER_LOSS_KEPT
- * the one that holds what is durable. With POWER_LOSS_STRICT names are durable by their folder's
- * fsync alone, with POWER_LOSS_LIES journals are not kept at all. A file's content is durable up to its last fsync; a name is
- * durable once its folder was synced, or, as on ext4 and XFS, once the file under it was synced
- * after being created. Renames and removals become durable with their folder's fsync.
+ * Environment: POWER_LOSS_LIVE is the folder the program writes to, POWER_LOSS_KEPT the one that
+ * holds what is durable. With POWER_LOSS_STRICT names are durable by their folder's fsync alone,
+ * with POWER_LOSS_LIES journals are not kept at all. A file's content is durable up to its last
+ * fsync; a name is durable once its folder was synced, or, as on ext4 and XFS, once the file under
+ * it was synced after being created. Renames and removals become durable with their folder's
+ * fsync.
  *
  * fsync of a file copies what changed since the last one to the kept file of its inode. fsync of a
  * folder brings the kept folder's names in line with the live one. All of it happens under one
