@@ -21,7 +21,8 @@ use crate::{
     config::Config,
     flush_pool::FlushPool,
     global_tables::{Follower, Reading, Ready},
-    internal_topics::{Layout, find_topics, full_name, prepare},
+    internal_topics::{Layout, find_topics, full_name, plan},
+    manifest_topic::admit,
     members::{Herald, Members},
     queries::Queries,
     rebuilds::Rebuilds,
@@ -69,7 +70,10 @@ impl Shared {
         config.check()?;
         let admin = broker.admin()?;
         let topology = find_topics(&*admin, topology, &config.application_id)?;
-        let layout = prepare(&*admin, &topology, &config.application_id)?;
+        let plans = plan(&*admin, &topology, &config.application_id)?;
+        let admission = admit(&*broker, &*admin, &*clock, &topology, &config, &plans)?;
+        let bases = admission.placed(bases);
+        let layout = plans.carry_out(&*admin)?;
         let (members, herald) = Members::open(&*broker, &*admin, &config, clock.clone())?;
         let queries = Queries::new(&topology, &layout, members.clone());
         let globals = Ready::default();

@@ -31,9 +31,9 @@ impl FlushPool {
         let mut pool = Self::idle();
         let waiting = pool.waiting.clone();
         let work = move || {
-            waiting.iter().for_each(|job| {
+            for job in waiting {
                 run(job);
-            })
+            }
         };
         let thread = std::thread::Builder::new()
             .name("millstream-flush".into())

@@ -21,7 +21,7 @@ use millstream_topology::{Headers, Result, TaskId};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
-use crate::{clock::WallClock, config::Config};
+use crate::{clock::WallClock, config::Config, internal_topics::MEMBERS};
 
 /// How often an instance says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -69,7 +69,7 @@ impl Members {
         config: &Config,
         clock: Arc<dyn WallClock>,
     ) -> Result<(Self, Herald)> {
-        let topic: Arc<str> = format!("{}-members", config.application_id).into();
+        let topic: Arc<str> = format!("{}-{MEMBERS}", config.application_id).into();
         let cleanup = Cleanup::Compact;
         admin.create_topics(&[NewTopic {
             name: topic.clone(),

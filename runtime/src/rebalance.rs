@@ -150,9 +150,12 @@ impl Session {
                 Err(error) => error,
             };
             match Fault::of(&error) {
-                // Another thread of this process still closes it; it has been told to.
+                // Another thread of this process still closes it; it has been told to. Or a flush
+                // of its last owner waits.
                 Some(Fault::Locked { .. }) if self.shared.now() < deadline => {
-                    self.shared.clock.wait(Duration::from_millis(50));
+                    if !self.shared.flush_pool.help() {
+                        self.shared.clock.wait(Duration::from_millis(50));
+                    }
                 }
                 Some(fault) if fault.means_rebuild() => {
                     self.shared.throw_away(id, &error.chain())?;
@@ -216,8 +219,8 @@ impl Session {
         while self.shared.now() < deadline {
             match task.state.start_flush() {
                 Some(job) => {
+                    // What a failing disk does not take is in the changelogs.
                     if !flush_pool::run(job) {
-                        // What is not on disk is read from the changelogs again.
                         break;
                     }
                 }

@@ -16,6 +16,9 @@ const REBUILDS_MAX: u32 = 5;
 /// After so much time without damage a task's rebuilds are forgiven.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
 
+/// How long flushes and queries may keep a base open whose task is closed.
+const CLOSED_WITHIN: Duration = Duration::from_secs(5);
+
 /// How often each task's state was thrown away.
 #[derive(Default)]
 pub(crate) struct Rebuilds(Mutex<BTreeMap<TaskId, Count>>);
@@ -116,8 +119,17 @@ impl Session {
         let task = self.tasks.remove(&id);
         let queues = task.iter().flat_map(|task| task.group.queues());
         let committed: Vec<Option<i64>> = queues.map(|q| q.committed_offset()).collect();
-        // Closes it. A query that still reads it is waited for by the next opening.
+        let base = task.as_ref().map(|task| task.state.watch_base());
         drop(task);
+        // Flushes and queries may hold it a little longer, and would write into the next folder.
+        let deadline = self.shared.now() + CLOSED_WITHIN;
+        while base.as_ref().is_some_and(|base| base.strong_count() > 0)
+            && self.shared.now() < deadline
+        {
+            if !self.shared.flush_pool.help() {
+                self.shared.clock.wait(Duration::from_millis(2));
+            }
+        }
         match found {
             Some(found) => self.shared.throw_away(id, found)?,
             None => warn!(task = %id, "state takes no more writes; it is opened again"),

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
     vec,
 };
 
@@ -88,6 +88,10 @@ impl Committed {
 
     pub(crate) fn base(&self) -> &dyn ByteStore {
         &*self.base
+    }
+
+    pub(crate) fn watch(&self) -> Weak<dyn ByteStore> {
+        Arc::downgrade(&self.base)
     }
 
     pub(crate) fn meta(&self, index: usize) -> Meta {

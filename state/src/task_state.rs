@@ -1,6 +1,9 @@
 //! `TaskState`: the stores of one task, and the steps of a commit.
 
-use std::{any::type_name, sync::Arc};
+use std::{
+    any::type_name,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use millstream_topology::{KvStore, SessionStore, StoreSpec, VersionedStore, WindowStore};
@@ -298,6 +301,11 @@ impl TaskState {
     /// from its changelogs; nothing that was read from it is to be committed.
     pub fn damage(&self) -> Option<String> {
         self.committed.base().damage()
+    }
+
+    /// Tells when the base is closed: flushes and views may keep it open for longer than this.
+    pub fn watch_base(&self) -> Weak<dyn ByteStore> {
+        self.committed.watch()
     }
 
     /// True when no flush will succeed before the base is opened again, as it is.
