@@ -25,6 +25,7 @@ use crate::{
     manifest_topic::admit,
     members::{Herald, Members},
     queries::Queries,
+    rebuilds::Rebuilds,
     status::{Board, Status, TaskPhase, ThreadStatus},
     stream_thread::StreamThread,
     task::Task,
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) members: Members,
     pub(crate) board: Board,
     pub(crate) flush_pool: FlushPool,
+    pub(crate) rebuilds: Rebuilds,
     globals: Ready,
     stop: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -94,6 +96,7 @@ impl Shared {
             members,
             board: Board::default(),
             flush_pool,
+            rebuilds: Rebuilds::default(),
             globals,
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -139,6 +142,9 @@ impl Shared {
             return Health::Stopping;
         }
         let threads = self.board.read().threads;
+        if let Some(why) = threads.iter().find_map(ThreadStatus::stalled_by) {
+            return Health::Stalled(why.to_owned());
+        }
         let running = |thread: &ThreadStatus| {
             let mut tasks = thread.tasks.iter();
             thread.joined && tasks.all(|task| task.phase == TaskPhase::Running)
@@ -146,6 +152,14 @@ impl Shared {
         match threads.len() == self.config.threads && threads.iter().all(running) {
             true => Health::Running,
             false => Health::Starting,
+        }
+    }
+
+    /// Threads, tasks, stores and commits at this moment.
+    pub(crate) fn status(&self) -> Status {
+        Status {
+            rebuilds: self.rebuilds.totals(),
+            ..self.board.read()
         }
     }
 
@@ -190,6 +204,8 @@ pub enum Health {
     Starting,
     /// All tasks of this instance run.
     Running,
+    /// State cannot be written to disk, for that reason. It goes on by itself when it can again.
+    Stalled(String),
     /// It was told to stop.
     Stopping,
     /// It stopped with that error.
@@ -262,7 +278,7 @@ impl Application {
 
     /// Threads, tasks, stores and commits at this moment.
     pub fn status(&self) -> Status {
-        self.shared.board.read()
+        self.shared.status()
     }
 
     /// What this application runs.

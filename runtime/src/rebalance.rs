@@ -11,8 +11,8 @@ use crate::{
     commit::Trouble,
     flush_pool,
     partition_group::RecordQueue,
-    restore::Restoration,
-    session::{COMMITTED_BYTES_MAX, Session, Slot},
+    restore::{Ahead, Restoration},
+    session::{Session, Slot},
     task::{Surroundings, Task},
 };
 
@@ -76,7 +76,7 @@ impl Session {
         self.begin_restore(&ids)
     }
 
-    fn begin_restore(&mut self, ids: &BTreeSet<TaskId>) -> Result<(), Trouble> {
+    pub(crate) fn begin_restore(&mut self, ids: &BTreeSet<TaskId>) -> Result<(), Trouble> {
         for at in 0..self.slots.len() {
             self.set_paused(at, true)?;
         }
@@ -84,21 +84,19 @@ impl Session {
         let admin = &*self.shared.admin;
         let application = &self.shared.config.application_id;
         let now = self.shared.now();
-        match Restoration::begin(reader, admin, application, &self.tasks, ids, now) {
+        let begun = Restoration::begin(reader, admin, application, &self.tasks, ids, now);
+        match begun {
             Ok(restoration) => {
                 self.restoring = Some(restoration);
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::State => {
-                warn!(thread = self.index, error = %error.chain(), "local state is discarded");
-                let open: Vec<TaskId> = self.tasks.keys().copied().collect();
-                self.tasks.clear();
-                for id in open {
-                    self.shared.bases.wipe(id)?;
+            Err(error) => match Ahead::of(&error) {
+                Some(ahead) => {
+                    self.reopen(ahead.task, Some(&error.chain()))?;
+                    self.begin_restore(ids)
                 }
-                Err(error.into())
-            }
-            Err(error) => Err(error.into()),
+                None => Err(error.into()),
+            },
         }
     }
 
@@ -106,11 +104,12 @@ impl Session {
         let Some(restoring) = &mut self.restoring else {
             return Ok(());
         };
+        if self.tasks.values().any(Task::is_stalled) {
+            return Ok(());
+        }
         restoring.step(&mut self.tasks, self.shared.now())?;
         for task in self.tasks.values_mut() {
-            if task.state.committed_bytes() > COMMITTED_BYTES_MAX
-                && let Some(job) = task.state.start_flush()
-            {
+            if let Some(job) = task.due_flush(false) {
                 self.shared.flush_pool.submit(job);
             }
         }
@@ -143,7 +142,7 @@ impl Session {
         Ok(())
     }
 
-    fn open_task(&mut self, id: TaskId) -> Result<Task> {
+    pub(crate) fn open_task(&mut self, id: TaskId) -> Result<Task> {
         let deadline = self.shared.now() + OPEN_WAIT;
         loop {
             let error = match self.shared.open_task(id) {
@@ -159,8 +158,7 @@ impl Session {
                     }
                 }
                 Some(fault) if fault.means_rebuild() => {
-                    warn!(task = %id, error = %error.chain(), "state is damaged and is rebuilt");
-                    self.shared.bases.wipe(id)?;
+                    self.shared.throw_away(id, &error.chain())?;
                 }
                 _ => return Err(error),
             }

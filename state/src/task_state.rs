@@ -1,6 +1,9 @@
 //! `TaskState`: the stores of one task, and the steps of a commit.
 
-use std::{any::type_name, sync::Arc};
+use std::{
+    any::type_name,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use millstream_topology::{KvStore, SessionStore, StoreSpec, VersionedStore, WindowStore};
@@ -11,7 +14,7 @@ use crate::{
     committed::{Change, Committed},
     error::Result,
     kv::KvLive,
-    layout::{Meta, Suffix, Times, assign_ids, bounds_of, read_meta},
+    layout::{Meta, Place, Suffix, Times, places_of},
     live::AnyStore,
     window_live::WindowLive,
 };
@@ -55,15 +58,13 @@ impl TaskState {
         definitions: &[Arc<dyn StoreDefinition>],
     ) -> Result<Self> {
         let specs: Vec<StoreSpec> = definitions.iter().map(|store| store.spec()).collect();
-        let ids = assign_ids(&*base, &specs)?;
+        let found = places_of(&*base, &specs)?;
         let mut stores = Vec::new();
         let mut places = Vec::new();
-        for ((definition, spec), id) in definitions.iter().zip(specs).zip(ids) {
-            let meta = read_meta(&*base, id)?;
-            let (first, end) = bounds_of(id);
-            let empty = base.scan(&first, Some(&end))?.next().transpose()?.is_none();
+        for ((definition, spec), place) in definitions.iter().zip(specs).zip(found) {
+            let Place { id, meta, is_empty } = place;
             let mut live = definition.open();
-            live.attach(id, empty, meta.observed);
+            live.attach(id, is_empty, meta.observed);
             places.push((spec.clone(), id, meta.clone()));
             stores.push(Store {
                 definition: definition.clone(),
@@ -294,6 +295,27 @@ impl TaskState {
         store.committed = (times, observed);
         store.live.forget(observed);
         Ok(())
+    }
+
+    /// What was found damaged in the base since it was opened. The task must then be built anew
+    /// from its changelogs; nothing that was read from it is to be committed.
+    pub fn damage(&self) -> Option<String> {
+        self.committed.base().damage()
+    }
+
+    /// Tells when the base is closed: flushes and views may keep it open for longer than this.
+    pub fn watch_base(&self) -> Weak<dyn ByteStore> {
+        self.committed.watch()
+    }
+
+    /// True when no flush will succeed before the base is opened again, as it is.
+    pub fn is_stuck(&self) -> bool {
+        self.committed.base().is_stuck()
+    }
+
+    /// Why the latest flush failed; `None` when it did not. What it was to write stays in memory.
+    pub fn flush_failure(&self) -> Option<Arc<str>> {
+        self.committed.flush_failure()
     }
 
     /// Approximate memory of what is committed and not in the base yet.
