@@ -184,6 +184,8 @@ struct Running {
     reader: Box<dyn Reader>,
     appender: Arc<dyn Appender>,
     read: Vec<i64>,
+    /// Results that are not written yet, and whether one could not be.
+    results: Arc<Mutex<(u64, bool)>>,
 }
 
 impl Gateway {
@@ -200,6 +202,7 @@ impl Gateway {
             client,
             reader,
             read: self.safe.clone(),
+            results: Arc::default(),
         })
     }
 }
@@ -255,7 +258,14 @@ fn call(
             value: value.clone(),
             headers: Headers::default(),
         };
-        running.appender.append(record, Box::new(|_| ()))?;
+        running.results.lock().expect("no panic").0 += 1;
+        let results = running.results.clone();
+        let done = move |written: millstream_broker::Result<i64>| {
+            let mut results = results.lock().expect("no panic");
+            results.0 -= 1;
+            results.1 |= written.is_err();
+        };
+        running.appender.append(record, Box::new(done))?;
     }
     Ok(())
 }
@@ -278,12 +288,12 @@ impl Actor for Gateway {
             }
             Ok(())
         });
-        // The results of the step before have been written by now, as time has passed.
+        let (waiting, lost) = *running.results.lock().expect("no panic");
         let read = running.read.clone();
-        let failed = called.is_err() || !running.client.lives() || chance.hits(5);
+        let failed = called.is_err() || lost || !running.client.lives() || chance.hits(5);
         match failed {
             true => self.running = None,
-            false if fetched.is_empty() => self.safe = read,
+            false if waiting == 0 => self.safe = read,
             false => {}
         }
     }
