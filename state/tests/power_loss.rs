@@ -86,10 +86,10 @@ fn state_is_what_its_position_says_after_power_loss() -> Result {
             match check(&live, &shared, seed) {
                 Ok(position) => {
                     // A flush that ended is on disk: only what came later is read again.
-                    let flushed = lines
+                    let mut flushed = lines
                         .iter()
                         .filter_map(|line| Some(line.split_once("flushed ")?.1));
-                    let flushed = flushed.last().expect("a line").parse().expect("a number");
+                    let flushed = flushed.next_back().expect("a line").parse().expect("a number");
                     assert!(position >= flushed, "{position} < {flushed}. seed={seed}");
                 }
                 Err(error) => {
