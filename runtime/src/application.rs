@@ -172,13 +172,14 @@ impl Application {
             application_id: config.application_id.clone(),
             rocks,
         };
-        let members = Members::start(&*broker, &*admin, &config, clock.clone())?;
-        let queries = Queries::new(topology, &layout, members.clone());
-        let flush_pool = FlushPool::start().map_err(no_thread)?;
         let follower = match topology.globals().is_empty() {
             true => None,
             false => Some(Follower::begin(topology, broker.reader()?, &*admin)?),
         };
+        // Last of what needs the log, and so may fail: its thread would outlive a failed start.
+        let members = Members::start(&*broker, &*admin, &config, clock.clone())?;
+        let queries = Queries::new(topology, &layout, members.clone());
+        let flush_pool = FlushPool::start().map_err(no_thread)?;
         let shared = Arc::new(Shared {
             topology: topology.clone(),
             config,
