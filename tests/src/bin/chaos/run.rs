@@ -120,10 +120,10 @@ async fn disturbed(options: &Options, cluster: &Arc<Cluster>, steps: &[Step]) ->
     for instance in &cluster.instances {
         instance.end();
         report.times_to_ready.extend(instance.times_to_ready());
-        report.refused_starts.extend(instance.refused_starts());
         report.violations.extend(instance.unasked_ends());
         let log = std::fs::read_to_string(&instance.errors)?;
-        report.errors_logged += log.lines().filter(|line| line.contains(" ERROR ")).count();
+        let errors = log.lines().filter(|line| line.contains(" ERROR "));
+        report.errors_logged.extend(errors.map(str::to_owned));
         let panics = log.lines().filter(|line| line.contains("panicked at"));
         report.violations.extend(panics.map(str::to_owned));
     }
