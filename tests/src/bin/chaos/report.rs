@@ -19,7 +19,8 @@ pub(crate) struct Report {
     pub(crate) kills: Vec<Kill>,
     pub(crate) accepted: usize,
     pub(crate) confirmed: usize,
-    pub(crate) longest_pause: Duration,
+    /// Times without a final order, the longest first: when each began, and how long it was.
+    pub(crate) pauses: Vec<(Duration, Duration)>,
     pub(crate) times_to_ready: Vec<Duration>,
     pub(crate) tails: Vec<Duration>,
     pub(crate) errors_logged: Vec<String>,
@@ -54,10 +55,8 @@ impl Report {
         row("kills", self.kills.len());
         row("accepted", self.accepted);
         row("confirmed while disturbed", self.confirmed);
-        row(
-            "longest time without a final order",
-            seconds(self.longest_pause),
-        );
+        let longest = self.pauses.first().map_or(Duration::ZERO, |pause| pause.1);
+        row("longest time without a final order", seconds(longest));
         let mut ready = self.times_to_ready.clone();
         ready.sort_unstable();
         let p50 = ready.get(ready.len() / 2).copied().unwrap_or_default();
@@ -76,6 +75,13 @@ impl Report {
         );
         row("errors logged", self.errors_logged.len());
         row("violations", self.violations.len());
+        for (at, length) in &self.pauses {
+            println!(
+                "no final order for {} from {} on",
+                seconds(*length),
+                seconds(*at)
+            );
+        }
         for line in self.errors_logged.iter().take(LINES_MAX) {
             println!("logged: {line}");
         }

@@ -89,7 +89,7 @@ async fn disturbed(options: &Options, cluster: &Arc<Cluster>, steps: &[Step]) ->
     let healed = Instant::now();
     say(began, "healed");
     report.confirmed = ends.seen().confirmed;
-    report.longest_pause = ends.seen().longest_pause(began, healed);
+    report.pauses = ends.seen().pauses(began, healed);
 
     let mut tails = JoinSet::new();
     for instance in &cluster.instances {
@@ -192,10 +192,14 @@ fn judge_work(report: &mut Report, length: Duration) {
         );
         report.violations.push(few);
     }
-    if report.longest_pause > PAUSE_MAX {
-        let long = format!("no order became final for {:?}", report.longest_pause);
-        report.violations.push(long);
-    }
+    let too_long = report
+        .pauses
+        .iter()
+        .filter(|(_, length)| *length > PAUSE_MAX);
+    let too_long: Vec<String> = too_long
+        .map(|(at, length)| format!("no order became final for {length:.1?} from {at:.1?} on"))
+        .collect();
+    report.violations.extend(too_long);
 }
 
 fn say(began: Instant, what: &str) {
