@@ -289,11 +289,32 @@ fn an_end_that_is_not_answered_is_not_taken_for_the_other_one() {
     bed.mock
         .broker_round_trip_time(1, Duration::from_millis(20))
         .expect("a slow broker");
-    for _ in 0..QUESTIONS {
-        bed.mock.request_errors(
-            Api::ListOffsets,
-            &[Told::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART],
-        );
-        assert_eq!(admin.watermarks(&partition).expect("ends"), ends);
+    for error in [
+        Told::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        Told::RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH,
+    ] {
+        for _ in 0..QUESTIONS {
+            bed.mock.request_errors(Api::ListOffsets, &[error]);
+            assert_eq!(admin.watermarks(&partition).expect("ends"), ends);
+        }
+    }
+}
+
+#[test]
+fn ends_are_asked_for_again_after_another_election() {
+    let mut bed = Bed::new();
+    bed.producer.commit().expect("commit");
+    let admin = KafkaAdmin::new(&KafkaConfig::new(bed.mock.bootstrap_servers())).expect("admin");
+    let partition = TopicPartition::new("t", 0);
+    for error in [
+        Told::RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH,
+        Told::RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH,
+        Told::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE,
+        Told::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+    ] {
+        // One for each end.
+        bed.mock.request_errors(Api::ListOffsets, &[error, error]);
+        let ends = admin.watermarks(&partition);
+        assert!(ends.is_ok(), "{error:?}: {ends:?}");
     }
 }
