@@ -19,8 +19,7 @@ use crate::{
     replay::{Figures, Replay, Tokens},
     shop::{RunningShop, start_unless_told},
     signals::Stop,
-    stocking,
-    verify::settled_verdict,
+    stocking, verify,
 };
 
 /// Flags of `demo`.
@@ -151,12 +150,13 @@ async fn show(args: &Args, shop: &RunningShop, baskets: Baskets) -> Outcome<bool
     progress.finish();
     drop(finality);
 
-    let verdict = settled_verdict(shop.log(), shop.tables(), shop.settings(), SETTLE_MAX).await?;
+    let verdict =
+        verify::settled_verdict(shop.log(), shop.tables(), shop.settings(), SETTLE_MAX).await?;
     summary(&figures, &seen, start);
     println!();
-    verdict.print();
+    verify::print(&verdict);
     let complete = accepted == args.orders as u64;
-    Ok(complete && all_final && verdict.open() == 0 && verdict.holds())
+    Ok(complete && all_final && verdict.open == 0 && verdict.report.holds())
 }
 
 async fn fill_shelves(

@@ -83,6 +83,16 @@ impl From<millstream_broker::Error> for Failure {
     }
 }
 
+impl From<millstream_verifier::Error> for Failure {
+    fn from(error: millstream_verifier::Error) -> Self {
+        match error {
+            millstream_verifier::Error::Topology(error) => error.into(),
+            millstream_verifier::Error::Tables(error) => error.into(),
+            error => Self::Failed(chain(&error)),
+        }
+    }
+}
+
 impl From<millstream_sinks::Error> for Failure {
     fn from(error: millstream_sinks::Error) -> Self {
         match &error {

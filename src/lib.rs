@@ -124,8 +124,8 @@ pub use millstream_topology::{
 // The application that runs a topology, its state to look at, and the driver that tests one.
 pub use millstream_runtime::{
     Application, CommitStats, Config, ErrorPolicy, Health, Located, Member, Members, Policies,
-    Queries, StateKind, Status, StoreInfo, StoreStatus, TaskPhase, TaskStatus, TestDriver,
-    ThreadStatus,
+    Queries, Reset, ResetTo, StateKind, Status, StoreInfo, StoreStatus, TaskPhase, TaskStatus,
+    TestDriver, ThreadStatus,
 };
 pub use millstream_topology::TaskId;
 

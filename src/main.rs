@@ -13,11 +13,10 @@ mod stocking;
 mod baskets;
 mod client;
 mod verify;
-mod evidence;
-mod scan;
 mod inspect;
 mod dlq;
 mod topology;
+mod reset;
 mod bench;
 mod progress;
 mod table;
@@ -60,6 +59,8 @@ enum Command {
     Groups(Flags),
     /// Show records that could not be read or processed
     Dlq(dlq::Args),
+    /// Make the streams begin anew: delete their state, set their offsets
+    Reset(reset::Args),
     /// Measure throughput
     Bench(bench::Args),
 }
@@ -88,6 +89,7 @@ fn main() -> ExitCode {
             Command::Stores(flags) => inspect::stores(&flags),
             Command::Groups(flags) => inspect::groups(&flags),
             Command::Dlq(args) => dlq::run(&args),
+            Command::Reset(args) => reset::run(&args),
             Command::Bench(args) => bench::run(args).await,
         }
     });

@@ -341,6 +341,7 @@ async fn start_streams(
         memory_budget: streams.memory_budget.bytes(),
         flush_interval: streams.flush_interval.duration(),
         session_timeout: streams.session_timeout.duration(),
+        accept_removed: names(&streams.accept_removed),
         policies: Policies {
             decode: ErrorPolicy::DeadLetter,
             process: ErrorPolicy::DeadLetter,
@@ -352,6 +353,12 @@ async fn start_streams(
     };
     let log = log.clone();
     blocking(move || Ok(Arc::new(Application::start(&topology, log, config)?))).await
+}
+
+fn names(list: &str) -> Vec<String> {
+    let names = list.split(',').map(str::trim);
+    let names = names.filter(|name| !name.is_empty());
+    names.map(str::to_owned).collect()
 }
 
 /// The rules of the business, as the settings say.

@@ -421,6 +421,20 @@ pub trait Admin: Send + Sync {
     /// When the log does not answer in time.
     fn committed(&self, group_id: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>>;
 
+    /// Sets committed offsets of a group that has no members; the others stay.
+    ///
+    /// # Errors
+    /// When the group has members, a partition does not exist, or the log refuses.
+    fn set_committed(&self, group_id: &str, offsets: &[(TopicPartition, i64)]) -> Result<()>;
+
+    /// The offset of the first record whose timestamp is that or a later one. Where there is none,
+    /// `None`, or an offset behind all records: a log's own marks may count, and records of
+    /// transactions that are open or aborted.
+    ///
+    /// # Errors
+    /// When the partition does not exist, or the log does not answer in time.
+    fn offset_at(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>>;
+
     /// Deletes the records before these offsets.
     ///
     /// # Errors

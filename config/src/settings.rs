@@ -60,6 +60,9 @@ pub struct Streams {
     pub flush_interval: Time,
     /// How long a silent process keeps its tasks.
     pub session_timeout: Time,
+    /// Stores and topics, separated by commas, that may be missing from the topology though the
+    /// shop had them.
+    pub accept_removed: String,
 }
 
 /// The business.
@@ -157,6 +160,7 @@ impl Default for Settings {
                 memory_budget: Size::from_mib(256),
                 flush_interval: Time::from_secs(2),
                 session_timeout: Time::from_secs(10),
+                accept_removed: String::new(),
             },
             shop: Shop {
                 partitions: 4,

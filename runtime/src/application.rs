@@ -1,32 +1,32 @@
 //! `Application`: a topology that runs.
 
 use std::{
-    fs,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 use millstream_broker::{Admin, Broker};
 use millstream_operators::{Globals, Topology};
-use millstream_state::{ByteStore, MemoryBytes, RocksBytes, RocksShared};
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{error, info};
 
 use crate::{
+    bases::{self, Bases},
     clock::{SystemClock, WallClock},
-    config::{Config, StateKind},
+    config::Config,
     flush_pool::FlushPool,
-    global_tables::{Follower, Ready},
-    internal_topics::{Layout, find_topics, full_name, prepare},
-    members::Members,
+    global_tables::{Follower, Reading, Ready},
+    internal_topics::{Layout, find_topics, full_name, plan},
+    manifest_topic::admit,
+    members::{Herald, Members},
     queries::Queries,
-    status::{Board, Status},
-    stream_thread,
+    status::{Board, Status, TaskPhase, ThreadStatus},
+    stream_thread::StreamThread,
     task::Task,
 };
 
@@ -38,7 +38,7 @@ pub(crate) struct Shared {
     pub(crate) admin: Arc<dyn Admin>,
     pub(crate) clock: Arc<dyn WallClock>,
     pub(crate) layout: Layout,
-    pub(crate) bases: Bases,
+    pub(crate) bases: Box<dyn Bases>,
     pub(crate) queries: Queries,
     pub(crate) members: Members,
     pub(crate) board: Board,
@@ -48,7 +48,107 @@ pub(crate) struct Shared {
     failure: Mutex<Option<Error>>,
 }
 
+/// What works beside the stream threads.
+pub(crate) struct Workers {
+    pub(crate) herald: Herald,
+    /// Reads the global tables, if there are any.
+    pub(crate) globals: Option<Reading>,
+}
+
 impl Shared {
+    /// Creates the internal topics and looks at the others.
+    pub(crate) fn open(
+        topology: &Topology,
+        broker: Arc<dyn Broker>,
+        config: Config,
+        clock: Arc<dyn WallClock>,
+        bases: Box<dyn Bases>,
+        flush_pool: FlushPool,
+    ) -> Result<(Arc<Self>, Workers)> {
+        config.check()?;
+        let admin = broker.admin()?;
+        let topology = find_topics(&*admin, topology, &config.application_id)?;
+        let plans = plan(&*admin, &topology, &config.application_id)?;
+        let admission = admit(&*broker, &*admin, &*clock, &topology, &config, &plans)?;
+        let bases = admission.placed(bases);
+        let layout = plans.carry_out(&*admin)?;
+        let (members, herald) = Members::open(&*broker, &*admin, &config, clock.clone())?;
+        let queries = Queries::new(&topology, &layout, members.clone());
+        let globals = Ready::default();
+        let reading = match topology.globals().is_empty() {
+            true => {
+                globals.reach(Globals::default());
+                None
+            }
+            false => Some(Reading::begin(&topology, broker.reader()?, &*admin)?),
+        };
+        let shared = Self {
+            topology,
+            config,
+            broker,
+            admin,
+            clock,
+            layout,
+            bases,
+            queries,
+            members,
+            board: Board::default(),
+            flush_pool,
+            globals,
+            stop: AtomicBool::new(false),
+            failure: Mutex::new(None),
+        };
+        Ok((
+            Arc::new(shared),
+            Workers {
+                herald,
+                globals: reading,
+            },
+        ))
+    }
+
+    /// The time for measuring.
+    pub(crate) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    pub(crate) fn since(&self, then: Duration) -> Duration {
+        self.now().saturating_sub(then)
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Whether the global tables can be read, so that threads may work.
+    pub(crate) fn tables_are_there(&self) -> bool {
+        self.globals.is_reached()
+    }
+
+    /// One step of the reader of the global tables.
+    pub(crate) fn follow(&self, follower: &mut Follower, wait: Duration) -> Result<()> {
+        follower.step(&self.globals, &self.config.policies, &*self.clock, wait)
+    }
+
+    /// Whether it serves.
+    pub(crate) fn health(&self) -> Health {
+        if let Some(failure) = &*self.failure.lock().expect("failing does not panic") {
+            return Health::Failed(failure.chain());
+        }
+        if self.stopping() {
+            return Health::Stopping;
+        }
+        let threads = self.board.read().threads;
+        let running = |thread: &ThreadStatus| {
+            let mut tasks = thread.tasks.iter();
+            thread.joined && tasks.all(|task| task.phase == TaskPhase::Running)
+        };
+        match threads.len() == self.config.threads && threads.iter().all(running) {
+            true => Health::Running,
+            false => Health::Starting,
+        }
+    }
+
     pub(crate) fn stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -80,45 +180,6 @@ impl Shared {
         Task::open(&self.topology, id, base, globals, |topic, role| {
             full_name(application, topic, role)
         })
-    }
-}
-
-/// Where tasks keep their state.
-pub(crate) struct Bases {
-    kind: StateKind,
-    application_id: String,
-    rocks: RocksShared,
-}
-
-impl Bases {
-    fn folder(&self, root: &std::path::Path, id: TaskId) -> PathBuf {
-        root.join(&self.application_id).join(id.to_string())
-    }
-
-    fn open(&self, id: TaskId) -> Result<Arc<dyn ByteStore>> {
-        match &self.kind {
-            StateKind::Memory => Ok(Arc::new(MemoryBytes::default())),
-            StateKind::Disk(root) => Ok(Arc::new(RocksBytes::open(
-                &self.folder(root, id),
-                &self.rocks,
-            )?)),
-        }
-    }
-
-    /// Deletes the state of a task; it is rebuilt from the changelogs.
-    pub(crate) fn wipe(&self, id: TaskId) -> Result<()> {
-        let StateKind::Disk(root) = &self.kind else {
-            return Ok(());
-        };
-        let folder = self.folder(root, id);
-        match fs::remove_dir_all(&folder) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(e) => {
-                let what = format!("state could not be deleted. folder=`{}`", folder.display());
-                Err(Error::caused(ErrorKind::State, what, e))
-            }
-        }
     }
 }
 
@@ -162,62 +223,33 @@ impl Application {
         config: Config,
         clock: Arc<dyn WallClock>,
     ) -> Result<Self> {
-        config.check()?;
-        let admin = broker.admin()?;
-        let topology = &find_topics(&*admin, topology, &config.application_id)?;
-        let layout = prepare(&*admin, topology, &config.application_id)?;
-        let rocks = RocksShared::new(config.memory_budget / 4)?;
-        let bases = Bases {
-            kind: config.state.clone(),
-            application_id: config.application_id.clone(),
-            rocks,
-        };
-        let follower = match topology.globals().is_empty() {
-            true => None,
-            false => Some(Follower::begin(topology, broker.reader()?, &*admin)?),
-        };
-        // Last of what needs the log, and so may fail: its thread would outlive a failed start.
-        let members = Members::start(&*broker, &*admin, &config, clock.clone())?;
-        let queries = Queries::new(topology, &layout, members.clone());
+        let bases = bases::configured(&config)?;
         let flush_pool = FlushPool::start().map_err(no_thread)?;
-        let shared = Arc::new(Shared {
-            topology: topology.clone(),
-            config,
-            broker,
-            admin,
-            clock,
-            layout,
-            bases,
-            queries,
-            members,
-            board: Board::default(),
-            flush_pool,
-            globals: Ready::default(),
-            stop: AtomicBool::new(false),
-            failure: Mutex::new(None),
-        });
-        let mut threads: Vec<_> = follow(&shared, follower)?.into_iter().collect();
+        let (shared, workers) = Shared::open(topology, broker, config, clock, bases, flush_pool)?;
+        let mut threads = Vec::new();
+        let herald = workers.herald;
+        threads.push(spawn("members".to_owned(), move || herald.run())?);
+        if let Some(reading) = workers.globals {
+            let shared = shared.clone();
+            threads.push(spawn("global".to_owned(), move || {
+                follow(&shared, reading)
+            })?);
+        }
         for index in 0..shared.config.threads {
             let shared = shared.clone();
-            let name = format!("millstream-{index}");
             let run = move || {
                 shared.globals.wait(|| shared.stopping());
-                let ran = catch_unwind(AssertUnwindSafe(|| stream_thread::run(&shared, index)));
-                if ran.is_err() {
+                let thread = StreamThread::new(&shared, index);
+                if catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {
                     let what = format!("a stream thread panicked. thread={index}");
                     shared.fail(Error::new(ErrorKind::User, what));
                 }
             };
-            threads.push(
-                std::thread::Builder::new()
-                    .name(name)
-                    .spawn(run)
-                    .map_err(no_thread)?,
-            );
+            threads.push(spawn(index.to_string(), run)?);
         }
         info!(
             application = shared.config.application_id,
-            threads = threads.len(),
+            threads = shared.config.threads,
             "started"
         );
         Ok(Self { shared, threads })
@@ -225,23 +257,7 @@ impl Application {
 
     /// Whether it serves.
     pub fn health(&self) -> Health {
-        if let Some(failure) = &*self.shared.failure.lock().expect("failing does not panic") {
-            return Health::Failed(failure.chain());
-        }
-        if self.shared.stopping() {
-            return Health::Stopping;
-        }
-        let threads = self.shared.board.read().threads;
-        let running = |t: &crate::status::ThreadStatus| {
-            t.joined
-                && t.tasks
-                    .iter()
-                    .all(|task| task.phase == crate::status::TaskPhase::Running)
-        };
-        match threads.len() == self.shared.config.threads && threads.iter().all(running) {
-            true => Health::Running,
-            false => Health::Starting,
-        }
+        self.shared.health()
     }
 
     /// Threads, tasks, stores and commits at this moment.
@@ -283,34 +299,33 @@ impl Application {
     }
 
     fn stop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
+        self.shared.stop();
+        self.shared.members.close();
         for thread in self.threads.drain(..) {
             // A panic in there was reported through `fail`.
             let _ = thread.join();
         }
-        self.shared.members.close();
     }
 }
 
-/// Starts the thread that keeps the global tables up to date, if there are any.
-fn follow(shared: &Arc<Shared>, follower: Option<Follower>) -> Result<Option<JoinHandle<()>>> {
-    let Some(follower) = follower else {
-        shared.globals.reach(Globals::default());
-        return Ok(None);
+/// Keeps the global tables up to date until the application stops.
+fn follow(shared: &Shared, reading: Reading) {
+    let (ready, policies) = (&shared.globals, &shared.config.policies);
+    let follow = || {
+        let follower = reading.open()?;
+        follower.run(ready, policies, &*shared.clock, &shared.stop)
     };
-    let shared = shared.clone();
-    let run = move || {
-        let policies = &shared.config.policies;
-        let follow = || follower.run(&shared.globals, policies, &shared.stop);
-        let failure = match catch_unwind(AssertUnwindSafe(follow)) {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
-            Err(_) => Error::new(ErrorKind::User, "the thread of the global tables panicked"),
-        };
-        shared.fail(failure);
+    let failure = match catch_unwind(AssertUnwindSafe(follow)) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(_) => Error::new(ErrorKind::User, "the thread of the global tables panicked"),
     };
-    let thread = std::thread::Builder::new().name("millstream-global".to_owned());
-    thread.spawn(run).map(Some).map_err(no_thread)
+    shared.fail(failure);
+}
+
+fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let thread = std::thread::Builder::new().name(format!("millstream-{name}"));
+    thread.spawn(run).map_err(no_thread)
 }
 
 impl Drop for Application {

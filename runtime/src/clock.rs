@@ -1,11 +1,27 @@
-//! The wall clock, the one place where the engine asks for the time of day.
+//! The wall clock, the one place where the engine asks for the time and waits for it.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::LazyLock,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
-/// Tells the time of day.
+/// Tells the time, and lets it pass.
+///
+/// A clock that is not the machine's overrides all three, so that a test decides what time it is.
 pub trait WallClock: Send + Sync {
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds since the Unix epoch. May jump, as people and time servers set clocks.
     fn now_ms(&self) -> i64;
+
+    /// The time since some moment in the past, for measuring: it never goes back.
+    fn monotonic(&self) -> Duration {
+        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+        START.elapsed()
+    }
+
+    /// Waits for so long, or a little less.
+    fn wait(&self, time: Duration) {
+        std::thread::park_timeout(time);
+    }
 }
 
 /// The machine's clock.

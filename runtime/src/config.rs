@@ -48,6 +48,10 @@ pub struct Config {
     pub purge_interval: Duration,
     /// What becomes of records that fail.
     pub policies: Policies,
+    /// Stores, repartition topics and inputs of stores that may be missing from the topology though
+    /// the application had them: without being named here, they are taken for mistakes and the
+    /// start is refused.
+    pub accept_removed: Vec<String>,
     /// Where other instances reach this one's queries, such as `127.0.0.1:8081`.
     pub endpoint: Option<String>,
 }
@@ -72,6 +76,7 @@ impl Config {
             records_per_turn: 500,
             purge_interval: Duration::from_secs(30),
             policies: Policies::default(),
+            accept_removed: Vec::new(),
             endpoint: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::thread::JoinHandle;
 
-use crossbeam_channel::{Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use millstream_state::FlushJob;
 use tracing::{debug, error};
 
@@ -12,42 +12,71 @@ const JOBS_WAITING_MAX: usize = 64;
 
 pub(crate) struct FlushPool {
     jobs: Option<Sender<FlushJob>>,
+    waiting: Receiver<FlushJob>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FlushPool {
+    /// A pool without a thread: jobs wait for [`help`](Self::help).
+    pub(crate) fn idle() -> Self {
+        let (jobs, waiting) = bounded(JOBS_WAITING_MAX);
+        Self {
+            jobs: Some(jobs),
+            waiting,
+            thread: None,
+        }
+    }
+
     pub(crate) fn start() -> std::io::Result<Self> {
-        let (jobs, waiting) = bounded::<FlushJob>(JOBS_WAITING_MAX);
-        let work = move || waiting.iter().for_each(run);
+        let mut pool = Self::idle();
+        let waiting = pool.waiting.clone();
+        let work = move || {
+            for job in waiting {
+                run(job);
+            }
+        };
         let thread = std::thread::Builder::new()
             .name("millstream-flush".into())
             .spawn(work)?;
-        Ok(Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-        })
+        pool.thread = Some(thread);
+        Ok(pool)
     }
 
     pub(crate) fn submit(&self, job: FlushJob) {
-        let Some(jobs) = &self.jobs else {
-            return run(job);
-        };
-        match jobs.try_send(job) {
+        let jobs = self.jobs.as_ref();
+        match jobs.expect("the pool is not dropped yet").try_send(job) {
             Ok(()) => {}
-            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => run(job),
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
+                run(job);
+            }
         }
+    }
+
+    /// Does one of the jobs that wait, on the caller's thread; `false` when none waits.
+    pub(crate) fn help(&self) -> bool {
+        let job = self.waiting.try_recv();
+        job.is_ok_and(|job| {
+            run(job);
+            true
+        })
     }
 }
 
-/// A failed job leaves its changes in memory, and the next one tries again.
-pub(crate) fn run(job: FlushJob) {
+/// `false` when it failed: it leaves its changes in memory, and the next one tries again.
+pub(crate) fn run(job: FlushJob) -> bool {
     match job.run() {
-        Ok(report) => debug!(
-            entries = report.entries,
-            bytes = report.bytes,
-            "state is on disk"
-        ),
-        Err(failure) => error!(error = %failure.chain(), "state could not be written to disk"),
+        Ok(report) => {
+            debug!(
+                entries = report.entries,
+                bytes = report.bytes,
+                "state is on disk"
+            );
+            true
+        }
+        Err(failure) => {
+            error!(error = %failure.chain(), "state could not be written to disk");
+            false
+        }
     }
 }
 

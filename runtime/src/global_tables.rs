@@ -16,12 +16,14 @@ use millstream_state::{MemoryBytes, StoreDefinition, TaskState};
 use millstream_topology::{Error, ErrorKind, Result};
 use tracing::{info, warn};
 
-use crate::{Policies, policy::ErrorPolicy};
+use crate::{Policies, clock::WallClock, policy::ErrorPolicy};
 
 /// Records read in one go.
 const BATCH_RECORDS: usize = 20_000;
 /// How long one step waits for records.
 const POLL_WAIT: Duration = Duration::from_millis(100);
+/// How long the log is left alone after it failed to answer.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// How often those who wait for the tables look whether the application stops.
 const LOOK_AROUND: Duration = Duration::from_millis(100);
 
@@ -105,6 +107,12 @@ impl Ready {
         }
     }
 
+    /// Whether the tables are there.
+    pub(crate) fn is_reached(&self) -> bool {
+        let views = self.views.lock().expect("waiting does not panic");
+        views.is_some()
+    }
+
     /// What tasks see of the tables; nothing before they are there.
     pub(crate) fn views(&self) -> Globals {
         let views = self.views.lock().expect("waiting does not panic");
@@ -112,15 +120,16 @@ impl Ready {
     }
 }
 
-/// Reads the topics of the global tables until the application stops.
-pub(crate) struct Follower {
+/// What is to be read for the global tables. Their stores belong to one thread, which
+/// [opens](Self::open) them.
+pub(crate) struct Reading {
     topology: Topology,
     reader: Box<dyn Reader>,
     /// By partition: the tables that it feeds, and where the topic ended when the reader began.
     partitions: Vec<(Vec<usize>, i64)>,
 }
 
-impl Follower {
+impl Reading {
     /// Reads from the oldest record on, all partitions of each topic.
     pub(crate) fn begin(
         topology: &Topology,
@@ -155,50 +164,92 @@ impl Follower {
         })
     }
 
+    /// Opens the stores, empty.
+    pub(crate) fn open(self) -> Result<Follower> {
+        Ok(Follower {
+            tables: GlobalTables::open(&self.topology)?,
+            reading: self,
+            whole: false,
+            fetched: Vec::new(),
+        })
+    }
+}
+
+/// Reads the topics of the global tables until the application stops.
+pub(crate) struct Follower {
+    reading: Reading,
+    tables: GlobalTables,
+    /// Everything has been read that was there at the start.
+    whole: bool,
+    fetched: Vec<Fetched>,
+}
+
+impl Follower {
     /// Works until `stop` is set.
     pub(crate) fn run(
         mut self,
         ready: &Ready,
         policies: &Policies,
+        clock: &dyn WallClock,
         stop: &AtomicBool,
     ) -> Result<()> {
-        let mut tables = GlobalTables::open(&self.topology)?;
-        let mut fetched: Vec<Fetched> = Vec::new();
-        let mut whole = false;
         while !stop.load(Ordering::Acquire) {
-            if !whole && self.is_whole()? {
-                whole = true;
-                info!(
-                    tables = self.partitions.len(),
-                    "global tables are up to date"
-                );
-                ready.reach(tables.views());
-            }
-            fetched.clear();
-            self.reader.poll(POLL_WAIT, BATCH_RECORDS, &mut fetched)?;
-            for record in fetched.drain(..) {
-                let (fed, _) = &self.partitions[record.partition.0 as usize];
-                let raw = RawRecord {
-                    key: record.key,
-                    value: record.value,
-                    timestamp: record.timestamp,
-                    headers: record.headers,
-                };
-                for index in fed {
-                    if let Err(error) = tables.apply(*index, &raw) {
-                        skip(policies, error)?;
-                    }
-                }
-            }
-            tables.commit()?;
+            self.step(ready, policies, clock, POLL_WAIT)?;
         }
         Ok(())
     }
 
+    /// Applies what comes within `wait`. A log that does not answer is asked again the next time.
+    pub(crate) fn step(
+        &mut self,
+        ready: &Ready,
+        policies: &Policies,
+        clock: &dyn WallClock,
+        wait: Duration,
+    ) -> Result<()> {
+        match self.read(ready, policies, wait) {
+            Err(error) if error.kind() == ErrorKind::Broker => {
+                warn!(error = %error.chain(), "global tables cannot be read; tries again");
+                clock.wait(RETRY_PAUSE);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn read(&mut self, ready: &Ready, policies: &Policies, wait: Duration) -> Result<()> {
+        if !self.whole && self.is_whole()? {
+            self.whole = true;
+            info!(
+                partitions = self.reading.partitions.len(),
+                "global tables are up to date"
+            );
+            ready.reach(self.tables.views());
+        }
+        self.fetched.clear();
+        let reader = &mut self.reading.reader;
+        reader.poll(wait, BATCH_RECORDS, &mut self.fetched)?;
+        for record in self.fetched.drain(..) {
+            let (fed, _) = &self.reading.partitions[record.partition.0 as usize];
+            let raw = RawRecord {
+                key: record.key,
+                value: record.value,
+                timestamp: record.timestamp,
+                headers: record.headers,
+            };
+            for index in fed {
+                if let Err(error) = self.tables.apply(*index, &raw) {
+                    skip(policies, error)?;
+                }
+            }
+        }
+        self.tables.commit()
+    }
+
     /// True when everything has been read that was there at the start.
     fn is_whole(&mut self) -> Result<bool> {
-        for (at, (_, end)) in self.partitions.iter().enumerate() {
-            if *end > 0 && self.reader.position(PartitionIx(at as u32))? < *end {
+        for (at, (_, end)) in self.reading.partitions.iter().enumerate() {
+            if *end > 0 && self.reading.reader.position(PartitionIx(at as u32))? < *end {
                 return Ok(false);
             }
         }

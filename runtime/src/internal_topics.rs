@@ -23,6 +23,11 @@ pub fn full_name(application_id: &str, topic: &str, role: TopicRole) -> Arc<str>
     }
 }
 
+/// Behind the application's name: the topic in which its instances tell of themselves.
+pub(crate) const MEMBERS: &str = "members";
+/// Behind the application's name: the topic that keeps its manifest.
+pub(crate) const MANIFEST: &str = "topology";
+
 pub(crate) fn changelog_name(application_id: &str, store: &str) -> Arc<str> {
     format!("{application_id}-{store}{CHANGELOG_SUFFIX}").into()
 }
@@ -57,9 +62,11 @@ pub(crate) fn find_topics(
         let rest = name
             .strip_prefix(application_id)
             .and_then(|rest| rest.strip_prefix('-'));
-        let ends =
-            |rest: &str| rest.ends_with(REPARTITION_SUFFIX) || rest.ends_with(CHANGELOG_SUFFIX);
-        rest.is_some_and(ends)
+        let is_own = |rest: &str| {
+            let whole = [MEMBERS, MANIFEST].contains(&rest);
+            whole || rest.ends_with(REPARTITION_SUFFIX) || rest.ends_with(CHANGELOG_SUFFIX)
+        };
+        rest.is_some_and(is_own)
     };
     for topic in admin.topics()? {
         if !own(&topic.name) {
@@ -79,15 +86,55 @@ pub(crate) fn find_topics(
     }
 }
 
-/// Creates what is missing and checks what is there.
+/// The topics that an application has to make for itself, and how all topics are divided then.
+pub(crate) struct Plans {
+    pub(crate) layout: Layout,
+    wanted: Vec<NewTopic>,
+    /// What is there already, and with how many partitions.
+    existing: BTreeMap<Arc<str>, u32>,
+}
+
+impl Plans {
+    /// That a topic is there now.
+    pub(crate) fn exists(&self, topic: &str) -> bool {
+        self.existing.contains_key(topic)
+    }
+
+    /// Checks that what is there has as many partitions as it must.
+    ///
+    /// # Errors
+    /// When a topic has another number.
+    pub(crate) fn check(&self) -> Result<()> {
+        for topic in &self.wanted {
+            let has = self.existing.get(&topic.name).copied();
+            if has.is_some_and(|has| has != topic.partitions) {
+                return Err(millstream_broker::Error::PartitionCount {
+                    topic: topic.name.to_string(),
+                    has: has.unwrap_or_default(),
+                    wanted: topic.partitions,
+                }
+                .into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates what is missing.
+    ///
+    /// # Errors
+    /// When the log refuses.
+    pub(crate) fn carry_out(self, admin: &dyn Admin) -> Result<Layout> {
+        admin.create_topics(&self.wanted)?;
+        Ok(self.layout)
+    }
+}
+
+/// Looks what is there and plans what is missing; nothing is created yet.
 ///
 /// # Errors
-/// When a topic that is read or written does not exist, counts do not fit, or the log refuses.
-pub(crate) fn prepare(
-    admin: &dyn Admin,
-    topology: &Topology,
-    application_id: &str,
-) -> Result<Layout> {
+/// When a topic that is read or written does not exist, counts do not fit, or the log does not
+/// answer.
+pub(crate) fn plan(admin: &dyn Admin, topology: &Topology, application_id: &str) -> Result<Plans> {
     let existing: BTreeMap<Arc<str>, u32> = admin
         .topics()?
         .into_iter()
@@ -97,7 +144,7 @@ pub(crate) fn prepare(
         .plan()
         .repartition_counts(|t| existing.get(t).copied())?;
 
-    let mut partitions = existing;
+    let mut partitions = existing.clone();
     let mut wanted = Vec::new();
     for (topic, count) in &repartition {
         let role = TopicRole::Repartition { partitions: None };
@@ -132,8 +179,7 @@ pub(crate) fn prepare(
             }
         }
     }
-    admin.create_topics(&wanted)?;
-    partitions.extend(wanted.into_iter().map(|t| (t.name, t.partitions)));
+    partitions.extend(wanted.iter().map(|t| (t.name.clone(), t.partitions)));
     for (topic, role) in topology.sink_topics() {
         let name = full_name(application_id, topic, *role);
         if !partitions.contains_key(&name) {
@@ -147,7 +193,11 @@ pub(crate) fn prepare(
             });
         }
     }
-    Ok(Layout { partitions, tasks })
+    Ok(Plans {
+        layout: Layout { partitions, tasks },
+        wanted,
+        existing,
+    })
 }
 
 fn changelog_cleanup(kind: StoreKind) -> Cleanup {

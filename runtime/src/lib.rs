@@ -25,6 +25,7 @@
 //! What this crate is not: it knows no HTTP and no SQL.
 
 mod application;
+mod stepped;
 mod config;
 mod stream_thread;
 mod session;
@@ -37,9 +38,14 @@ mod partition_group;
 mod outbox;
 mod commit;
 mod restore;
+mod bases;
 mod flush_pool;
 mod policy;
 mod internal_topics;
+mod manifest;
+mod evolution;
+mod manifest_topic;
+mod reset;
 mod members;
 mod queries;
 mod status;
@@ -47,11 +53,14 @@ mod clock;
 mod test_driver;
 
 pub use application::{Application, Health};
+pub use bases::Bases;
 pub use clock::{SystemClock, WallClock};
 pub use config::{Config, StateKind};
 pub use internal_topics::full_name;
 pub use members::{Member, Members};
 pub use policy::{ErrorPolicy, Policies};
 pub use queries::{Located, Queries, StoreInfo};
+pub use reset::{Reset, ResetTo};
 pub use status::{CommitStats, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus};
+pub use stepped::{Part, Stepped};
 pub use test_driver::TestDriver;

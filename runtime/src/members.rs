@@ -10,19 +10,18 @@ use std::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use millstream_broker::{
     Admin, Appender, Broker, Cleanup, Fetched, NewTopic, OwnedRecord, Reader, Start, TopicPartition,
 };
-use millstream_topology::{Error, ErrorKind, Headers, Result, TaskId};
+use millstream_topology::{Headers, Result, TaskId};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, warn};
 
-use crate::{clock::WallClock, config::Config};
+use crate::{clock::WallClock, config::Config, internal_topics::MEMBERS};
 
 /// How often an instance says that it is there.
 const HEARTBEAT: Duration = Duration::from_secs(3);
@@ -55,7 +54,6 @@ struct Inner {
     changed: AtomicBool,
     stop: AtomicBool,
     others: RwLock<BTreeMap<String, Member>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// The instances of an application. Clones see the same.
@@ -63,13 +61,15 @@ struct Inner {
 pub struct Members(Arc<Inner>);
 
 impl Members {
-    pub(crate) fn start(
+    /// Makes the topic where members tell of themselves. Nobody hears of this one before its
+    /// [`Herald`] works.
+    pub(crate) fn open(
         broker: &dyn Broker,
         admin: &dyn Admin,
         config: &Config,
         clock: Arc<dyn WallClock>,
-    ) -> Result<Self> {
-        let topic: Arc<str> = format!("{}-members", config.application_id).into();
+    ) -> Result<(Self, Herald)> {
+        let topic: Arc<str> = format!("{}-{MEMBERS}", config.application_id).into();
         let cleanup = Cleanup::Compact;
         admin.create_topics(&[NewTopic {
             name: topic.clone(),
@@ -88,21 +88,16 @@ impl Members {
             changed: AtomicBool::new(true),
             stop: AtomicBool::new(false),
             others: RwLock::default(),
-            thread: Mutex::default(),
         }));
-        let inner = members.0.clone();
-        let run = move || inner.run(&mut *reader, &*appender, &news);
-        let spawned = std::thread::Builder::new()
-            .name("millstream-members".into())
-            .spawn(run);
-        let thread = spawned
-            .map_err(|e| Error::caused(ErrorKind::Config, "a thread could not be started", e))?;
-        *members
-            .0
-            .thread
-            .lock()
-            .expect("nothing panics with this lock") = Some(thread);
-        Ok(members)
+        let herald = Herald {
+            members: members.0.clone(),
+            reader,
+            appender,
+            news,
+            said: None,
+            fetched: Vec::new(),
+        };
+        Ok((members, herald))
     }
 
     /// All instances that were heard of lately, this one included, by name.
@@ -144,6 +139,7 @@ impl Members {
         self.0.changed.store(true, Ordering::Release);
     }
 
+    /// Says once more how this instance is, without tasks, and then nothing any more.
     pub(crate) fn close(&self) {
         self.0
             .own
@@ -151,16 +147,6 @@ impl Members {
             .expect("nothing panics with this lock")
             .clear();
         self.0.stop.store(true, Ordering::Release);
-        let thread = self
-            .0
-            .thread
-            .lock()
-            .expect("nothing panics with this lock")
-            .take();
-        if let Some(thread) = thread {
-            // A panic in there has been reported by its own thread.
-            let _ = thread.join();
-        }
     }
 }
 
@@ -172,30 +158,6 @@ impl Inner {
             endpoint: self.endpoint.clone(),
             tasks: own.values().flatten().map(TaskId::to_string).collect(),
             at_ms: self.clock.now_ms(),
-        }
-    }
-
-    fn run(&self, reader: &mut dyn Reader, appender: &dyn Appender, news: &TopicPartition) {
-        let mut said: Option<Instant> = None;
-        let mut fetched = Vec::new();
-        loop {
-            let stopping = self.stop.load(Ordering::Acquire);
-            let due = said.is_none_or(|at| at.elapsed() >= HEARTBEAT);
-            if due || stopping || self.changed.swap(false, Ordering::AcqRel) {
-                said = Some(Instant::now());
-                self.say(appender, news);
-            }
-            if stopping {
-                return;
-            }
-            fetched.clear();
-            match reader.poll(NEWS_WAIT, NEWS_MAX, &mut fetched) {
-                Ok(()) => fetched.iter().for_each(|record| self.hear(record)),
-                Err(error) => {
-                    debug!(%error, "news of the members cannot be read");
-                    std::thread::park_timeout(NEWS_WAIT);
-                }
-            }
         }
     }
 
@@ -233,5 +195,47 @@ impl Inner {
             }
             Err(error) => debug!(%error, "a member's news cannot be read"),
         }
+    }
+}
+
+/// Tells the others of this instance, and hears what they tell.
+pub(crate) struct Herald {
+    members: Arc<Inner>,
+    reader: Box<dyn Reader>,
+    appender: Arc<dyn Appender>,
+    news: TopicPartition,
+    /// When it spoke last.
+    said: Option<Duration>,
+    fetched: Vec<Fetched>,
+}
+
+impl Herald {
+    /// Works until [`Members::close`].
+    pub(crate) fn run(mut self) {
+        while self.step(NEWS_WAIT) {}
+    }
+
+    /// Says what is due and hears what comes within `wait`; `false` when this was the last time.
+    pub(crate) fn step(&mut self, wait: Duration) -> bool {
+        let clock = &self.members.clock;
+        let stopping = self.members.stop.load(Ordering::Acquire);
+        let now = clock.monotonic();
+        let due = self.said.is_none_or(|at| now - at >= HEARTBEAT);
+        if due || stopping || self.members.changed.swap(false, Ordering::AcqRel) {
+            self.said = Some(now);
+            self.members.say(&*self.appender, &self.news);
+        }
+        if stopping {
+            return false;
+        }
+        self.fetched.clear();
+        match self.reader.poll(wait, NEWS_MAX, &mut self.fetched) {
+            Ok(()) => self.fetched.iter().for_each(|news| self.members.hear(news)),
+            Err(error) => {
+                debug!(%error, "news of the members cannot be read");
+                clock.wait(wait);
+            }
+        }
+        true
     }
 }

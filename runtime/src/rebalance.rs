@@ -1,9 +1,6 @@
 //! A session's answers to the group: opening, restoring, keeping and closing tasks.
 
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use millstream_broker::{ProducerError, Start, TopicPartition};
 use millstream_state::Fault;
@@ -26,7 +23,7 @@ const OPEN_WAIT: Duration = Duration::from_secs(30);
 /// How long closing a task may take to write its state to disk.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
-impl Session<'_> {
+impl Session {
     /// The group gave this member these partitions: opens what is new, closes what went elsewhere.
     pub(crate) fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), Trouble> {
         let ids = self.readers.tasks_of(partitions);
@@ -86,7 +83,8 @@ impl Session<'_> {
         let reader = self.shared.broker.reader()?;
         let admin = &*self.shared.admin;
         let application = &self.shared.config.application_id;
-        match Restoration::begin(reader, admin, application, &self.tasks, ids) {
+        let now = self.shared.now();
+        match Restoration::begin(reader, admin, application, &self.tasks, ids, now) {
             Ok(restoration) => {
                 self.restoring = Some(restoration);
                 Ok(())
@@ -108,7 +106,7 @@ impl Session<'_> {
         let Some(restoring) = &mut self.restoring else {
             return Ok(());
         };
-        restoring.step(&mut self.tasks)?;
+        restoring.step(&mut self.tasks, self.shared.now())?;
         for task in self.tasks.values_mut() {
             if task.state.committed_bytes() > COMMITTED_BYTES_MAX
                 && let Some(job) = task.state.start_flush()
@@ -146,16 +144,19 @@ impl Session<'_> {
     }
 
     fn open_task(&mut self, id: TaskId) -> Result<Task> {
-        let deadline = Instant::now() + OPEN_WAIT;
+        let deadline = self.shared.now() + OPEN_WAIT;
         loop {
             let error = match self.shared.open_task(id) {
                 Ok(task) => return Ok(task),
                 Err(error) => error,
             };
             match Fault::of(&error) {
-                // Another thread of this process still closes it; it has been told to.
-                Some(Fault::Locked { .. }) if Instant::now() < deadline => {
-                    std::thread::park_timeout(Duration::from_millis(50));
+                // Another thread of this process still closes it; it has been told to. Or a flush
+                // of its last owner waits.
+                Some(Fault::Locked { .. }) if self.shared.now() < deadline => {
+                    if !self.shared.flush_pool.help() {
+                        self.shared.clock.wait(Duration::from_millis(50));
+                    }
                 }
                 Some(fault) if fault.means_rebuild() => {
                     warn!(task = %id, error = %error.chain(), "state is damaged and is rebuilt");
@@ -216,13 +217,19 @@ impl Session<'_> {
             return;
         };
         self.shared.queries.deregister(id);
-        let deadline = Instant::now() + CLOSE_WAIT;
-        while Instant::now() < deadline {
+        let deadline = self.shared.now() + CLOSE_WAIT;
+        while self.shared.now() < deadline {
             match task.state.start_flush() {
-                Some(job) => flush_pool::run(job),
+                Some(job) => {
+                    // What a failing disk does not take is in the changelogs.
+                    if !flush_pool::run(job) {
+                        break;
+                    }
+                }
                 None if task.state.committed_bytes() == 0 => break,
-                // The background is writing; what it leaves is for the next turn.
-                None => std::thread::park_timeout(Duration::from_millis(2)),
+                // An earlier job waits or runs; what it leaves is for the next turn.
+                None if self.shared.flush_pool.help() => {}
+                None => self.shared.clock.wait(Duration::from_millis(2)),
             }
         }
     }

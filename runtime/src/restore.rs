@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use millstream_broker::{Admin, Fetched, PartitionIx, Reader, Start, TopicPartition};
@@ -38,8 +38,8 @@ struct Item {
 pub(crate) struct Restoration {
     reader: Box<dyn Reader>,
     items: Vec<Item>,
-    started: Instant,
-    progress: Instant,
+    started: Duration,
+    progress: Duration,
     fetched: Vec<Fetched>,
 }
 
@@ -55,6 +55,7 @@ impl Restoration {
         application_id: &str,
         tasks: &BTreeMap<TaskId, Task>,
         ids: &BTreeSet<TaskId>,
+        now: Duration,
     ) -> Result<Self> {
         let mut items = Vec::new();
         for task in ids.iter().filter_map(|id| tasks.get(id)) {
@@ -90,7 +91,6 @@ impl Restoration {
             .map(|i| (i.partition.clone(), Start::Offset(i.position)))
             .collect();
         reader.assign(&starts)?;
-        let now = Instant::now();
         Ok(Self {
             reader,
             items,
@@ -129,12 +129,12 @@ impl Restoration {
     }
 
     /// Reads and applies a batch.
-    pub(crate) fn step(&mut self, tasks: &mut BTreeMap<TaskId, Task>) -> Result<()> {
+    pub(crate) fn step(&mut self, tasks: &mut BTreeMap<TaskId, Task>, now: Duration) -> Result<()> {
         if self.items.iter().any(|i| !i.done && i.position < i.target) {
             self.fetched.clear();
             self.reader
                 .poll(POLL_WAIT, BATCH_RECORDS, &mut self.fetched)?;
-            self.apply(tasks)?;
+            self.apply(tasks, now)?;
         }
         for (at, item) in self.items.iter_mut().enumerate().filter(|(_, i)| !i.done) {
             let position = match item.position < item.target {
@@ -146,7 +146,7 @@ impl Restoration {
                 None => position,
             };
             if position > item.position {
-                self.progress = Instant::now();
+                self.progress = now;
             }
             item.position = position.max(item.position);
             if item.position >= item.target {
@@ -157,13 +157,13 @@ impl Restoration {
                 task.replayed.insert(item.name.clone(), item.replayed);
                 info!(
                     task = %item.task, store = item.name, replayed = item.replayed,
-                    position = item.position, took_ms = self.started.elapsed().as_millis() as u64,
+                    position = item.position, took_ms = (now - self.started).as_millis() as u64,
                     "store is up to date"
                 );
             }
         }
-        if self.progress.elapsed() > STALLED_AFTER && !self.is_done() {
-            self.progress = Instant::now();
+        if now - self.progress > STALLED_AFTER && !self.is_done() {
+            self.progress = now;
             let stuck: Vec<String> = self
                 .items
                 .iter()
@@ -178,7 +178,7 @@ impl Restoration {
         Ok(())
     }
 
-    fn apply(&mut self, tasks: &mut BTreeMap<TaskId, Task>) -> Result<()> {
+    fn apply(&mut self, tasks: &mut BTreeMap<TaskId, Task>, now: Duration) -> Result<()> {
         self.fetched.sort_by_key(|f| (f.partition, f.offset));
         for batch in self.fetched.chunk_by(|a, b| a.partition == b.partition) {
             let item = &mut self.items[batch[0].partition.0 as usize];
@@ -213,7 +213,7 @@ impl Restoration {
             }
             item.replayed += batch.len() as u64;
             item.position = item.position.max(next);
-            self.progress = Instant::now();
+            self.progress = now;
         }
         Ok(())
     }

@@ -4,7 +4,8 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use millstream_broker::{Consumer, ConsumerConfig, Event, Fetched, PartitionIx, ProducerError};
@@ -41,8 +42,8 @@ pub(crate) struct Slot {
     pub(crate) paused: bool,
 }
 
-pub(crate) struct Session<'a> {
-    pub(crate) shared: &'a Shared,
+pub(crate) struct Session {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) index: usize,
     pub(crate) readers: Readers,
     pub(crate) consumer: Option<Box<dyn Consumer>>,
@@ -52,20 +53,21 @@ pub(crate) struct Session<'a> {
     pub(crate) slots: Vec<Slot>,
     pub(crate) restoring: Option<Restoration>,
     pub(crate) joined: bool,
-    pub(crate) last_commit: Instant,
+    pub(crate) last_commit: Duration,
     /// True when something was done that a commit must record.
     pub(crate) uncommitted: bool,
     pub(crate) records_in_transaction: usize,
-    pub(crate) last_flush: Instant,
-    pub(crate) last_publish: Instant,
-    pub(crate) last_purge: Instant,
+    pub(crate) last_flush: Duration,
+    pub(crate) last_publish: Duration,
+    pub(crate) last_purge: Duration,
     pub(crate) times: CommitTimes,
+    fetched: Vec<Fetched>,
 }
 
-impl<'a> Session<'a> {
+impl Session {
     /// Joins the group.
     pub(crate) fn join(
-        shared: &'a Shared,
+        shared: &Arc<Shared>,
         index: usize,
         times: CommitTimes,
     ) -> Result<Self, Trouble> {
@@ -85,9 +87,9 @@ impl<'a> Session<'a> {
             topics: readers.topics(),
             session_timeout: config.session_timeout,
         })?;
-        let now = Instant::now();
+        let now = shared.now();
         Ok(Self {
-            shared,
+            shared: shared.clone(),
             index,
             readers,
             consumer: Some(consumer),
@@ -103,32 +105,33 @@ impl<'a> Session<'a> {
             last_publish: now,
             last_purge: now,
             times,
+            fetched: Vec::with_capacity(POLL_RECORDS_MAX),
         })
     }
 
-    /// Works until the application stops.
-    pub(crate) fn run(&mut self) -> Result<(), Trouble> {
-        let mut fetched = Vec::with_capacity(POLL_RECORDS_MAX);
-        while !self.shared.stopping() {
-            match self.turn(&mut fetched) {
-                Err(Trouble::Producer(ProducerError::Abort(cause))) => {
-                    warn!(thread = self.index, error = %cause, "transaction is aborted and repeated");
-                    self.rewind()?;
-                }
-                other => other?,
+    /// One turn of the work: polls, processes, commits what is due.
+    pub(crate) fn step(&mut self) -> Result<(), Trouble> {
+        match self.turn() {
+            Err(Trouble::Producer(ProducerError::Abort(cause))) => {
+                warn!(thread = self.index, error = %cause, "transaction is aborted and repeated");
+                self.rewind()
             }
+            other => other,
         }
-        self.commit()
     }
 
-    fn turn(&mut self, fetched: &mut Vec<Fetched>) -> Result<(), Trouble> {
+    fn turn(&mut self) -> Result<(), Trouble> {
         let wait = self.wait();
+        let mut fetched = std::mem::take(&mut self.fetched);
         fetched.clear();
-        match self.consumer().poll(wait, POLL_RECORDS_MAX, fetched)? {
-            Event::Records => self.deliver(fetched)?,
-            Event::Assigned(partitions) => self.take(&partitions)?,
-            Event::Revoked { lost } => self.give_up(lost)?,
-        }
+        let event = self.consumer().poll(wait, POLL_RECORDS_MAX, &mut fetched);
+        let delivered = event.map(|event| match event {
+            Event::Records => self.deliver(&mut fetched),
+            Event::Assigned(partitions) => self.take(&partitions),
+            Event::Revoked { lost } => self.give_up(lost),
+        });
+        self.fetched = fetched;
+        delivered??;
         self.restore()?;
         self.process()?;
         self.punctuate()?;
@@ -157,7 +160,7 @@ impl<'a> Session<'a> {
         }
         let mut wait = IDLE_WAIT;
         if self.uncommitted {
-            let since = self.last_commit.elapsed();
+            let since = self.shared.since(self.last_commit);
             wait = wait.min(self.shared.config.commit_pause.saturating_sub(since));
         }
         let timers = self.tasks.values().filter(|_| self.works());
@@ -243,7 +246,7 @@ impl<'a> Session<'a> {
             }
             self.uncommitted |= any;
             let full = self.records_in_transaction >= TRANSACTION_RECORDS_MAX;
-            if !any || full || self.last_commit.elapsed() >= interval {
+            if !any || full || self.shared.since(self.last_commit) >= interval {
                 return self.resume_drained();
             }
         }
@@ -277,7 +280,7 @@ impl<'a> Session<'a> {
                 Ok(Err(failed)) => {
                     done += 1;
                     self.times.stats.failed_records += 1;
-                    Self::dispose(self.shared, &mut self.producing, &failed)?;
+                    Self::dispose(&self.shared, &mut self.producing, &failed)?;
                 }
                 Err(_) => {
                     let at = task.in_progress.take();
@@ -385,7 +388,7 @@ impl<'a> Session<'a> {
         if !self.uncommitted {
             return false;
         }
-        let since = self.last_commit.elapsed();
+        let since = self.shared.since(self.last_commit);
         let config = &self.shared.config;
         let dry = self.tasks.values().all(|t| t.group.is_empty());
         since >= config.commit_interval
@@ -397,7 +400,7 @@ impl<'a> Session<'a> {
         if !self.uncommitted && !self.producing.is_open() {
             return Ok(());
         }
-        let started = Instant::now();
+        let started = self.shared.now();
         let wall_clock_ms = self.shared.clock.now_ms();
         let consumer = self.consumer.as_deref().expect("the consumer is there");
         let done = commit(
@@ -407,11 +410,11 @@ impl<'a> Session<'a> {
             wall_clock_ms,
         )?;
         if done.wrote {
-            self.times.record(started.elapsed());
+            self.times.record(self.shared.since(started));
         }
         self.uncommitted = false;
         self.records_in_transaction = 0;
-        self.last_commit = Instant::now();
+        self.last_commit = self.shared.now();
         self.shed();
         Ok(())
     }

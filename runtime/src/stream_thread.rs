@@ -1,6 +1,6 @@
 //! A stream thread: joins the group, works, and joins again after what can be survived.
 
-use std::time::{Duration, Instant};
+use std::{sync::Arc, time::Duration};
 
 use millstream_broker::ProducerError;
 use millstream_topology::{Error, ErrorKind};
@@ -21,62 +21,141 @@ const SETTLED_AFTER: Duration = Duration::from_secs(30);
 /// So many failures of local state in a row are not an accident any more.
 const STATE_FAILURES_MAX: u32 = 5;
 
-/// Runs until the application stops or fails.
-pub(crate) fn run(shared: &Shared, index: usize) {
-    let mut times = CommitTimes::new();
-    let mut pause = PAUSE_MIN;
-    let mut state_failures = 0;
-    loop {
-        let started = Instant::now();
-        let trouble = match Session::join(shared, index, times) {
-            Ok(mut session) => {
-                let ran = session.run();
-                times = session.close();
-                ran.err()
+/// What a step of a stream thread came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// There may be more to do.
+    Worked,
+    /// Nothing can be done before so much time has passed.
+    Paused(Duration),
+    /// The thread has ended, as the application stops or has failed.
+    Ended,
+}
+
+pub(crate) struct StreamThread {
+    shared: Arc<Shared>,
+    index: usize,
+    session: Option<Session>,
+    /// Those of the sessions before, while there is no session.
+    times: Option<CommitTimes>,
+    /// When the session was begun.
+    began: Duration,
+    /// When the next one may begin.
+    join_at: Duration,
+    pause: Duration,
+    state_failures: u32,
+}
+
+impl StreamThread {
+    pub(crate) fn new(shared: &Arc<Shared>, index: usize) -> Self {
+        Self {
+            shared: shared.clone(),
+            index,
+            session: None,
+            times: Some(CommitTimes::new()),
+            began: Duration::ZERO,
+            join_at: Duration::ZERO,
+            pause: PAUSE_MIN,
+            state_failures: 0,
+        }
+    }
+
+    /// Works until the application stops or fails.
+    pub(crate) fn run(mut self) {
+        loop {
+            match self.step() {
+                Step::Worked => {}
+                Step::Paused(rest) => self.shared.clock.wait(rest.min(PAUSE_MIN)),
+                Step::Ended => break,
+            }
+        }
+        debug!(thread = self.index, "stream thread ends");
+    }
+
+    /// Joins the group, or does one turn of the session's work, or ends.
+    pub(crate) fn step(&mut self) -> Step {
+        let stopping = self.shared.stopping();
+        let Some(session) = &mut self.session else {
+            return match stopping {
+                true => Step::Ended,
+                false => self.join(),
+            };
+        };
+        let worked = match stopping {
+            true => session.commit(),
+            false => session.step(),
+        };
+        match worked {
+            Ok(()) if !stopping => Step::Worked,
+            Ok(()) => {
+                self.leave();
+                Step::Ended
             }
             Err(trouble) => {
-                times = CommitTimes::new();
-                Some(trouble)
+                self.leave();
+                self.recover(trouble)
             }
-        };
-        shared.board.publish(
+        }
+    }
+
+    fn join(&mut self) -> Step {
+        let now = self.shared.now();
+        if now < self.join_at {
+            return Step::Paused(self.join_at - now);
+        }
+        self.began = now;
+        let times = self.times.take().unwrap_or_else(CommitTimes::new);
+        match Session::join(&self.shared, self.index, times) {
+            Ok(session) => {
+                self.session = Some(session);
+                Step::Worked
+            }
+            Err(trouble) => self.recover(trouble),
+        }
+    }
+
+    fn leave(&mut self) {
+        let closed = self.session.take().map(Session::close);
+        self.times = closed.or_else(|| self.times.take());
+    }
+
+    fn recover(&mut self, trouble: Trouble) -> Step {
+        let times = self.times.get_or_insert_with(CommitTimes::new);
+        times.stats.rejoins += 1;
+        let commits = times.snapshot();
+        self.shared.board.publish(
             ThreadStatus {
-                index,
-                commits: times.snapshot(),
+                index: self.index,
+                commits,
                 ..ThreadStatus::default()
             },
             Default::default(),
         );
-        let Some(trouble) = trouble else { break };
-        if started.elapsed() > SETTLED_AFTER {
-            (pause, state_failures) = (PAUSE_MIN, 0);
+        let now = self.shared.now();
+        if now - self.began > SETTLED_AFTER {
+            (self.pause, self.state_failures) = (PAUSE_MIN, 0);
         }
+        let thread = self.index;
         match remedy(trouble) {
-            Remedy::Join(why) => warn!(thread = index, why, "joins again"),
+            Remedy::Join(why) => warn!(thread, why, "joins again"),
             Remedy::Rebuild(error) => {
-                state_failures += 1;
-                if state_failures > STATE_FAILURES_MAX {
-                    shared.fail(error);
-                    break;
+                self.state_failures += 1;
+                if self.state_failures > STATE_FAILURES_MAX {
+                    self.shared.fail(error);
+                    return Step::Ended;
                 }
-                warn!(thread = index, error = %error.chain(), "local state failed; joins again");
+                warn!(thread, error = %error.chain(), "local state failed; joins again");
             }
             Remedy::Stop(error) => {
-                shared.fail(error);
-                break;
+                self.shared.fail(error);
+                return Step::Ended;
             }
         }
-        times.stats.rejoins += 1;
-        let until = Instant::now() + pause;
-        while Instant::now() < until && !shared.stopping() {
-            std::thread::park_timeout(PAUSE_MIN.min(pause));
-        }
-        pause = (pause * 2).min(PAUSE_MAX);
-        if shared.stopping() {
-            break;
-        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(PAUSE_MAX);
+        self.join_at = now + pause;
+        Step::Paused(pause)
     }
-    debug!(thread = index, "stream thread ends");
 }
 
 /// What to do about trouble.

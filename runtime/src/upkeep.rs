@@ -1,10 +1,7 @@
 //! What a session does beside its records: writing state to disk, purging, telling how it is, and
 //! ending.
 
-use std::{
-    collections::BTreeMap,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use millstream_broker::TopicPartition;
 use tracing::warn;
@@ -20,12 +17,13 @@ use crate::{
 /// How often the status is published.
 const PUBLISH_EVERY: Duration = Duration::from_millis(200);
 
-impl Session<'_> {
+impl Session {
     pub(crate) fn housekeeping(&mut self) -> Result<(), Trouble> {
         let config = &self.shared.config;
-        let timed = self.last_flush.elapsed() >= config.flush_interval;
+        let now = self.shared.now();
+        let timed = now - self.last_flush >= config.flush_interval;
         if timed {
-            self.last_flush = Instant::now();
+            self.last_flush = now;
         }
         for task in self.tasks.values_mut() {
             let bytes = task.state.committed_bytes();
@@ -35,12 +33,12 @@ impl Session<'_> {
                 self.shared.flush_pool.submit(job);
             }
         }
-        if self.last_purge.elapsed() >= config.purge_interval {
-            self.last_purge = Instant::now();
+        if now - self.last_purge >= config.purge_interval {
+            self.last_purge = now;
             self.purge();
         }
-        if self.last_publish.elapsed() >= PUBLISH_EVERY {
-            self.last_publish = Instant::now();
+        if now - self.last_publish >= PUBLISH_EVERY {
+            self.last_publish = now;
             self.publish();
         }
         Ok(())

@@ -96,3 +96,45 @@ fn a_workload_runs_on_a_log_of_its_own() {
         "{bench}"
     );
 }
+
+#[test]
+fn a_reset_says_what_it_does_and_does_it_when_told_twice() {
+    let mut shop = Shop::start(&[]);
+    let data_dir = shop.data_dir();
+    let reset = |more: &[&str]| {
+        let fixed = ["reset", "--data-dir", &*data_dir, "--to", "earliest"];
+        millstream(&[&fixed[..], more].concat())
+    };
+    let running = reset(&["--yes"]);
+    assert_eq!(running.status.code(), Some(1), "{running:?}");
+    shop.stop();
+    refused(
+        &["reset", "--data-dir", &data_dir, "--to", "noon"],
+        "earliest",
+    );
+    refused(&["reset", "--data-dir", &data_dir], "--to");
+    let topics = || succeeds(&["topics", "--data-dir", &data_dir]);
+    let before = topics();
+    assert!(before.contains("-changelog"), "{before}");
+    let plan = reset(&["--dry-run"]);
+    assert_eq!(plan.status.code(), Some(0), "{plan:?}");
+    let untold = reset(&[]);
+    assert_eq!(untold.status.code(), Some(2), "{untold:?}");
+    assert_eq!(text(&untold.stdout), text(&plan.stdout), "the same plan");
+    assert_eq!(topics(), before, "nothing was done");
+    let done = reset(&["--yes"]);
+    assert_eq!(done.status.code(), Some(0), "{done:?}");
+    let plan = text(&plan.stdout);
+    let after = topics();
+    for line in before.lines().filter(|line| !line.starts_with("TOPIC")) {
+        let name = line.split_whitespace().next().expect("a name");
+        let goes = plan.contains(&format!("delete topic {name}\n"));
+        let stays = after.lines().any(|l| l.starts_with(&format!("{name} ")));
+        let own = ["-changelog", "-repartition", "shop-members"];
+        let is_own = own.iter().any(|end| name.ends_with(end));
+        assert_eq!(goes, is_own, "{name}");
+        assert_ne!(goes, stays, "{name}");
+    }
+    shop.start_again();
+    shop.stop();
+}

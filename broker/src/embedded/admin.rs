@@ -2,11 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{log::Running, partition::Partition, queue::Edit};
-use crate::{Admin, Error, NewTopic, Result, TopicInfo, TopicPartition, Watermarks};
+use super::{
+    log::Running,
+    partition::Partition,
+    queue::{CommitJob, Edit, Job, OffsetsJob},
+    reader::EmbeddedReader,
+};
+use crate::{
+    Admin, Error, NewTopic, PartitionIx, Reader, Result, Start, TopicInfo, TopicPartition,
+    Watermarks,
+};
 
 /// How long [`Admin::committed`] waits for commits on their way.
 const COMMITTED_WAIT: Duration = Duration::from_secs(10);
+
+/// Records that a search by time reads in one go, and how long it waits for them.
+const SCAN_RECORDS: usize = 10_000;
+const SCAN_WAIT: Duration = Duration::from_millis(100);
 
 /// What a topic may have, so that a mistaken number does not fill the memory.
 const PARTITIONS_MAX: u32 = 10_000;
@@ -66,6 +78,46 @@ impl Admin for EmbeddedAdmin {
             Some(group) => group.committed(&partitions, COMMITTED_WAIT),
             None => Ok(vec![None; partitions.len()]),
         }
+    }
+
+    fn set_committed(&self, group_id: &str, offsets: &[(TopicPartition, i64)]) -> Result<()> {
+        let log = &self.running.log;
+        log.check()?;
+        let group = log.group(group_id);
+        let offsets = offsets
+            .iter()
+            .map(|(at, offset)| Ok((log.partition(at)?, *offset)))
+            .collect::<Result<Vec<_>>>()?;
+        let pass = group
+            .begin_set()
+            .map_err(|why| Error::client("setting committed offsets", why))?;
+        let (done, answer) = crossbeam_channel::bounded(1);
+        log.queue.submit(Job::Commit(CommitJob {
+            drafts: Vec::new(),
+            offsets: Some(OffsetsJob {
+                group,
+                offsets,
+                pass,
+            }),
+            done,
+        }))?;
+        let answer = answer.recv().unwrap_or_else(|_| Err(log.broken_error()));
+        answer.map(|_| ())
+    }
+
+    fn offset_at(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
+        let end = self.watermarks(partition)?.high;
+        let mut reader = EmbeddedReader::new(self.running.clone());
+        reader.assign(&[(partition.clone(), Start::Earliest)])?;
+        let mut fetched = Vec::new();
+        while reader.position(PartitionIx(0))? < end {
+            fetched.clear();
+            reader.poll(SCAN_WAIT, SCAN_RECORDS, &mut fetched)?;
+            if let Some(found) = fetched.iter().find(|f| f.timestamp >= timestamp) {
+                return Ok(Some(found.offset));
+            }
+        }
+        Ok(None)
     }
 
     fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<()> {

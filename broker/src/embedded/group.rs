@@ -279,6 +279,17 @@ impl Group {
         Ok(CommitPass(self.clone()))
     }
 
+    /// As [`begin_commit`](Self::begin_commit), for one who is no member of a group that has none.
+    pub(super) fn begin_set(self: &Arc<Self>) -> Result<CommitPass, String> {
+        let mut state = lock(&self.state);
+        state.expire(self.clock.instant());
+        if let Some(member) = state.members.keys().next() {
+            return Err(format!("the group has members. member=`{member}`"));
+        }
+        state.commits_on_their_way += 1;
+        Ok(CommitPass(self.clone()))
+    }
+
     /// Durable offsets.
     pub(super) fn publish_offsets(&self, offsets: &[(Arc<Partition>, i64)]) {
         let mut state = lock(&self.state);

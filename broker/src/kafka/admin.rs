@@ -13,7 +13,7 @@ use std::{
 use rdkafka::{
     Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic as Wanted, TopicReplication},
-    consumer::{BaseConsumer, Consumer as _},
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::KafkaError,
     metadata::MetadataTopic,
     types::RDKafkaErrorCode as Code,
@@ -69,6 +69,27 @@ impl KafkaAdmin {
             .expect("clients are taken only on drop");
         drop(watcher.poll(Duration::ZERO));
         watcher
+    }
+
+    /// Calls with the client for a group's offsets, which is made if need be.
+    fn with_group<T>(
+        &self,
+        group_id: &str,
+        call: impl FnOnce(&BaseConsumer<Context>) -> Result<T>,
+    ) -> Result<T> {
+        let mut groups = lock(&self.groups);
+        if !groups.contains_key(group_id) {
+            if groups.len() >= GROUP_CLIENTS_MAX {
+                retire("admin", groups.pop_first(), CLOSE_WAIT);
+            }
+            let client = create(&self.config.group_reader(group_id), Context::new("admin"))?;
+            groups.insert(group_id.to_owned(), client);
+        }
+        let client = groups
+            .get(group_id)
+            .expect("it was inserted when it was missing");
+        drop(client.poll(Duration::ZERO));
+        call(client)
     }
 
     fn options(&self) -> AdminOptions {
@@ -295,19 +316,67 @@ impl Admin for KafkaAdmin {
     }
 
     fn committed(&self, group_id: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {
-        let mut groups = lock(&self.groups);
-        if !groups.contains_key(group_id) {
-            if groups.len() >= GROUP_CLIENTS_MAX {
-                retire("admin", groups.pop_first(), CLOSE_WAIT);
+        self.with_group(group_id, |client| {
+            committed(client, partitions, self.config.request_timeout)
+        })
+    }
+
+    fn set_committed(&self, group_id: &str, offsets: &[(TopicPartition, i64)]) -> Result<()> {
+        let mut list = TopicPartitionList::with_capacity(offsets.len());
+        let wait = self.config.request_timeout;
+        for (of, offset) in offsets {
+            if is_missing(self.watcher(), of, wait) {
+                return Err(Error::UnknownPartition(of.clone()));
             }
-            let client = create(&self.config.group_reader(group_id), Context::new("admin"))?;
-            groups.insert(group_id.to_owned(), client);
+            list.add_partition_offset(&of.topic, of.partition, Offset::Offset(*offset))
+                .map_err(|e| Error::client(format!("no such offset. offset={offset}"), e))?;
         }
-        let client = groups
-            .get(group_id)
-            .expect("it was inserted when it was missing");
-        drop(client.poll(Duration::ZERO));
-        committed(client, partitions, self.config.request_timeout)
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        // Brokers take offsets from one who is no member only as long as the group has none.
+        self.with_group(group_id, |client| {
+            let until = deadline(wait);
+            loop {
+                let Err(error) = client.commit(&list, CommitMode::Sync) else {
+                    return Ok(());
+                };
+                let code = error.rdkafka_error_code();
+                if Instant::now() >= until || !triage::may_pass(code) {
+                    return Err(Error::client(
+                        format!("cannot set committed offsets. group=`{group_id}`"),
+                        error,
+                    ));
+                }
+                thread::sleep(LOOK_EVERY);
+            }
+        })
+    }
+
+    fn offset_at(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
+        // Of a partition that has gone, the error is that of its ends.
+        self.watermarks(partition)?;
+        let cannot = |e| {
+            Error::client(
+                format!("cannot ask for the offset at a time. of=`{partition}`"),
+                e,
+            )
+        };
+        let mut list = TopicPartitionList::with_capacity(1);
+        let (topic, at) = (&*partition.topic, partition.partition);
+        list.add_partition_offset(topic, at, Offset::Offset(timestamp))
+            .map_err(cannot)?;
+        let wait = self.config.request_timeout;
+        let found = self.watcher().offsets_for_times(list, wait);
+        let found = found.map_err(cannot)?;
+        let Some(found) = found.find_partition(topic, at) else {
+            return Ok(None);
+        };
+        found.error().map_err(cannot)?;
+        Ok(match found.offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        })
     }
 
     fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<()> {

@@ -85,6 +85,36 @@ impl Admin for SimAdmin {
         })
     }
 
+    fn set_committed(&self, group_id: &str, offsets: &[(TopicPartition, i64)]) -> Result<()> {
+        self.call(Call::SetCommitted, |state| {
+            for (at, _) in offsets {
+                state.partition(at)?;
+            }
+            let now = state.now;
+            let group = state.group(group_id);
+            group.expire(now);
+            if group.members().next().is_some() {
+                return Err(Error::client(
+                    "setting committed offsets",
+                    "the group has members",
+                ));
+            }
+            for (at, offset) in offsets {
+                group.committed.insert(at.clone(), *offset);
+            }
+            Ok(())
+        })
+    }
+
+    fn offset_at(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
+        self.call(Call::OffsetAt, |state| {
+            let partition = state.partition(partition)?;
+            let mut records = partition.visible(partition.low);
+            let found = records.find(|(_, record)| record.timestamp >= timestamp);
+            Ok(found.map(|(offset, _)| offset))
+        })
+    }
+
     fn delete_records(&self, before: &[(TopicPartition, i64)]) -> Result<()> {
         self.call(Call::DeleteRecords, |state| {
             for (at, offset) in before {

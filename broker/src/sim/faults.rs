@@ -238,6 +238,8 @@ calls! {
     DeleteTopics = "admin.delete_topics",
     AdminWatermarks = "admin.watermarks",
     AdminCommitted = "admin.committed",
+    SetCommitted = "admin.set_committed",
+    OffsetAt = "admin.offset_at",
     DeleteRecords = "admin.delete_records",
     Groups = "admin.groups",
 }
@@ -257,6 +259,7 @@ impl Call {
                 | Self::Commit
                 | Self::Abort
                 | Self::AdminCommitted
+                | Self::SetCommitted
                 | Self::Groups
         )
     }

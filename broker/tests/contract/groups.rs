@@ -1,6 +1,6 @@
 //! Members of a group share the partitions, and hand them over in good order.
 
-use millstream_broker::{Error, TopicPartition};
+use millstream_broker::{Cleanup, Error, NewTopic, TopicPartition};
 
 use super::{Bed, DEADLINE, Member, until, wait_for};
 
@@ -148,4 +148,64 @@ pub(crate) fn no_offsets_are_committed_at_first(bed: &Bed) {
     let admin = bed.broker.admin().expect("admin");
     let committed = admin.committed(&bed.name("other"), &partitions);
     assert_eq!(committed.expect("committed"), [None, None]);
+}
+
+pub(crate) fn offsets_of_a_group_without_members_are_set(bed: &Bed) {
+    let topic = bed.topic("t", 2);
+    bed.write(&topic, 0, &["a", "b", "c"]);
+    let [zero, one] = [0, 1].map(|p| TopicPartition::new(topic.clone(), p));
+    let admin = bed.broker.admin().expect("admin");
+    let group = bed.name("g");
+    let set = |at: &TopicPartition, offset| admin.set_committed(&group, &[(at.clone(), offset)]);
+    let committed = || {
+        let of = [zero.clone(), one.clone()];
+        admin.committed(&group, &of).expect("committed")
+    };
+    set(&zero, 2).expect("a group that never was");
+    assert_eq!(committed(), [Some(2), None]);
+    set(&zero, 1).expect("back");
+    set(&one, 0).expect("another partition");
+    assert_eq!(committed(), [Some(1), Some(0)]);
+    let nowhere = TopicPartition::new(bed.name("nowhere"), 0);
+    assert!(set(&nowhere, 0).is_err());
+
+    let mut member = Member::join(bed, "g", "m", &[&topic]);
+    until(&mut [&mut member], "the rest is read", |m| {
+        m[0].texts() == ["b", "c"]
+    });
+}
+
+pub(crate) fn offsets_of_a_group_with_members_are_not_set(bed: &Bed) {
+    let topic = bed.topic("t", 1);
+    let mut member = Member::join(bed, "g", "m", &[&topic]).joined();
+    member.step();
+    let at = TopicPartition::new(topic.clone(), 0);
+    let admin = bed.broker.admin().expect("admin");
+    let set = || admin.set_committed(&bed.name("g"), &[(at.clone(), 0)]);
+    assert!(set().is_err(), "the group has a member");
+    member.consumer.close(false);
+    wait_for("the member is gone", || set().is_ok());
+}
+
+pub(crate) fn offsets_of_a_deleted_topic_are_forgotten(bed: &Bed) {
+    let topic = bed.topic("t", 1);
+    bed.write(&topic, 0, &["a"]);
+    let at = TopicPartition::new(topic.clone(), 0);
+    let admin = bed.broker.admin().expect("admin");
+    let group = bed.name("g");
+    admin
+        .set_committed(&group, &[(at.clone(), 1)])
+        .expect("set_committed");
+    admin.delete_topics(&[&topic]).expect("delete");
+    wait_for("it can be created again", || {
+        std::thread::park_timeout(super::STEP);
+        let again = NewTopic {
+            name: topic.clone(),
+            partitions: 1,
+            cleanup: Cleanup::Compact,
+        };
+        admin.create_topics(&[again]).is_ok()
+    });
+    let committed = admin.committed(&group, std::slice::from_ref(&at));
+    assert_eq!(committed.expect("committed"), [None]);
 }

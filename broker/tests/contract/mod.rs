@@ -332,6 +332,9 @@ macro_rules! contract_tests {
             groups::a_second_member_of_the_same_name_fences_the_first,
             groups::members_are_listed,
             groups::no_offsets_are_committed_at_first,
+            groups::offsets_of_a_group_without_members_are_set,
+            groups::offsets_of_a_group_with_members_are_not_set,
+            groups::offsets_of_a_deleted_topic_are_forgotten,
             reading::a_paused_partition_goes_on_without_a_gap,
             reading::seek_goes_back_and_forth,
             reading::polls_are_limited,
@@ -347,6 +350,7 @@ macro_rules! contract_tests {
             topics::deleted_records_are_gone,
             topics::deleting_behind_the_end_is_refused,
             topics::a_deleted_topic_is_gone,
+            topics::an_offset_is_found_by_its_time,
             topics::the_cluster_keeps_its_id,
         );
     };

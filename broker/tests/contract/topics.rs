@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use millstream_broker::{Admin, Cleanup, Error, NewTopic, TopicPartition};
+use millstream_broker::{Admin, Cleanup, Error, NewTopic, Outgoing, TopicPartition};
+use millstream_topology::Headers;
 
-use super::{Bed, wait_for};
+use super::{Bed, commit, wait_for};
 
 fn new_topic(bed: &Bed, name: &str, partitions: u32) -> NewTopic {
     NewTopic {
@@ -122,6 +123,42 @@ pub(crate) fn a_deleted_topic_is_gone(bed: &Bed) {
     });
     wait_for("it is listed", || listed(bed, &admin, "t") == Some(3));
     assert!(bed.values(&topic, 1).is_empty());
+}
+
+pub(crate) fn an_offset_is_found_by_its_time(bed: &Bed) {
+    let topic = bed.topic("t", 2);
+    let mut producer = bed.producer("p");
+    producer.begin().expect("begin");
+    let ix = producer.topic(&topic);
+    for timestamp in [10, 30, 20, 40] {
+        producer
+            .send(Outgoing {
+                topic: ix,
+                partition: 0,
+                timestamp,
+                key: None,
+                value: Some(b"v"),
+                headers: &Headers::default(),
+            })
+            .expect("send");
+    }
+    commit(&mut *producer);
+    let [zero, one] = [0, 1].map(|p| TopicPartition::new(topic.clone(), p));
+    let offsets: Vec<i64> = bed
+        .read(std::slice::from_ref(&zero))
+        .iter()
+        .map(|seen| seen.offset)
+        .collect();
+    let admin = bed.broker.admin().expect("admin");
+    let at = |time| admin.offset_at(&zero, time).expect("offset_at");
+    assert_eq!(at(0), Some(offsets[0]));
+    assert_eq!(at(10), Some(offsets[0]));
+    assert_eq!(at(15), Some(offsets[1]), "the first that is late enough");
+    assert_eq!(at(31), Some(offsets[3]));
+    assert!(at(41).is_none_or(|at| at > offsets[3]), "none, or behind");
+    assert_eq!(admin.offset_at(&one, 0).expect("empty"), None);
+    let nowhere = TopicPartition::new(bed.name("nowhere"), 0);
+    assert!(admin.offset_at(&nowhere, 0).is_err());
 }
 
 pub(crate) fn the_cluster_keeps_its_id(bed: &Bed) {

@@ -275,6 +275,14 @@ impl Admin for ScriptedLog {
         Err(unused())
     }
 
+    fn set_committed(&self, _: &str, _: &[(TopicPartition, i64)]) -> Result<()> {
+        Err(unused())
+    }
+
+    fn offset_at(&self, _: &TopicPartition, _: i64) -> Result<Option<i64>> {
+        Err(unused())
+    }
+
     fn delete_records(&self, _: &[(TopicPartition, i64)]) -> Result<()> {
         Err(unused())
     }

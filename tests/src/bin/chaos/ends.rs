@@ -1,4 +1,4 @@
-//! `Ends`: follows the log and notes when orders became final, and looks for open transactions.
+//! `Ends`: follows the log and notes when orders became final.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_broker::{Broker, Fetched, PartitionIx, Reader, Result, Start, TopicPartition};
+use millstream_broker::{Broker, Fetched, Result, Start, TopicPartition};
 use millstream_processors::topics::ORDER_EVENTS;
 use serde::Deserialize;
 
@@ -142,51 +142,4 @@ impl Seen {
         pauses.truncate(PAUSES_TOLD);
         pauses
     }
-}
-
-/// Partitions whose last committed record cannot be read to the end: a transaction is still open.
-///
-/// A reader of committed records comes to the high watermark only where none is.
-pub(crate) fn open_transactions(log: &dyn Broker, within: Duration) -> Result<Vec<String>> {
-    let admin = log.admin()?;
-    let mut open = Vec::new();
-    for topic in admin.topics()? {
-        for partition in 0..topic.partitions.cast_signed() {
-            let partition = TopicPartition::new(topic.name.clone(), partition);
-            let ends = admin.watermarks(&partition)?;
-            if ends.low < ends.high {
-                open.push((partition, ends.high));
-            }
-        }
-    }
-    let places = open
-        .iter()
-        .map(|(of, high)| (of.clone(), Start::Offset(high - 1)));
-    let places: Vec<_> = places.collect();
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut reader = log.reader()?;
-    reader.assign(&places)?;
-    let until = Instant::now() + within;
-    let mut fetched = Vec::new();
-    loop {
-        let left = behind(&mut *reader, &open)?;
-        if left.is_empty() || Instant::now() >= until {
-            return Ok(left);
-        }
-        fetched.clear();
-        reader.poll(POLL_WAIT, POLL_RECORDS_MAX, &mut fetched)?;
-    }
-}
-
-fn behind(reader: &mut dyn Reader, open: &[(TopicPartition, i64)]) -> Result<Vec<String>> {
-    let mut behind = Vec::new();
-    for (at, (partition, high)) in (0..).zip(open) {
-        let position = reader.position(PartitionIx(at))?;
-        if position < *high {
-            behind.push(format!("{partition} at {position} of {high}"));
-        }
-    }
-    Ok(behind)
 }

@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     Options,
     cluster::Cluster,
-    ends::{Ends, open_transactions},
+    ends::Ends,
     process::Owned,
     report::{Kill, Report},
     schedule::{Step, schedule},
@@ -107,9 +107,11 @@ async fn disturbed(options: &Options, cluster: &Arc<Cluster>, steps: &[Step]) ->
     say(began, "the load has ended");
     report.violations.extend(verify(options, cluster).await?);
     report.quiet_after = healed.elapsed();
-    let open = tokio::task::spawn_blocking(move || open_transactions(&*log, OPEN_MAX)).await;
+    let look = move || millstream_verifier::open_transactions(&*log, OPEN_MAX);
+    let open = tokio::task::spawn_blocking(look).await;
     let open = open.map_err(io::Error::other)?.map_err(io::Error::other)?;
     let open = open
+        .examples
         .into_iter()
         .map(|what| format!("a transaction is open: {what}"));
     report.violations.extend(open);

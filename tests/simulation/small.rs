@@ -1,0 +1,141 @@
+//! Thousands of seeds of small applications in which everything goes wrong by chance.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Mutex,
+    time::Duration,
+};
+
+use millstream_broker::sim::{Coverage, Rates, SimConfig};
+
+use crate::{
+    cases::{self, Case},
+    checks::same_disks,
+    machine::DiskPlan,
+    seeds::each_seed,
+    world::{Storm, World},
+};
+
+const SEEDS: u64 = 10_000;
+
+pub(crate) fn rates() -> Rates {
+    Rates {
+        crash: 0.001,
+        retriable: 0.003,
+        abortable: 0.01,
+        fatal: 0.002,
+        fenced: 0.001,
+        indeterminate: 0.02,
+        rebalance: 0.001,
+        short_poll: 0.1,
+        full: 0.02,
+        slow_markers: 0.1,
+        slow_answer: 0.05,
+        coordinator_away: 0.005,
+        clock_jump: 0.0005,
+        ..Rates::default()
+    }
+}
+
+/// Seeds differ in what goes wrong: some have no faults but crashes, some late commits, some
+/// transactions that end before sessions do.
+pub(crate) fn storm(seed: u64) -> Storm {
+    let calm = seed % 5 == 4;
+    Storm {
+        config: SimConfig {
+            transaction_timeout: Duration::from_secs(if seed % 2 == 0 { 3 } else { 12 }),
+            late_end_txn: seed % 7 == 3,
+            init_after_late_end: true,
+            rates: if calm { Rates::default() } else { rates() },
+            ..SimConfig::default()
+        },
+        disk: DiskPlan {
+            crash: 2,
+            full: if calm { 0 } else { 20 },
+            script: None,
+        },
+        instances: 1 + (seed % 3) as usize,
+        records: 150,
+        turns: 300,
+        turn_ms_max: 60,
+        kills: 8,
+        freezes: 5,
+        doubles: if seed % 4 == 1 { 3 } else { 0 },
+    }
+}
+
+/// Lets everything come to rest, and checks it.
+pub(crate) fn check(case: &Case, world: &mut World<'_>) -> Result<(), String> {
+    let checked = world.heal().and_then(|()| {
+        if let Some(why) = world.broken.first() {
+            return Err(why.clone());
+        }
+        world.log.check();
+        (case.check)(world)?;
+        let kept = world.stop()?;
+        let rebuilt = world.rebuild()?;
+        same_disks(&kept, &rebuilt, case.retention_ms)
+    });
+    checked.map_err(|why| format!("{} ({:?}): {why}", case.name, world.events))
+}
+
+/// One run of a case.
+fn run(case: &Case, seed: u64, storm: &Storm) -> (Coverage, Result<(), String>) {
+    let mut world = World::new(seed, &case.feed, storm);
+    world.storm();
+    let checked = check(case, &mut world);
+    (world.log.coverage(), checked)
+}
+
+#[test]
+fn small_applications_lose_and_double_nothing() {
+    let cases = cases::all();
+    let sum: Mutex<Option<Coverage>> = Mutex::new(None);
+    each_seed("small applications", SEEDS, |seed| {
+        let case = &cases[(seed / 3) as usize % cases.len()];
+        let (coverage, checked) = run(case, seed, &storm(seed));
+        match &mut *sum.lock().expect("no panic") {
+            Some(sum) => sum.merge(&coverage),
+            none => *none = Some(coverage),
+        }
+        checked
+    });
+    if let Some(sum) = sum.into_inner().expect("no panic") {
+        println!("{sum}");
+    }
+}
+
+#[test]
+fn one_seed_is_one_run() {
+    let cases = cases::all();
+    for seed in 0..20 {
+        let case = &cases[seed as usize % cases.len()];
+        let digest = || {
+            let mut world = World::new(seed, &case.feed, &storm(seed));
+            world.storm();
+            check(case, &mut world).expect("right");
+            world.log.digest()
+        };
+        assert_eq!(digest(), digest(), "seed={seed}");
+    }
+}
+
+/// How many of two hundred seeds go wrong when the first request of each commit arrives late (F11).
+fn late_ends(init_after_late_end: bool) -> usize {
+    let cases = cases::all();
+    let wrong = |seed: &u64| {
+        let mut storm = storm(*seed);
+        storm.config.late_end_txn = true;
+        storm.config.init_after_late_end = init_after_late_end;
+        let case = &cases[*seed as usize % cases.len()];
+        let ran = catch_unwind(AssertUnwindSafe(|| run(case, *seed, &storm).1));
+        !matches!(ran, Ok(Ok(())))
+    };
+    (0..200).filter(wrong).count()
+}
+
+#[test]
+fn late_ends_of_transactions_do_harm_unless_producers_are_made_anew() {
+    assert!(late_ends(false) > 0, "the guard is off, and nobody noticed");
+    assert_eq!(late_ends(true), 0);
+}
