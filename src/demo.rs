@@ -17,7 +17,7 @@ use crate::{
     logging,
     progress::Progress,
     replay::{Figures, Replay, Tokens},
-    shop::RunningShop,
+    shop::{RunningShop, start_unless_told},
     signals::Stop,
     stocking, verify,
 };
@@ -88,7 +88,11 @@ pub(crate) async fn run(args: Args) -> Outcome {
         return Err(Failure::Usage("there are no baskets to replay".to_owned()));
     }
     let mut stop = Stop::listen()?;
-    let shop = RunningShop::start(&settings).await?;
+    let Some(shop) = start_unless_told(&settings, &mut stop).await? else {
+        return Err(Failure::Failed(
+            "the demo was stopped before its end".to_owned(),
+        ));
+    };
     shop.tell();
     let outcome = tokio::select! {
         outcome = show(&args, &shop, baskets) => outcome,

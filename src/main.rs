@@ -1,6 +1,7 @@
 //! The `millstream` program: the shop, and tools around it.
 
 mod shop;
+mod waiting;
 mod open;
 mod data_dir;
 mod demo;

@@ -18,6 +18,8 @@ use serde::Deserialize;
 /// How long a poll waits, and so the end of the thread.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 const POLL_RECORDS_MAX: usize = 2_000;
+/// Pauses that a report tells.
+const PAUSES_TOLD: usize = 5;
 /// The pause before reading begins anew after an error.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -127,13 +129,17 @@ impl Seen {
         }
     }
 
-    /// The longest time from `from` to `to` in which no order became final.
-    pub(crate) fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
+    /// The longest times from `from` to `to` in which no order became final, the longest first:
+    /// when each began, and how long it was.
+    pub(crate) fn pauses(&self, from: Instant, to: Instant) -> Vec<(Duration, Duration)> {
         let mut times = self.times.clone();
         times.retain(|time| (from..=to).contains(time));
         times.extend([from, to]);
         times.sort_unstable();
-        let pauses = times.windows(2).map(|pair| pair[1] - pair[0]);
-        pauses.max().unwrap_or_default()
+        let pauses = times.windows(2).map(|two| (two[0] - from, two[1] - two[0]));
+        let mut pauses: Vec<_> = pauses.collect();
+        pauses.sort_unstable_by_key(|(_, length)| std::cmp::Reverse(*length));
+        pauses.truncate(PAUSES_TOLD);
+        pauses
     }
 }
