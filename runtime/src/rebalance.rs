@@ -36,6 +36,7 @@ impl Session {
         for id in gone {
             self.close_task(id);
         }
+        self.shared.standbys.claim(self.index, ids.clone());
         for id in &ids {
             if !self.tasks.contains_key(id) {
                 let task = self.open_task(*id)?;
@@ -206,6 +207,7 @@ impl Session {
         for id in std::mem::take(&mut self.tasks).into_keys() {
             self.shared.queries.deregister(id);
         }
+        self.shared.standbys.claim(self.index, BTreeSet::new());
         self.slots.clear();
         self.restoring = None;
     }

@@ -43,6 +43,8 @@ pub(crate) struct Storm {
     pub(crate) kills: u64,
     pub(crate) freezes: u64,
     pub(crate) doubles: u64,
+    /// Of how many other instances each task has a standby.
+    pub(crate) standbys: usize,
 }
 
 /// What an application is to do: its topology, and what it is fed with.
@@ -152,6 +154,7 @@ impl<'a> World<'a> {
         // The checks read what repartition topics hold.
         config.purge_interval = Duration::from_secs(1_000_000);
         config.policies = self.feed.policies.clone();
+        config.num_standby_replicas = self.storm.standbys;
         config
     }
 
@@ -234,6 +237,7 @@ impl<'a> World<'a> {
             0 => Part::Members,
             1 => Part::Globals,
             2 => Part::Flush,
+            3 => Part::Standbys,
             _ => Part::Thread(0),
         }
     }
