@@ -156,7 +156,7 @@ impl Members {
         self.0.changed.store(true, Ordering::Release);
     }
 
-    /// The other instances that have a standby of this task, the most recent one first.
+    /// The other instances that have a standby of this task, the least behind first.
     pub(crate) fn standbys(&self, task: TaskId) -> Vec<StandbyHost> {
         let now = self.0.clock.now_ms();
         let name = task.to_string();
@@ -285,5 +285,17 @@ impl Herald {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_program_tells_is_understood() {
+        let told = r#"{"instance_id":"a","endpoint":null,"tasks":["0_1"],"at_ms":5}"#;
+        let member: Member = serde_json::from_str(told).expect("is read");
+        assert_eq!((member.standbys.len(), member.at_ms), (0, 5));
     }
 }

@@ -72,9 +72,12 @@ pub(crate) fn check(case: &Case, world: &mut World<'_>) -> Result<(), String> {
         }
         world.log.check();
         (case.check)(world)?;
+        let beside = world.standby_disks();
         let kept = world.stop()?;
-        let rebuilt = world.rebuild()?;
-        same_disks(&kept, &rebuilt, case.retention_ms)
+        let mut rebuilt = world.rebuild()?;
+        same_disks(&kept, &rebuilt, case.retention_ms)?;
+        rebuilt.retain(|task, _| beside.contains_key(task));
+        same_disks(&beside, &rebuilt, case.retention_ms).map_err(|why| format!("standby: {why}"))
     });
     checked.map_err(|why| format!("{} ({:?}): {why}", case.name, world.events))
 }

@@ -237,7 +237,7 @@ impl<'a> World<'a> {
             0 => Part::Members,
             1 => Part::Globals,
             2 => Part::Flush,
-            3 => Part::Standbys,
+            3 if self.storm.standbys > 0 => Part::Standbys,
             _ => Part::Thread(0),
         }
     }
@@ -403,6 +403,14 @@ impl<'a> World<'a> {
                 ));
             }
         }
+        let standbys = self.standby_disks().len();
+        let wanted = match self.storm.standbys > 0 && self.slots.len() > 1 {
+            true => self.logged_tasks(),
+            false => 0,
+        };
+        if standbys != wanted {
+            return Some(format!("{standbys} of {wanted} standbys are up to date"));
+        }
         let group = self.log.group(APP);
         for at in self.inputs() {
             let last = self.log.committed_records(&at).last().map(|r| r.offset);
@@ -451,6 +459,31 @@ impl<'a> World<'a> {
         owners
     }
 
+    /// How many tasks have something that a standby can follow.
+    fn logged_tasks(&self) -> usize {
+        let stores = self.feed.topology.plan().stores();
+        let subs = self.feed.topology.subtopologies().iter();
+        let logged = subs.filter(|sub| sub.stores.iter().any(|store| stores[store.0].logged));
+        logged.count() * PARTITIONS as usize
+    }
+
+    /// The disks of standbys that say that they are up to date.
+    pub(crate) fn standby_disks(&self) -> BTreeMap<TaskId, Disk> {
+        let mut disks = BTreeMap::new();
+        let owners = self.owners();
+        for slot in &self.slots {
+            let Some(process) = &slot.process else {
+                continue;
+            };
+            let standbys = process.app.status().standbys;
+            let ready = standbys.iter().filter(|standby| standby.lag == 0);
+            let ids: Vec<&String> = ready.map(|standby| &standby.id).collect();
+            let tasks = owners.keys().filter(|task| ids.contains(&&task.to_string()));
+            disks.extend(tasks.map(|task| (*task, slot.disk.clone())));
+        }
+        disks
+    }
+
     /// All instances end as on SIGTERM; returns each task's disk.
     pub(crate) fn stop(&mut self) -> Result<BTreeMap<TaskId, Disk>, String> {
         let owners = self.owners().into_iter();
@@ -460,6 +493,7 @@ impl<'a> World<'a> {
             let mut process = slot.process.take().expect("at rest");
             process.app.stop();
             process.app.step(Part::Thread(0));
+            process.app.step(Part::Standbys);
             if let Health::Failed(why) = process.app.health() {
                 return Err(format!("did not end well: {why}"));
             }
