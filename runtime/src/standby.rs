@@ -17,7 +17,6 @@ use tracing::{info, warn};
 
 use crate::{
     application::Shared,
-    flush_pool,
     internal_topics::changelog_name,
     members::Member,
     restore::{BATCH_RECORDS, begins_at, changelog_records},
@@ -299,10 +298,7 @@ impl Keeper {
         for (id, replica) in gone {
             shared.queries.deregister_standby(id);
             info!(task = %id, "standby is closed");
-            if let Some(job) = replica.start_flush() {
-                // What a failing disk does not take is in the changelogs.
-                flush_pool::run(job);
-            }
+            shared.flush_pool.write_out(&replica, &*shared.clock);
         }
     }
 }

@@ -280,6 +280,11 @@ impl TaskState {
         Ok(())
     }
 
+    /// What is committed, for who closes the task.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
     /// Approximate memory of what is committed and not in the base yet.
     pub fn committed_bytes(&self) -> usize {
         self.committed.bytes()

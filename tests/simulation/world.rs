@@ -467,7 +467,7 @@ impl<'a> World<'a> {
         logged.count() * PARTITIONS as usize
     }
 
-    /// The disks of standbys that say that they are up to date.
+    /// The disks of standbys that say that they have read everything.
     pub(crate) fn standby_disks(&self) -> BTreeMap<TaskId, Disk> {
         let mut disks = BTreeMap::new();
         let owners = self.owners();
@@ -476,10 +476,18 @@ impl<'a> World<'a> {
                 continue;
             };
             let standbys = process.app.status().standbys;
-            let ready = standbys.iter().filter(|standby| standby.lag == 0);
-            let ids: Vec<&String> = ready.map(|standby| &standby.id).collect();
-            let tasks = owners.keys().filter(|task| ids.contains(&&task.to_string()));
-            disks.extend(tasks.map(|task| (*task, slot.disk.clone())));
+            for task in owners.keys() {
+                let mut of_task = standbys.iter().filter(|s| s.id == task.to_string());
+                let is_ready = |(store, position): (&String, &i64)| {
+                    let topic = format!("{APP}-{store}-changelog");
+                    let at = TopicPartition::new(topic, task.partition);
+                    let last = self.log.committed_records(&at).last().map(|r| r.offset);
+                    last.is_none_or(|last| last < *position)
+                };
+                if of_task.any(|standby| standby.positions.iter().all(is_ready)) {
+                    disks.insert(*task, slot.disk.clone());
+                }
+            }
         }
         disks
     }
