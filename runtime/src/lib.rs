@@ -62,6 +62,8 @@ pub use members::{Member, Members, StandbyHost};
 pub use policy::{ErrorPolicy, Policies};
 pub use queries::{Located, Queries, StoreInfo};
 pub use reset::{Reset, ResetTo};
-pub use status::{CommitStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus};
+pub use status::{
+    CommitStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,
+};
 pub use stepped::{Part, Stepped};
 pub use test_driver::TestDriver;

@@ -217,7 +217,9 @@ impl Session {
         };
         self.shared.queries.deregister(id);
         let clock = &*self.shared.clock;
-        self.shared.flush_pool.write_out(task.state.replica(), clock);
+        self.shared
+            .flush_pool
+            .write_out(task.state.replica(), clock);
     }
 }
 

@@ -289,7 +289,9 @@ impl Keeper {
     fn let_go(&mut self, shared: &Shared, which: impl Fn(TaskId) -> bool) {
         let mut held = shared.standbys.lock();
         let all = held.replicas.keys().copied();
-        let gone: Vec<TaskId> = all.filter(|id| which(*id) && !held.is_claimed(*id)).collect();
+        let gone: Vec<TaskId> = all
+            .filter(|id| which(*id) && !held.is_claimed(*id))
+            .collect();
         let gone: Vec<_> = gone
             .into_iter()
             .filter_map(|id| held.replicas.remove_entry(&id))

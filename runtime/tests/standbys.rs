@@ -1,4 +1,4 @@
-//! Standbys on a whole log: they follow, answer stale reads, and become tasks with nothing to replay.
+//! Standbys on a whole log: they follow, answer stale reads, and become tasks without a replay.
 
 use std::{
     path::Path,
@@ -137,7 +137,8 @@ fn a_standby_answers_stale_reads_and_takes_over_without_replaying() {
             }
         };
         let first = scope.spawn(first);
-        let second = Application::start(&counting(), broker.clone(), config(folder.path(), "second"));
+        let second =
+            Application::start(&counting(), broker.clone(), config(folder.path(), "second"));
         let second = second.expect("starts");
         wait("both have tasks", || {
             let mine = tasks(&second);
@@ -176,7 +177,9 @@ fn a_standby_answers_stale_reads_and_takes_over_without_replaying() {
         });
         assert_eq!(replayed(&second), 0);
         assert!(each_key_is_counted(active));
-        wait("nothing is a standby any more", || second.status().standbys.is_empty());
+        wait("nothing is a standby any more", || {
+            second.status().standbys.is_empty()
+        });
         second.close().expect("closes");
     });
 }
