@@ -17,10 +17,9 @@ use crate::{
     logging,
     progress::Progress,
     replay::{Figures, Replay, Tokens},
-    shop::RunningShop,
+    shop::{RunningShop, start_unless_told},
     signals::Stop,
-    stocking,
-    verify::settled_verdict,
+    stocking, verify,
 };
 
 /// Flags of `demo`.
@@ -89,7 +88,11 @@ pub(crate) async fn run(args: Args) -> Outcome {
         return Err(Failure::Usage("there are no baskets to replay".to_owned()));
     }
     let mut stop = Stop::listen()?;
-    let shop = RunningShop::start(&settings).await?;
+    let Some(shop) = start_unless_told(&settings, &mut stop).await? else {
+        return Err(Failure::Failed(
+            "the demo was stopped before its end".to_owned(),
+        ));
+    };
     shop.tell();
     let outcome = tokio::select! {
         outcome = show(&args, &shop, baskets) => outcome,
@@ -147,12 +150,13 @@ async fn show(args: &Args, shop: &RunningShop, baskets: Baskets) -> Outcome<bool
     progress.finish();
     drop(finality);
 
-    let verdict = settled_verdict(shop.log(), shop.tables(), shop.settings(), SETTLE_MAX).await?;
+    let verdict =
+        verify::settled_verdict(shop.log(), shop.tables(), shop.settings(), SETTLE_MAX).await?;
     summary(&figures, &seen, start);
     println!();
-    verdict.print();
+    verify::print(&verdict);
     let complete = accepted == args.orders as u64;
-    Ok(complete && all_final && verdict.open() == 0 && verdict.holds())
+    Ok(complete && all_final && verdict.open == 0 && verdict.report.holds())
 }
 
 async fn fill_shelves(

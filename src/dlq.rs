@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use millstream_broker::Fetched;
 use millstream_config::Flags;
 use millstream_processors::{model::rfc3339, topics::DEAD_LETTERS};
+use millstream_verifier::Scan;
 
 use crate::{
     failure::{Failure, Outcome},
     inspect,
     open::Opened,
-    scan::Scan,
     table::Table,
 };
 
@@ -140,8 +140,7 @@ fn header(record: &Fetched, name: &str) -> Option<String> {
 fn for_each(flags: &Flags, each: &mut dyn FnMut(i32, &Fetched)) -> Outcome {
     let settings = inspect::read(flags)?;
     let opened = Opened::log(&settings)?;
-    let admin = opened.log.admin()?;
-    Scan::new(&*opened.log, &*admin).topic(DEAD_LETTERS.name(), &mut |partition, record| {
+    Scan::new(&*opened.log)?.topic(DEAD_LETTERS.name(), &mut |partition, record| {
         each(partition, record);
         Ok(())
     })

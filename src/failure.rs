@@ -11,6 +11,8 @@ pub(crate) enum Failure {
     Usage(String),
     /// It failed while running: exit code 1.
     Failed(String),
+    /// What it needs does not answer; a little later it may: exit code 1 for those who do not wait.
+    Away(String),
     /// It ran, and has said itself what was wrong: exit code 1.
     Told,
 }
@@ -31,7 +33,7 @@ impl Failure {
                 eprintln!("millstream: {reason}");
                 ExitCode::from(2)
             }
-            Self::Failed(reason) => {
+            Self::Failed(reason) | Self::Away(reason) => {
                 eprintln!("millstream: {reason}");
                 ExitCode::from(1)
             }
@@ -62,18 +64,32 @@ impl From<millstream_topology::Error> for Failure {
     fn from(error: millstream_topology::Error) -> Self {
         match error.kind() {
             ErrorKind::Config | ErrorKind::Topology => Self::Usage(error.chain()),
-            ErrorKind::Data
-            | ErrorKind::User
-            | ErrorKind::State
-            | ErrorKind::Broker
-            | ErrorKind::Fenced => Self::Failed(error.chain()),
+            ErrorKind::Data | ErrorKind::User | ErrorKind::State | ErrorKind::Fenced => {
+                Self::Failed(error.chain())
+            }
+            ErrorKind::Broker => Self::Away(error.chain()),
         }
     }
 }
 
 impl From<millstream_broker::Error> for Failure {
     fn from(error: millstream_broker::Error) -> Self {
-        Self::Failed(chain(&error))
+        match &error {
+            millstream_broker::Error::Client { .. } | millstream_broker::Error::Full => {
+                Self::Away(chain(&error))
+            }
+            _ => Self::Failed(chain(&error)),
+        }
+    }
+}
+
+impl From<millstream_verifier::Error> for Failure {
+    fn from(error: millstream_verifier::Error) -> Self {
+        match error {
+            millstream_verifier::Error::Topology(error) => error.into(),
+            millstream_verifier::Error::Tables(error) => error.into(),
+            error => Self::Failed(chain(&error)),
+        }
     }
 }
 
@@ -81,6 +97,7 @@ impl From<millstream_sinks::Error> for Failure {
     fn from(error: millstream_sinks::Error) -> Self {
         match &error {
             millstream_sinks::Error::Url { .. } => Self::Usage(chain(&error)),
+            error if error.is_temporary() => Self::Away(chain(error)),
             _ => Self::Failed(chain(&error)),
         }
     }

@@ -1,6 +1,7 @@
 //! The `millstream` program: the shop, and tools around it.
 
 mod shop;
+mod waiting;
 mod open;
 mod data_dir;
 mod demo;
@@ -12,8 +13,6 @@ mod stocking;
 mod baskets;
 mod client;
 mod verify;
-mod evidence;
-mod scan;
 mod inspect;
 mod dlq;
 mod topology;

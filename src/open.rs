@@ -11,7 +11,10 @@ use millstream_config::Settings;
 use millstream_processors::sql::Tables;
 use millstream_sinks::Database;
 
-use crate::{data_dir::DataDir, failure::Outcome};
+use crate::{
+    data_dir::DataDir,
+    failure::{Failure, Outcome},
+};
 
 /// The name of the shop's sink in `sink_progress`.
 pub(crate) const SINK: &str = "shop";
@@ -38,8 +41,16 @@ pub(crate) fn log(settings: &Settings) -> Outcome<Arc<dyn Broker>> {
 
 /// Opens the tables, and brings them up to date.
 pub(crate) async fn tables(settings: &Settings) -> Outcome<Tables> {
-    let database = Database::connect(&settings.database()).await?;
-    Ok(Tables::open(database).await?)
+    let url = settings.database();
+    let opened = async {
+        let database = Database::connect(&url).await?;
+        Ok(Tables::open(database).await?)
+    };
+    match opened.await {
+        // A server comes back; a file that cannot be opened does not by itself.
+        Err(Failure::Away(reason)) if url.starts_with("sqlite:") => Err(Failure::Failed(reason)),
+        outcome => outcome,
+    }
 }
 
 /// What tools look at.

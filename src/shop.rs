@@ -9,7 +9,7 @@ use std::{
 
 use axum::{Router, http::StatusCode, routing::get};
 use millstream_api::{
-    AdminState, Check, Figure, FigureKind, FrontLimits, ServeLimits, admin_router, front,
+    AdminState, Check, Figure, FigureKind, FrontLimits, ServeLimits, Switch, admin_router, front,
     refuse_non_loopback, serve,
 };
 use millstream_broker::{Admin, Broker};
@@ -23,7 +23,7 @@ use millstream_processors::{
 };
 use millstream_runtime::{Application, Config, ErrorPolicy, Health, Policies, StateKind};
 use millstream_sinks::{RunningSink, Sink, SinkConfig, TopicDeadLetters};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, runtime::Handle, sync::watch, task::JoinHandle};
 use tracing::{info, warn};
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     failure::{Failure, Outcome, chain},
     logging, open,
     signals::Stop,
+    waiting::Waiting,
 };
 
 /// How long requests may take to end when the shop stops.
@@ -47,7 +48,9 @@ pub(crate) async fn run(flags: &Flags) -> Outcome {
     let settings = Settings::load(&Settings::default(), flags)?;
     logging::start(&settings.log)?;
     let mut stop = Stop::listen()?;
-    let shop = RunningShop::start(&settings).await?;
+    let Some(shop) = start_unless_told(&settings, &mut stop).await? else {
+        return Ok(());
+    };
     shop.tell();
     let failed = tokio::select! {
         () = stop.told() => None,
@@ -60,6 +63,42 @@ pub(crate) async fn run(flags: &Flags) -> Outcome {
             warn!("not all parts have stopped in time; the next start takes up what they left");
             failed.map_or(Ok(()), Err)
         }
+    }
+}
+
+/// Starts a process of the shop, which may wait for its log and its database for ever. `None` when
+/// it was told to stop before.
+pub(crate) async fn start_unless_told(
+    settings: &Settings,
+    stop: &mut Stop,
+) -> Outcome<Option<RunningShop>> {
+    let (settings, runtime) = (settings.clone(), Handle::current());
+    let (tell, mut told) = watch::channel(false);
+    // On a thread of its own: giving up may have to wait for parts that are there already, and they
+    // get as much time as any stop.
+    let mut starting = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                started = RunningShop::start(&settings) => started.map(Some),
+                _ = told.wait_for(|told| *told) => Ok(None),
+            }
+        })
+    });
+    let failed = |e| Failure::at("a part of the program failed", &e);
+    tokio::select! {
+        started = &mut starting => return started.map_err(failed)?,
+        () = stop.told() => tell.send_replace(true),
+    };
+    info!("stopping before it has started");
+    let ended = async {
+        match starting.await.map_err(failed)? {
+            Ok(Some(shop)) => shop.stop().await,
+            Ok(None) | Err(_) => Ok(()),
+        }
+    };
+    match tokio::time::timeout(STOP_MAX, ended).await {
+        Ok(outcome) => outcome.map(|()| None),
+        Err(_) => Ok(None),
     }
 }
 
@@ -96,34 +135,48 @@ impl RunningShop {
             false => None,
         };
         let admin_listener = bind(settings.admin_listen, "admin-listen").await?;
-        let admin_address = address(&admin_listener)?;
+        // From here on it answers, if only that it is not ready.
+        let waiting = Waiting::default();
+        let intake = match listener {
+            Some(listener) => Some(Server::start(listener, waiting.door_pages())?),
+            None => None,
+        };
+        let admin = Server::start(admin_listener, waiting.admin_pages())?;
 
         let log = blocking({
             let settings = settings.clone();
-            move || open_log(&settings)
+            move || open::log(&settings)
         })
         .await?;
-        let tables = open::tables(settings).await?;
+        let topics = async || create_topics(settings, &log).await;
+        waiting.until_done("the log", topics).await?;
+        let tables = async || open::tables(settings).await;
+        let tables = waiting.until_done("the database", tables).await?;
         let application = match roles.has(Role::Streams) {
-            true => Some(start_streams(settings, &instance_id, admin_address, &log).await?),
+            true => {
+                let start = async || start_streams(settings, &instance_id, &admin, &log).await;
+                Some(waiting.until_done("the log", start).await?)
+            }
             false => None,
         };
         let sink = match roles.has(Role::Sink) {
-            true => Some(start_sink(settings, &instance_id, &log, &tables)?),
+            true => {
+                let start = async || start_sink(settings, &instance_id, &log, &tables).await;
+                Some(waiting.until_done("the log", start).await?)
+            }
             false => None,
         };
         let gateway = match roles.has(Role::Gateway) {
             true => Some(start_gateway(settings, &instance_id, &log, &tables)?),
             false => None,
         };
-        let door = match (&application, &listener) {
-            (Some(application), Some(_)) => {
-                Some(open_door(settings, application, &log, &tables).await?)
+        let door = match (&application, &intake) {
+            (Some(application), Some(intake)) => {
+                let open = async || open_door(settings, application, &log, &tables).await;
+                let door = waiting.until_done("the log", open).await?;
+                intake.pages.turn_to(door.router());
+                Some(door)
             }
-            _ => None,
-        };
-        let intake = match (&door, listener) {
-            (Some(door), Some(listener)) => Some(Server::start(listener, door.router())?),
             _ => None,
         };
         let pages = admin_pages(
@@ -133,7 +186,7 @@ impl RunningShop {
             sink.as_ref(),
             &*log,
         )?;
-        let admin = Server::start(admin_listener, pages)?;
+        admin.pages.turn_to(pages);
         Ok(Self {
             settings: settings.clone(),
             log,
@@ -256,25 +309,26 @@ impl RunningShop {
     }
 }
 
-fn open_log(settings: &Settings) -> Outcome<Arc<dyn Broker>> {
-    let log = open::log(settings)?;
+async fn create_topics(settings: &Settings, log: &Arc<dyn Broker>) -> Outcome {
     let wanted = topics::new_topics(settings.shop.partitions);
-    log.admin()?
-        .create_topics(&wanted)
-        .map_err(|error| match &error {
+    // A client that cannot even be made is no matter of time.
+    let admin = log.admin().map_err(|e| Failure::Failed(chain(&e)))?;
+    let create = move || {
+        admin.create_topics(&wanted).map_err(|error| match &error {
             millstream_broker::Error::PartitionCount { .. } => Failure::Usage(format!(
                 "{}; set shop.partitions to what the topics have",
                 chain(&error)
             )),
             _ => Failure::from(error),
-        })?;
-    Ok(log)
+        })
+    };
+    blocking(create).await
 }
 
 async fn start_streams(
     settings: &Settings,
     instance_id: &str,
-    admin_address: SocketAddr,
+    admin: &Server,
     log: &Arc<dyn Broker>,
 ) -> Outcome<Arc<Application>> {
     let streams = &settings.streams;
@@ -295,7 +349,7 @@ async fn start_streams(
             produce: ErrorPolicy::DeadLetter,
             dead_letter_topic: Some(topics::DEAD_LETTERS.name()),
         },
-        endpoint: Some(admin_address.to_string()),
+        endpoint: Some(admin.address.to_string()),
         ..Config::new(&*streams.application_id, settings.state_dir())
     };
     let log = log.clone();
@@ -327,15 +381,19 @@ pub(crate) fn zone(settings: &Settings) -> Outcome<chrono_tz::Tz> {
         .map_err(|_| Failure::Usage(format!("no such time zone. shop.time_zone=`{name}`")))
 }
 
-fn start_sink(
+async fn start_sink(
     settings: &Settings,
     instance_id: &str,
     log: &Arc<dyn Broker>,
     tables: &Tables,
 ) -> Outcome<RunningSink> {
     let group = format!("{}-sink", settings.streams.application_id);
-    let dead_letters = log.admin()?.topics()?;
-    let dead_letters = dead_letters
+    let topics = blocking({
+        let log = log.clone();
+        move || Ok(log.admin()?.topics()?)
+    });
+    let topics = topics.await?;
+    let dead_letters = topics
         .iter()
         .find(|t| &*t.name == topics::DEAD_LETTERS.name());
     let partitions = dead_letters.map_or(settings.shop.partitions, |topic| topic.partitions);
@@ -374,7 +432,7 @@ fn start_gateway(
         ..WorkerConfig::new(&*settings.streams.application_id, instance_id)
     };
     let gateway = Arc::new(SimulatedGateway::open(tables.clone()));
-    let runtime = tokio::runtime::Handle::current();
+    let runtime = Handle::current();
     GatewayWorker::start(log.clone(), gateway, runtime, config)
         .map_err(|e| Failure::at("the gateway worker cannot be started", &e))
 }
@@ -501,16 +559,18 @@ fn address(listener: &TcpListener) -> Outcome<SocketAddr> {
         .map_err(|e| Failure::at("a listener has no address", &e))
 }
 
-/// A router that is being served.
+/// Pages that are being served.
 struct Server {
     address: SocketAddr,
+    pages: Switch,
     close: watch::Sender<bool>,
     serving: JoinHandle<std::io::Result<()>>,
 }
 
 impl Server {
-    fn start(listener: TcpListener, router: Router) -> Outcome<Self> {
+    fn start(listener: TcpListener, first: Router) -> Outcome<Self> {
         let address = address(&listener)?;
+        let pages = Switch::new(first);
         let (close, mut closed) = watch::channel(false);
         let limits = ServeLimits {
             drain_time_max: DRAIN_MAX,
@@ -523,9 +583,10 @@ impl Server {
                 pending::<()>().await;
             }
         };
-        let serving = tokio::spawn(serve(listener, router, limits, shutdown));
+        let serving = tokio::spawn(serve(listener, pages.router(), limits, shutdown));
         Ok(Self {
             address,
+            pages,
             close,
             serving,
         })

@@ -29,6 +29,7 @@
 
 mod serve;
 mod front;
+mod switch;
 mod json_body;
 mod params;
 mod problem;
@@ -45,4 +46,5 @@ pub use params::{QueryParams, UrlPath};
 pub use peer::{HOP, PEER_BYTES_MAX, Peer, PeerAnswer};
 pub use problem::{FieldError, Problem, ProblemKind};
 pub use serve::{Closing, NotLoopback, ServeLimits, refuse_non_loopback, serve};
+pub use switch::Switch;
 pub use time::{parse_time, rfc3339};

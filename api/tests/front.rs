@@ -10,7 +10,7 @@ use axum::{
     routing::{get, post},
 };
 use millstream_api::{
-    BODY_BYTES_MAX, FrontLimits, JsonBody, ServeLimits, front, refuse_non_loopback, serve,
+    BODY_BYTES_MAX, FrontLimits, JsonBody, ServeLimits, Switch, front, refuse_non_loopback, serve,
 };
 use serde::Deserialize;
 use serde_json::Value as JsonValue;
@@ -65,6 +65,21 @@ fn is_problem(response: &Response, status: u16) {
         response.headers()["content-type"],
         "application/problem+json"
     );
+}
+
+#[tokio::test]
+async fn a_switch_shows_what_it_is_turned_to() {
+    let switch = Switch::new(Router::new().fallback(async || StatusCode::SERVICE_UNAVAILABLE));
+    let served = switch.router();
+    let name = || greet("application/json", r#"{"name":"ann"}"#);
+    assert_eq!(ask(&served, name()).await.status(), 503);
+    switch.turn_to(router());
+    let greeted = ask(&served, name()).await;
+    assert_eq!(greeted.status(), 200);
+    let body = to_bytes(greeted.into_body(), 1 << 10)
+        .await
+        .expect("a body");
+    assert_eq!(body, "ann");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use crate::{
     manifest_topic::admit,
     members::{Herald, Members},
     queries::Queries,
+    rebuilds::Rebuilds,
     standby::{Keeper, Standbys},
     status::{Board, Status, TaskPhase, ThreadStatus},
     stream_thread::StreamThread,
@@ -44,6 +45,7 @@ pub(crate) struct Shared {
     pub(crate) members: Members,
     pub(crate) board: Board,
     pub(crate) flush_pool: FlushPool,
+    pub(crate) rebuilds: Rebuilds,
     pub(crate) standbys: Standbys,
     globals: Ready,
     stop: AtomicBool,
@@ -96,6 +98,7 @@ impl Shared {
             members,
             board: Board::default(),
             flush_pool,
+            rebuilds: Rebuilds::default(),
             standbys: Standbys::default(),
             globals,
             stop: AtomicBool::new(false),
@@ -142,6 +145,9 @@ impl Shared {
             return Health::Stopping;
         }
         let threads = self.board.read().threads;
+        if let Some(why) = threads.iter().find_map(ThreadStatus::stalled_by) {
+            return Health::Stalled(why.to_owned());
+        }
         let running = |thread: &ThreadStatus| {
             let mut tasks = thread.tasks.iter();
             thread.joined && tasks.all(|task| task.phase == TaskPhase::Running)
@@ -149,6 +155,14 @@ impl Shared {
         match threads.len() == self.config.threads && threads.iter().all(running) {
             true => Health::Running,
             false => Health::Starting,
+        }
+    }
+
+    /// Threads, tasks, stores and commits at this moment.
+    pub(crate) fn status(&self) -> Status {
+        Status {
+            rebuilds: self.rebuilds.totals(),
+            ..self.board.read()
         }
     }
 
@@ -197,6 +211,8 @@ pub enum Health {
     Starting,
     /// All tasks of this instance run.
     Running,
+    /// State cannot be written to disk, for that reason. It goes on by itself when it can again.
+    Stalled(String),
     /// It was told to stop.
     Stopping,
     /// It stopped with that error.
@@ -273,7 +289,7 @@ impl Application {
 
     /// Threads, tasks, stores and commits at this moment.
     pub fn status(&self) -> Status {
-        self.shared.board.read()
+        self.shared.status()
     }
 
     /// What this application runs.

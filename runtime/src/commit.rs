@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use millstream_broker::{Consumer, ProducerError, TopicIx, TopicPartition};
-use millstream_topology::{Error, Result, TaskId};
+use millstream_topology::{Error, ErrorKind, Result, TaskId};
 
 use crate::{
     outbox::Producing,
@@ -73,6 +73,11 @@ pub(crate) fn commit(
         tasks.values().flat_map(Task::uncommitted_offsets).collect();
     if offsets.is_empty() && !producing.is_open() {
         return Ok(Committed::default());
+    }
+
+    // A read of damaged state may have failed without the operator passing that on.
+    if let Some(found) = tasks.values().find_map(|task| task.state.damage()) {
+        return Err(Error::new(ErrorKind::State, found).into());
     }
 
     // 2. to 4. Drain, add the offsets with fresh proof of the group's generation, commit.

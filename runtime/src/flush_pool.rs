@@ -3,8 +3,8 @@
 use std::{thread::JoinHandle, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use millstream_state::{FlushJob, Replica};
-use tracing::{debug, error};
+use millstream_state::{FlushJob, FlushReport, Replica};
+use tracing::{debug, error, info};
 
 use crate::clock::WallClock;
 
@@ -86,19 +86,25 @@ impl FlushPool {
     }
 }
 
-/// `false` when it failed: it leaves its changes in memory, and the next one tries again.
-fn run(job: FlushJob) -> bool {
+/// A failed job leaves its changes in memory, and the next one tries again. Says whether it was
+/// done. That it was not is logged once, not with every try.
+pub(crate) fn run(job: FlushJob) -> bool {
+    let is_retry = job.is_retry();
     match job.run() {
         Ok(report) => {
-            debug!(
-                entries = report.entries,
-                bytes = report.bytes,
-                "state is on disk"
-            );
+            let FlushReport { entries, bytes } = report;
+            match is_retry {
+                true => info!(entries, bytes, "state can be written to disk again"),
+                false => debug!(entries, bytes, "state is on disk"),
+            }
             true
         }
         Err(failure) => {
-            error!(error = %failure.chain(), "state could not be written to disk");
+            let error = failure.chain();
+            match is_retry {
+                true => debug!(error, "state can still not be written to disk"),
+                false => error!(error, "state cannot be written to disk; it is tried again"),
+            }
             false
         }
     }

@@ -30,6 +30,7 @@ mod config;
 mod stream_thread;
 mod session;
 mod rebalance;
+mod rebuilds;
 mod upkeep;
 mod assignment;
 mod task;

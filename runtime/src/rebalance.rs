@@ -10,8 +10,8 @@ use tracing::{info, warn};
 use crate::{
     commit::Trouble,
     partition_group::RecordQueue,
-    restore::Restoration,
-    session::{COMMITTED_BYTES_MAX, Session, Slot},
+    restore::{Ahead, Restoration},
+    session::{Session, Slot},
     task::{Surroundings, Task},
 };
 
@@ -74,7 +74,7 @@ impl Session {
         self.begin_restore(&ids)
     }
 
-    fn begin_restore(&mut self, ids: &BTreeSet<TaskId>) -> Result<(), Trouble> {
+    pub(crate) fn begin_restore(&mut self, ids: &BTreeSet<TaskId>) -> Result<(), Trouble> {
         for at in 0..self.slots.len() {
             self.set_paused(at, true)?;
         }
@@ -82,21 +82,19 @@ impl Session {
         let admin = &*self.shared.admin;
         let application = &self.shared.config.application_id;
         let now = self.shared.now();
-        match Restoration::begin(reader, admin, application, &self.tasks, ids, now) {
+        let begun = Restoration::begin(reader, admin, application, &self.tasks, ids, now);
+        match begun {
             Ok(restoration) => {
                 self.restoring = Some(restoration);
                 Ok(())
             }
-            Err(error) if error.kind() == ErrorKind::State => {
-                warn!(thread = self.index, error = %error.chain(), "local state is discarded");
-                let open: Vec<TaskId> = self.tasks.keys().copied().collect();
-                self.tasks.clear();
-                for id in open {
-                    self.shared.bases.wipe(id)?;
+            Err(error) => match Ahead::of(&error) {
+                Some(ahead) => {
+                    self.reopen(ahead.task, Some(&error.chain()))?;
+                    self.begin_restore(ids)
                 }
-                Err(error.into())
-            }
-            Err(error) => Err(error.into()),
+                None => Err(error.into()),
+            },
         }
     }
 
@@ -104,11 +102,12 @@ impl Session {
         let Some(restoring) = &mut self.restoring else {
             return Ok(());
         };
+        if self.tasks.values().any(Task::is_stalled) {
+            return Ok(());
+        }
         restoring.step(&mut self.tasks, self.shared.now())?;
         for task in self.tasks.values_mut() {
-            if task.state.committed_bytes() > COMMITTED_BYTES_MAX
-                && let Some(job) = task.state.start_flush()
-            {
+            if let Some(job) = task.due_flush(false) {
                 self.shared.flush_pool.submit(job);
             }
         }
@@ -141,7 +140,7 @@ impl Session {
         Ok(())
     }
 
-    fn open_task(&mut self, id: TaskId) -> Result<Task> {
+    pub(crate) fn open_task(&mut self, id: TaskId) -> Result<Task> {
         let deadline = self.shared.now() + OPEN_WAIT;
         loop {
             let error = match self.shared.open_task(id) {
@@ -157,8 +156,7 @@ impl Session {
                     }
                 }
                 Some(fault) if fault.means_rebuild() => {
-                    warn!(task = %id, error = %error.chain(), "state is damaged and is rebuilt");
-                    self.shared.bases.wipe(id)?;
+                    self.shared.throw_away(id, &error.chain())?;
                 }
                 _ => return Err(error),
             }

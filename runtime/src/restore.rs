@@ -105,8 +105,8 @@ impl Restoration {
             let ends = admin.watermarks(&partition)?;
             let target = queue.committed_offset().unwrap_or(0).min(ends.high);
             let stored = task.state.position(store);
-            if stored.is_some_and(|at| at > target) {
-                return Err(ahead(task.id, &names[store], stored, target));
+            if let Some(at) = stored.filter(|at| *at > target) {
+                return Err(ahead(task.id, &names[store], at, target));
             }
             items.push(Item {
                 task: task.id,
@@ -232,8 +232,8 @@ pub(crate) fn begins_at(
     stored: Option<i64>,
 ) -> Result<(i64, i64)> {
     let ends = admin.watermarks(partition)?;
-    if stored.is_some_and(|at| at > ends.high) {
-        return Err(ahead(task, store, stored, ends.high));
+    if let Some(at) = stored.filter(|at| *at > ends.high) {
+        return Err(ahead(task, store, at, ends.high));
     }
     // What lies before the oldest record has expired, so nothing is missed.
     Ok((stored.unwrap_or(0).max(ends.low), ends.high))
@@ -274,12 +274,33 @@ pub(crate) fn refill_store(
     state.restore(store, &mut records, next)
 }
 
-fn ahead(task: TaskId, store: &str, stored: Option<i64>, high: i64) -> Error {
-    Error::new(
-        ErrorKind::State,
-        format!(
-            "a store is ahead of its changelog, which must have been deleted or cut; the task's state \
-             is rebuilt. task={task}, store=`{store}`, position={stored:?}, changelog_end={high}"
-        ),
-    )
+/// A store that knows more than its changelog has, which must have been deleted or cut.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a store is ahead of its changelog, which must have been deleted or cut. task={task}, \
+     store=`{store}`, position={position}, changelog_end={high}"
+)]
+pub(crate) struct Ahead {
+    pub(crate) task: TaskId,
+    store: String,
+    position: i64,
+    high: i64,
+}
+
+impl Ahead {
+    /// The one that an error of [`Restoration::begin`] was made of.
+    pub(crate) fn of(error: &Error) -> Option<&Self> {
+        std::error::Error::source(error).and_then(|source| source.downcast_ref())
+    }
+}
+
+fn ahead(task: TaskId, store: &str, position: i64, high: i64) -> Error {
+    let store = store.to_owned();
+    let ahead = Ahead {
+        task,
+        store,
+        position,
+        high,
+    };
+    Error::caused(ErrorKind::State, "state does not fit the log", ahead)
 }

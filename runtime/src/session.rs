@@ -31,9 +31,6 @@ const POLL_RECORDS_MAX: usize = 5000;
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// Records in one transaction after which it is committed early, so that no log has to hold more.
 const TRANSACTION_RECORDS_MAX: usize = 20_000;
-/// Bytes of committed changes of one task above which they are written to disk at once.
-pub(crate) const COMMITTED_BYTES_MAX: usize = 16 << 20;
-
 /// Where a partition's records go: a task and a queue of it.
 #[derive(Clone, Copy)]
 pub(crate) struct Slot {
@@ -111,13 +108,14 @@ impl Session {
 
     /// One turn of the work: polls, processes, commits what is due.
     pub(crate) fn step(&mut self) -> Result<(), Trouble> {
-        match self.turn() {
+        let worked = match self.turn() {
             Err(Trouble::Producer(ProducerError::Abort(cause))) => {
                 warn!(thread = self.index, error = %cause, "transaction is aborted and repeated");
                 self.rewind()
             }
             other => other,
-        }
+        };
+        self.mend(worked)
     }
 
     fn turn(&mut self) -> Result<(), Trouble> {
@@ -155,7 +153,9 @@ impl Session {
 
     /// How long the next poll may wait.
     fn wait(&self) -> Duration {
-        if self.restoring.is_some() || self.tasks.values().any(|t| !t.group.is_empty()) {
+        let stalled = self.tasks.values().any(Task::is_stalled);
+        let has_work = |task: &Task| !task.group.is_empty() && !task.is_stalled();
+        if (self.restoring.is_some() && !stalled) || self.tasks.values().any(has_work) {
             return Duration::ZERO;
         }
         let mut wait = IDLE_WAIT;
@@ -163,7 +163,8 @@ impl Session {
             let since = self.shared.since(self.last_commit);
             wait = wait.min(self.shared.config.commit_pause.saturating_sub(since));
         }
-        let timers = self.tasks.values().filter(|_| self.works());
+        let timers = self.tasks.values();
+        let timers = timers.filter(|task| self.works() && !task.is_stalled());
         if let Some(due) = timers.filter_map(Task::next_wall_clock_ms).min() {
             let ms = due.saturating_sub(self.shared.clock.now_ms()).max(0);
             wait = wait.min(Duration::from_millis(ms as u64));
@@ -239,7 +240,8 @@ impl Session {
         loop {
             let wall_clock_ms = self.shared.clock.now_ms();
             let mut any = false;
-            for id in self.tasks.keys().copied().collect::<Vec<_>>() {
+            let tasks = self.tasks.iter().filter(|(_, task)| !task.is_stalled());
+            for id in tasks.map(|(id, _)| *id).collect::<Vec<_>>() {
                 let done = self.process_task(id, turn, wall_clock_ms)?;
                 any |= done > 0;
                 self.records_in_transaction += done;
@@ -281,6 +283,10 @@ impl Session {
                     done += 1;
                     self.times.stats.failed_records += 1;
                     Self::dispose(&self.shared, &mut self.producing, &failed)?;
+                }
+                // It is the state that failed, not the record.
+                Err(_) if let Some(found) = task.state.damage() => {
+                    return Err(Error::new(ErrorKind::State, found).into());
                 }
                 Err(_) => {
                     let at = task.in_progress.take();
@@ -363,7 +369,7 @@ impl Session {
             return Ok(());
         }
         let wall_clock_ms = self.shared.clock.now_ms();
-        for task in self.tasks.values_mut() {
+        for task in self.tasks.values_mut().filter(|task| !task.is_stalled()) {
             let mut around = Surroundings {
                 out: &mut self.producing,
                 wall_clock_ms,

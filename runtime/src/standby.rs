@@ -20,9 +20,8 @@ use crate::{
     internal_topics::changelog_name,
     members::Member,
     restore::{BATCH_RECORDS, begins_at, changelog_records},
-    session::COMMITTED_BYTES_MAX,
     status::StandbyStatus,
-    task::{definitions, logged_stores},
+    task::{COMMITTED_BYTES_MAX, UNWRITTEN_BYTES_MAX, definitions, logged_stores},
 };
 
 /// How often is looked which standbys belong here.
@@ -31,9 +30,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// The longest wait for records, and so for noticing that the application stops.
 const POLL_WAIT: Duration = Duration::from_millis(100);
-/// A standby that could not be written to disk for so long that it holds this much reads no more.
-const UNWRITTEN_BYTES_MAX: usize = 4 * COMMITTED_BYTES_MAX;
-
 /// The standbys of this instance, and the tasks that its stream threads have.
 #[derive(Default)]
 pub(crate) struct Standbys(Mutex<Held>);
@@ -129,6 +125,7 @@ impl Keeper {
         let now = shared.now();
         if self.looked.is_none_or(|at| now - at >= LOOK_EVERY) {
             self.looked = Some(now);
+            mend(shared);
             self.look(shared)?;
         }
         match &mut self.reader {
@@ -186,7 +183,7 @@ impl Keeper {
                 if let Err(error) = &begins
                     && error.kind() == ErrorKind::State
                 {
-                    discard(shared, task);
+                    discard(shared, task, &error.chain());
                 }
                 let (position, end) = begins?;
                 followed.push(Followed {
@@ -274,7 +271,8 @@ impl Keeper {
         }
         let due = |replica: &&Replica| {
             let bytes = replica.committed_bytes();
-            bytes > COMMITTED_BYTES_MAX || (timed && bytes > 0)
+            let is_large = bytes > COMMITTED_BYTES_MAX && replica.flush_failure().is_none();
+            is_large || (timed && bytes > 0)
         };
         let held = shared.standbys.lock();
         let due = held.replicas.values().filter(due);
@@ -333,8 +331,7 @@ fn open(shared: &Shared, id: TaskId) -> bool {
                 // A flush of its last owner waits, or somebody still reads.
                 Some(Fault::Locked { .. }) => {}
                 Some(fault) if fault.means_rebuild() => {
-                    warn!(task = %id, error = %error.chain(), "standby is damaged and is rebuilt");
-                    wipe(shared, id);
+                    wipe(shared, id, &error.chain());
                 }
                 _ => warn!(task = %id, error = %error.chain(), "standby cannot be opened"),
             }
@@ -343,18 +340,47 @@ fn open(shared: &Shared, id: TaskId) -> bool {
     }
 }
 
-/// Deletes a standby that no changelog fits.
-fn discard(shared: &Shared, id: TaskId) {
+/// Throws away standbys that are damaged, and closes those that take no more writes; both are
+/// opened again.
+fn mend(shared: &Shared) {
+    let held = shared.standbys.lock();
+    let replicas = held.replicas.iter();
+    let damaged = replicas.filter_map(|(id, replica)| Some((*id, replica.damage()?)));
+    let damaged: Vec<(TaskId, String)> = damaged.collect();
+    drop(held);
+    for (id, found) in damaged {
+        discard(shared, id, &found);
+    }
     let mut held = shared.standbys.lock();
-    if !held.is_claimed(id) && held.replicas.remove(&id).is_some() {
+    let Held { claims, replicas } = &mut *held;
+    replicas.retain(|id, replica| {
+        let stuck = replica.is_stuck() && !claims.values().any(|tasks| tasks.contains(id));
+        if stuck {
+            shared.queries.deregister_standby(*id);
+            warn!(task = %id, "standby takes no more writes; it is opened again");
+        }
+        !stuck
+    });
+}
+
+/// Deletes a standby that is damaged, or that no changelog fits.
+fn discard(shared: &Shared, id: TaskId, found: &str) {
+    let mut held = shared.standbys.lock();
+    if held.is_claimed(id) {
+        return;
+    }
+    if let Some(replica) = held.replicas.remove(&id) {
         shared.queries.deregister_standby(id);
-        wipe(shared, id);
+        let base = replica.watch_base();
+        drop(replica);
+        shared.wait_until_closed(&base);
+        wipe(shared, id, found);
     }
 }
 
 /// To be called with the lock.
-fn wipe(shared: &Shared, id: TaskId) {
-    if let Err(error) = shared.bases.wipe(id) {
+fn wipe(shared: &Shared, id: TaskId, found: &str) {
+    if let Err(error) = shared.throw_away(id, found) {
         warn!(task = %id, error = %error.chain(), "state of a standby stays");
     }
 }

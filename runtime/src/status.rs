@@ -15,6 +15,9 @@ pub struct Status {
     pub threads: Vec<ThreadStatus>,
     /// How many records each node has taken since the start, by node name.
     pub nodes: BTreeMap<String, u64>,
+    /// How often the state of a task was found damaged and was rebuilt from its changelogs, by
+    /// task; those to which it happened.
+    pub rebuilds: BTreeMap<String, u64>,
     /// The tasks of other instances whose stores this one keeps a copy of.
     pub standbys: Vec<StandbyStatus>,
 }
@@ -41,6 +44,16 @@ pub struct ThreadStatus {
     pub tasks: Vec<TaskStatus>,
     /// Its commits.
     pub commits: CommitStats,
+    /// Why it cannot open its tasks, while the disk has no room.
+    pub stalled: Option<String>,
+}
+
+impl ThreadStatus {
+    /// Why state cannot be written, of the thread or one of its tasks.
+    pub(crate) fn stalled_by(&self) -> Option<&str> {
+        let tasks = self.tasks.iter().find_map(|task| task.stalled.as_deref());
+        self.stalled.as_deref().or(tasks)
+    }
 }
 
 /// What a task is doing.
@@ -73,6 +86,11 @@ pub struct TaskStatus {
     pub stream_time_ms: i64,
     /// Input partitions with the offset of the next record to process.
     pub positions: BTreeMap<String, i64>,
+    /// Bytes of committed changes that are not on disk yet.
+    pub unwritten_bytes: usize,
+    /// Why they could not be written, while that is so. It is tried again; above a bound the task
+    /// takes no more records meanwhile.
+    pub stalled: Option<String>,
     /// Its stores.
     pub stores: Vec<StoreStatus>,
 }

@@ -162,7 +162,7 @@ impl Stepped {
 
     /// As [`Application::status`](crate::Application::status).
     pub fn status(&self) -> Status {
-        self.shared.board.read()
+        self.shared.status()
     }
 
     /// As [`Application::queries`](crate::Application::queries).

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use millstream_broker::ProducerError;
+use millstream_state::Fault;
 use millstream_topology::{Error, ErrorKind};
 use tracing::{debug, warn};
 
@@ -123,10 +124,16 @@ impl StreamThread {
         let times = self.times.get_or_insert_with(CommitTimes::new);
         times.stats.rejoins += 1;
         let commits = times.snapshot();
+        let remedy = remedy(trouble);
+        let stalled = match &remedy {
+            Remedy::Wait(why) => Some(why.clone()),
+            Remedy::Join(_) | Remedy::Rebuild(_) | Remedy::Stop(_) => None,
+        };
         self.shared.board.publish(
             ThreadStatus {
                 index: self.index,
                 commits,
+                stalled,
                 ..ThreadStatus::default()
             },
             Default::default(),
@@ -136,7 +143,8 @@ impl StreamThread {
             (self.pause, self.state_failures) = (PAUSE_MIN, 0);
         }
         let thread = self.index;
-        match remedy(trouble) {
+        match remedy {
+            Remedy::Wait(why) => warn!(thread, why, "waits for room on the disk"),
             Remedy::Join(why) => warn!(thread, why, "joins again"),
             Remedy::Rebuild(error) => {
                 self.state_failures += 1;
@@ -162,6 +170,8 @@ impl StreamThread {
 enum Remedy {
     /// Join again with new clients.
     Join(String),
+    /// Join again when the disk has room.
+    Wait(String),
     /// Join again; local state may have been thrown away.
     Rebuild(Error),
     /// Nothing but a person can help.
@@ -175,7 +185,10 @@ fn remedy(trouble: Trouble) -> Remedy {
         ) => Remedy::Join(Error::from(error).chain()),
         Trouble::Error(error) => match error.kind() {
             ErrorKind::Broker | ErrorKind::Fenced => Remedy::Join(error.chain()),
-            ErrorKind::State => Remedy::Rebuild(error),
+            ErrorKind::State => match Fault::of(&error) {
+                Some(Fault::Full { .. }) => Remedy::Wait(error.chain()),
+                _ => Remedy::Rebuild(error),
+            },
             ErrorKind::Config | ErrorKind::Topology | ErrorKind::Data | ErrorKind::User => {
                 Remedy::Stop(error)
             }

@@ -11,10 +11,15 @@ use millstream_operators::{
     Clock, Counters, Cx, Globals, Outbox, Punctuator, RawRecord, RecordSite, Refill, Scratch,
     TaskGraph, Topology,
 };
-use millstream_state::{ByteStore, Replica, StoreDefinition, TaskState};
+use millstream_state::{ByteStore, FlushJob, Replica, StoreDefinition, TaskState};
 use millstream_topology::{Error, Result, TaskId, TopicRole};
 
 use crate::partition_group::{Buffered, PartitionGroup, RecordQueue};
+
+/// Bytes of committed changes of one task above which they are written to disk at once.
+pub(crate) const COMMITTED_BYTES_MAX: usize = 16 << 20;
+/// Bytes of them above which the task waits for the disk. One transaction may go beyond.
+pub(crate) const UNWRITTEN_BYTES_MAX: usize = 4 * COMMITTED_BYTES_MAX;
 
 /// A record that failed, with what a policy needs to deal with it.
 pub(crate) struct Failed {
@@ -189,6 +194,20 @@ impl Task {
 
     pub(crate) fn add(&mut self, queue: usize, record: Buffered) {
         self.group.add(queue, record);
+    }
+
+    /// What is to be written to disk now: what is large, and at times, what there is. What could
+    /// not be written is tried again at those times only.
+    pub(crate) fn due_flush(&mut self, timed: bool) -> Option<FlushJob> {
+        let bytes = self.state.committed_bytes();
+        let is_large = bytes > COMMITTED_BYTES_MAX && self.state.flush_failure().is_none();
+        let is_due = is_large || (timed && bytes > 0);
+        is_due.then(|| self.state.start_flush()).flatten()
+    }
+
+    /// True when so much waits to be written to disk that the task has to wait, too.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.state.committed_bytes() > UNWRITTEN_BYTES_MAX
     }
 
     /// Processes the waiting record with the lowest timestamp; `false` when none waits.

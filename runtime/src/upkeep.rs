@@ -12,7 +12,7 @@ use tracing::warn;
 use crate::{
     commit::Trouble,
     partition_group::RecordQueue,
-    session::{COMMITTED_BYTES_MAX, Session},
+    session::Session,
     status::{CommitTimes, StoreStatus, TaskPhase, TaskStatus, ThreadStatus},
     task::Task,
 };
@@ -29,10 +29,7 @@ impl Session {
             self.last_flush = now;
         }
         for task in self.tasks.values_mut() {
-            let bytes = task.state.committed_bytes();
-            if (bytes > COMMITTED_BYTES_MAX || (timed && bytes > 0))
-                && let Some(job) = task.state.start_flush()
-            {
+            if let Some(job) = task.due_flush(timed) {
                 self.shared.flush_pool.submit(job);
             }
         }
@@ -78,6 +75,7 @@ impl Session {
             joined: self.joined,
             tasks,
             commits,
+            stalled: None,
         };
         let mut nodes: BTreeMap<String, u64> = BTreeMap::new();
         for task in self.tasks.values() {
@@ -107,6 +105,8 @@ impl Session {
             buffered: task.group.queues().iter().map(|q| q.waiting()).sum(),
             stream_time_ms: task.group.stream_time(),
             positions: task.group.queues().iter().filter_map(position).collect(),
+            unwritten_bytes: task.state.committed_bytes(),
+            stalled: task.state.flush_failure().map(|why| why.to_string()),
             stores: task
                 .store_names()
                 .enumerate()

@@ -10,7 +10,7 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Executor, MySqlPool, SqlitePool,
+    ConnectOptions, Connection, Executor, MySqlPool, SqlitePool,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -407,15 +407,23 @@ async fn connect_mysql(url: &str) -> Result<(Pools, Dialect, usize)> {
     if options.get_database().is_none() {
         return Err(bad_url(url, "name a database behind the host"));
     }
-    let failed = || Error::database("connecting");
+    // A connection outside the pools first: it says why it is refused, while a pool tries again
+    // for as long as it may and then says only that this took too long.
+    let ask = async {
+        let mut connection = options.connect().await?;
+        let told = sqlx::query_as("SELECT VERSION(), CAST(@@max_allowed_packet AS UNSIGNED)")
+            .fetch_one(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(told)
+    };
+    let (version, packet): (String, u64) = tokio::time::timeout(ACQUIRE_MAX, ask)
+        .await
+        .map_err(|_| Error::Timeout("connecting"))?
+        .map_err(Error::database("connecting"))?;
     let pool = MySqlPoolOptions::new().acquire_timeout(ACQUIRE_MAX);
     let read = pool.clone().max_connections(READERS_MAX);
-    let read = read.connect_with(options.clone()).await.map_err(failed())?;
-    let (version, packet): (String, u64) =
-        sqlx::query_as("SELECT VERSION(), CAST(@@max_allowed_packet AS UNSIGNED)")
-            .fetch_one(&read)
-            .await
-            .map_err(failed())?;
+    let read = read.connect_lazy_with(options.clone());
     let (dialect, session) = if version.contains("MariaDB") {
         (Dialect::MariaDb, MARIADB_SESSION)
     } else {
@@ -426,9 +434,7 @@ async fn connect_mysql(url: &str) -> Result<(Pools, Dialect, usize)> {
         .after_connect(move |connection, _| {
             Box::pin(async move { connection.execute(session).await.map(drop) })
         })
-        .connect_with(options)
-        .await
-        .map_err(failed())?;
+        .connect_lazy_with(options);
     let packet = usize::try_from(packet).unwrap_or(usize::MAX);
     Ok((Pools::MySql { read, write }, dialect, packet))
 }

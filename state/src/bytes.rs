@@ -55,6 +55,19 @@ pub trait ByteStore: Send + Sync {
         let _ = droppable;
     }
 
+    /// What was found damaged since it was opened, by whomever: a read, a query, a flush, the
+    /// background. What it holds is not to be trusted from then on, even by those that have seen no
+    /// error.
+    fn damage(&self) -> Option<String> {
+        None
+    }
+
+    /// True when it refuses what the disk would take, so that only opening it again helps. Nothing
+    /// is damaged.
+    fn is_stuck(&self) -> bool {
+        false
+    }
+
     /// About how many entries there are.
     fn approximate_entries(&self) -> u64;
 }

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     ops::Bound,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
     vec,
 };
 
@@ -44,6 +44,8 @@ pub(crate) struct Layers {
     flushing: Option<Flushing>,
     metas: Vec<Meta>,
     metas_changed: bool,
+    /// Why the latest flush failed, if it did.
+    flush_failure: Option<Arc<str>>,
 }
 
 /// An overlay on its way to the base, with what belongs to it.
@@ -74,6 +76,7 @@ impl Committed {
             flushing: None,
             metas,
             metas_changed: false,
+            flush_failure: None,
         };
         Self {
             base,
@@ -85,6 +88,10 @@ impl Committed {
 
     pub(crate) fn base(&self) -> &dyn ByteStore {
         &*self.base
+    }
+
+    pub(crate) fn watch(&self) -> Weak<dyn ByteStore> {
+        Arc::downgrade(&self.base)
     }
 
     pub(crate) fn meta(&self, index: usize) -> Meta {
@@ -206,6 +213,15 @@ impl Committed {
             .filter(|flushing| !flushing.running)?;
         flushing.running = true;
         Some(flushing.batch.clone())
+    }
+
+    pub(crate) fn flush_failure(&self) -> Option<Arc<str>> {
+        self.read().flush_failure.clone()
+    }
+
+    /// Notes how a flush went.
+    pub(crate) fn set_flush_failure(&self, failure: Option<Arc<str>>) {
+        self.write().flush_failure = failure;
     }
 
     /// Ends the flush that is running. After a failure the batch stays where it is, for the next

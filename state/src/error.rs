@@ -21,6 +21,12 @@ pub enum Fault {
         /// What the operating system said.
         source: BoxError,
     },
+    /// The disk has no room. Nothing is lost; it can be tried again when there is some.
+    #[error("no space is left for state; make room")]
+    Full {
+        /// What the operating system said.
+        source: BoxError,
+    },
     /// The disk or the database failed.
     #[error("reading or writing the state directory failed")]
     Io {
@@ -60,22 +66,29 @@ pub enum Fault {
 impl Fault {
     /// The fault behind an error, if state is where it began.
     pub fn of(error: &Error) -> Option<&Self> {
-        std::error::Error::source(error).and_then(|source| source.downcast_ref())
+        let first = std::error::Error::source(error);
+        let mut sources = std::iter::successors(first, |error| error.source());
+        sources.find_map(|source| source.downcast_ref())
     }
 
-    /// True when the bytes on disk cannot be used any more, so that the task must be built anew.
-    /// Not so for an entry that does not decode: files carry checksums, so its codec was changed,
-    /// and its changelog has the same bytes.
+    /// True when the bytes on disk cannot be used by this program, so that the task must be built
+    /// anew. Not so for an entry that does not decode: files carry checksums, so its codec was
+    /// changed, and its changelog has the same bytes.
     pub fn means_rebuild(&self) -> bool {
         match self {
-            Self::Corrupt { .. } => true,
+            Self::Corrupt { .. } | Self::Format { .. } => true,
             Self::Undecodable { .. }
             | Self::Locked { .. }
+            | Self::Full { .. }
             | Self::Io { .. }
-            | Self::Format { .. }
             | Self::KindChanged { .. }
             | Self::TooManyStores { .. } => false,
         }
+    }
+
+    pub(crate) fn corrupt(found: impl Into<BoxError>) -> Error {
+        let source = found.into();
+        Self::Corrupt { source }.into()
     }
 
     pub(crate) fn undecodable(store: &str, source: impl Into<BoxError>) -> Error {

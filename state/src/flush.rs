@@ -37,6 +37,11 @@ impl FlushJob {
         })
     }
 
+    /// True when the flush before it failed.
+    pub fn is_retry(&self) -> bool {
+        self.committed.flush_failure().is_some()
+    }
+
     /// Writes entries and changelog positions in one atomic ingest.
     ///
     /// # Errors
@@ -63,7 +68,10 @@ impl FlushJob {
             report.bytes += (key.len() + value.map_or(0, <[u8]>::len)) as u64;
             (&key[..], value)
         });
-        self.committed.base().ingest(&mut reserved.chain(entries))?;
+        let written = self.committed.base().ingest(&mut reserved.chain(entries));
+        let failure = written.as_ref().err().map(|error| error.chain().into());
+        self.committed.set_flush_failure(failure);
+        written?;
         self.done = true;
         Ok(report)
     }

@@ -11,7 +11,10 @@
 //! ```
 //! Integers are big-endian. Behind the id, keys and values are those of Kafka Streams.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicI64, Ordering},
+};
 
 use millstream_topology::{StoreKind, StoreSpec};
 
@@ -28,6 +31,7 @@ const RESERVED: [u8; ID_BYTES] = [0, 0];
 const VERSION_KEY: [u8; 3] = [0, 0, 0];
 const NAMES: [u8; 3] = [0, 0, 1];
 const METAS: [u8; 3] = [0, 0, 2];
+const METAS_END: [u8; 3] = [0, 0, 3];
 const FIRST_ID: u16 = 1;
 /// The greatest id has no successor, so it is never given.
 const IDS_END: u16 = u16::MAX;
@@ -144,10 +148,21 @@ pub(crate) fn numbers(bytes: &[u8]) -> Option<impl Iterator<Item = i64> + '_> {
         .then(|| chunks.iter().map(|chunk| i64::from_be_bytes(*chunk)))
 }
 
-/// Checks the version and gives each store its id: the one it had, or the next.
+/// A store's place in a base.
+pub(crate) struct Place {
+    pub(crate) id: u16,
+    pub(crate) meta: Meta,
+    /// True when there is no entry.
+    pub(crate) is_empty: bool,
+}
+
+/// Checks the version and gives each store its place: the one it had, or the next.
 ///
 /// New ids become durable with the first flush, together with the first entries that use them.
-pub(crate) fn assign_ids(base: &dyn ByteStore, specs: &[StoreSpec]) -> Result<Vec<u16>> {
+///
+/// Invariant: name and meta of a store are written with its entries, so no base has one without the
+/// others.
+pub(crate) fn places_of(base: &dyn ByteStore, specs: &[StoreSpec]) -> Result<Vec<Place>> {
     match base.get(&VERSION_KEY)?.as_deref() {
         Some([FORMAT_VERSION]) => {}
         None if base.is_empty()? => {}
@@ -160,28 +175,64 @@ pub(crate) fn assign_ids(base: &dyn ByteStore, specs: &[StoreSpec]) -> Result<Ve
             .into());
         }
     }
-    let mut next = FIRST_ID;
+    let mut ids = BTreeSet::new();
     for entry in base.scan(&NAMES, Some(&METAS))? {
         let (_, value) = entry?;
-        next = next.max(parse_name_entry(&value)?.0 + 1);
+        ids.insert(parse_name_entry(&value)?.0);
     }
+    for entry in base.scan(&METAS, Some(&METAS_END))? {
+        let (key, _) = entry?;
+        let id = key[METAS.len()..].try_into().map(u16::from_be_bytes);
+        if !id.is_ok_and(|id| ids.contains(&id)) {
+            return Err(Fault::corrupt("there is a position without a store"));
+        }
+    }
+    let mut next = ids.last().map_or(FIRST_ID, |last| last + 1);
     specs
         .iter()
-        .map(|spec| id_of(base, spec, &mut next))
+        .map(|spec| place_of(base, spec, &mut next))
         .collect()
 }
 
-fn id_of(base: &dyn ByteStore, spec: &StoreSpec, next: &mut u16) -> Result<u16> {
-    let store = || spec.name.to_string();
-    if let Some(value) = base.get(&name_key(spec))? {
-        let (id, kind) = parse_name_entry(&value)?;
-        if kind != kind_byte(spec) {
-            return Err(Fault::KindChanged { store: store() }.into());
+fn place_of(base: &dyn ByteStore, spec: &StoreSpec, next: &mut u16) -> Result<Place> {
+    let known = id_of(base, spec)?;
+    let id = known.map_or_else(|| next_id(spec, next), Ok)?;
+    let (first, end) = bounds_of(id);
+    let is_empty = base.scan(&first, Some(&end))?.next().transpose()?.is_none();
+    let meta = match (read_meta(base, id)?, known) {
+        (Some(meta), Some(_)) => meta,
+        (None, None) if is_empty => Meta::NONE,
+        (Some(_), None) | (None, None) => {
+            return Err(Fault::corrupt(
+                "there are entries of a store without a name",
+            ));
         }
-        return Ok(id);
+        (None, Some(_)) => {
+            let store = &spec.name;
+            return Err(Fault::corrupt(format!(
+                "store has no position. store=`{store}`"
+            )));
+        }
+    };
+    Ok(Place { id, meta, is_empty })
+}
+
+fn id_of(base: &dyn ByteStore, spec: &StoreSpec) -> Result<Option<u16>> {
+    let Some(value) = base.get(&name_key(spec))? else {
+        return Ok(None);
+    };
+    let (id, kind) = parse_name_entry(&value)?;
+    if kind != kind_byte(spec) {
+        let store = spec.name.to_string();
+        return Err(Fault::KindChanged { store }.into());
     }
+    Ok(Some(id))
+}
+
+fn next_id(spec: &StoreSpec, next: &mut u16) -> Result<u16> {
     if *next == IDS_END {
-        return Err(Fault::TooManyStores { store: store() }.into());
+        let store = spec.name.to_string();
+        return Err(Fault::TooManyStores { store }.into());
     }
     *next += 1;
     Ok(*next - 1)
@@ -190,10 +241,7 @@ fn id_of(base: &dyn ByteStore, spec: &StoreSpec, next: &mut u16) -> Result<u16> 
 fn parse_name_entry(value: &[u8]) -> Result<(u16, u8)> {
     match *value {
         [high, low, kind] => Ok((u16::from_be_bytes([high, low]), kind)),
-        _ => Err(Fault::Corrupt {
-            source: "name of a store has no id".into(),
-        }
-        .into()),
+        _ => Err(Fault::corrupt("name of a store has no id")),
     }
 }
 
@@ -216,16 +264,12 @@ fn kind_byte(spec: &StoreSpec) -> u8 {
 }
 
 /// What is kept for the store of that id.
-pub(crate) fn read_meta(base: &dyn ByteStore, id: u16) -> Result<Meta> {
-    match base.get(&meta_key(id))? {
-        None => Ok(Meta::NONE),
-        Some(bytes) => Meta::of(&bytes).ok_or_else(|| {
-            Fault::Corrupt {
-                source: "position is too short".into(),
-            }
-            .into()
-        }),
-    }
+fn read_meta(base: &dyn ByteStore, id: u16) -> Result<Option<Meta>> {
+    let Some(bytes) = base.get(&meta_key(id))? else {
+        return Ok(None);
+    };
+    let meta = Meta::of(&bytes).ok_or_else(|| Fault::corrupt("position is too short"))?;
+    Ok(Some(meta))
 }
 
 fn meta_key(id: u16) -> Vec<u8> {

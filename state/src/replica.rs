@@ -1,6 +1,6 @@
 //! `Replica`: the committed content of a task's stores, without a task: what a standby keeps.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use millstream_topology::StoreSpec;
 
@@ -8,7 +8,7 @@ use crate::{
     ByteStore, FlushJob, StoreDefinition, StoreView, changelog,
     committed::Committed,
     error::Result,
-    layout::{Meta, Times, assign_ids, bounds_of, read_meta},
+    layout::{Meta, Place, Times, places_of},
 };
 
 /// The committed content of the stores of one task, brought forward by changelog records alone. It
@@ -16,16 +16,16 @@ use crate::{
 /// being written or read again.
 pub struct Replica {
     pub(crate) committed: Arc<Committed>,
-    pub(crate) stores: Vec<Place>,
+    pub(crate) stores: Vec<Kept>,
 }
 
 /// A store of a replica.
-pub(crate) struct Place {
+pub(crate) struct Kept {
     pub(crate) definition: Arc<dyn StoreDefinition>,
     pub(crate) spec: StoreSpec,
     pub(crate) id: u16,
     /// It is known to have no entries.
-    pub(crate) empty: bool,
+    pub(crate) is_empty: bool,
 }
 
 impl Replica {
@@ -39,17 +39,17 @@ impl Replica {
         definitions: &[Arc<dyn StoreDefinition>],
     ) -> Result<Self> {
         let specs: Vec<StoreSpec> = definitions.iter().map(|store| store.spec()).collect();
-        let ids = assign_ids(&*base, &specs)?;
+        let found = places_of(&*base, &specs)?;
         let mut stores = Vec::new();
         let mut metas = Vec::new();
-        for ((definition, spec), id) in definitions.iter().zip(specs).zip(ids) {
-            let (first, end) = bounds_of(id);
-            metas.push((spec.clone(), id, read_meta(&*base, id)?));
-            stores.push(Place {
+        for ((definition, spec), place) in definitions.iter().zip(specs).zip(found) {
+            let Place { id, meta, is_empty } = place;
+            metas.push((spec.clone(), id, meta));
+            stores.push(Kept {
                 definition: definition.clone(),
                 spec,
                 id,
-                empty: base.scan(&first, Some(&end))?.next().transpose()?.is_none(),
+                is_empty,
             });
         }
         let committed = Arc::new(Committed::new(base, metas));
@@ -80,7 +80,7 @@ impl Replica {
     ) -> Result<()> {
         let store = &mut self.stores[index];
         let folded = changelog::fold(store.id, store.spec.kind, records);
-        store.empty &= folded.changes.is_empty();
+        store.is_empty &= folded.changes.is_empty();
         let before = self.committed.meta(index);
         let times = match folded.times {
             Some(told) => told,
@@ -106,6 +106,26 @@ impl Replica {
     /// ended.
     pub fn start_flush(&self) -> Option<FlushJob> {
         FlushJob::begin(&self.committed)
+    }
+
+    /// What was found damaged in the base since it was opened.
+    pub fn damage(&self) -> Option<String> {
+        self.committed.base().damage()
+    }
+
+    /// True when no flush will succeed before the base is opened again, as it is.
+    pub fn is_stuck(&self) -> bool {
+        self.committed.base().is_stuck()
+    }
+
+    /// Why the latest flush failed; `None` when it did not.
+    pub fn flush_failure(&self) -> Option<Arc<str>> {
+        self.committed.flush_failure()
+    }
+
+    /// Tells when the base is closed: flushes and views may keep it open for longer than this.
+    pub fn watch_base(&self) -> Weak<dyn ByteStore> {
+        self.committed.watch()
     }
 
     /// A view of a store for queries. It holds the base open.

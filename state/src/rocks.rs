@@ -9,15 +9,16 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        Arc, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 
 use bytes::Bytes;
+use millstream_topology::Error;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Env, IngestExternalFileOptions,
-    LogLevel, Options, ReadOptions, SstFileWriter, WriteBufferManager,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Env, ErrorKind,
+    IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, WriteBufferManager,
     compaction_filter::{CompactionFilter, Decision},
     compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
 };
@@ -117,7 +118,14 @@ pub struct RocksBytes {
     staging: PathBuf,
     next_file: AtomicU64,
     droppable: SharedRule,
+    damage: Damage,
+    /// Files in a row that were written, but not linked into the database.
+    refused: AtomicU32,
 }
+
+/// After an error in the background RocksDB takes nothing more. It gets over a full disk by itself,
+/// within seconds, but over nothing else: after so many refusals it is not expected to any more.
+const REFUSALS_MAX: u32 = 5;
 
 impl RocksBytes {
     /// Opens or makes the database in `dir`.
@@ -130,7 +138,8 @@ impl RocksBytes {
         let options = shared.options(droppable.clone());
         let (path, staging) = (dir.join("db"), dir.join("ingest"));
         fs::create_dir_all(dir).map_err(io_fault)?;
-        let db = DB::open(&options, path).map_err(fault)?;
+        check_is_whole(&path)?;
+        let db = DB::open(&options, path).map_err(open_fault)?;
         // The database's lock is held now, so what lies here was left by a crash.
         match fs::remove_dir_all(&staging) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(io_fault(error)),
@@ -144,6 +153,8 @@ impl RocksBytes {
             staging,
             next_file: AtomicU64::new(0),
             droppable,
+            damage: Damage::default(),
+            refused: AtomicU32::new(0),
         })
     }
 
@@ -157,15 +168,15 @@ impl RocksBytes {
             return Ok(false);
         };
         let mut writer = SstFileWriter::create(&self.options);
-        writer.open(path).map_err(fault)?;
+        writer.open(path).map_err(|e| self.damage.fault(e))?;
         for (key, value) in std::iter::once(first).chain(entries) {
             match value {
                 Some(value) => writer.put(key, value),
                 None => writer.delete(key),
             }
-            .map_err(fault)?;
+            .map_err(|e| self.damage.fault(e))?;
         }
-        writer.finish().map_err(fault)?;
+        writer.finish().map_err(|e| self.damage.fault(e))?;
         Ok(true)
     }
 }
@@ -179,7 +190,8 @@ impl Drop for RocksBytes {
 
 impl ByteStore for RocksBytes {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>> {
-        let value = self.db.get_pinned_opt(key, &self.reads).map_err(fault)?;
+        let value = self.db.get_pinned_opt(key, &self.reads);
+        let value = value.map_err(|e| self.damage.fault(e))?;
         Ok(value.map(|value| Bytes::copy_from_slice(&value)))
     }
 
@@ -195,6 +207,7 @@ impl ByteStore for RocksBytes {
         Ok(Box::new(RocksScan {
             cursor,
             at: At::Start,
+            damage: &self.damage,
         }))
     }
 
@@ -207,9 +220,12 @@ impl ByteStore for RocksBytes {
             }
             let mut options = IngestExternalFileOptions::default();
             options.set_move_files(true);
-            self.db
-                .ingest_external_file_opts(&options, vec![&path])
-                .map_err(fault)
+            let linked = self.db.ingest_external_file_opts(&options, vec![&path]);
+            match &linked {
+                Ok(()) => self.refused.store(0, Ordering::Relaxed),
+                Err(_) => _ = self.refused.fetch_add(1, Ordering::Relaxed),
+            }
+            linked.map_err(|e| self.damage.fault(e))
         });
         if result.is_err() {
             // Nothing depends on it: the next open clears what is left.
@@ -224,6 +240,14 @@ impl ByteStore for RocksBytes {
             .0
             .write()
             .unwrap_or_else(PoisonError::into_inner) = Some(droppable);
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.refused.load(Ordering::Relaxed) >= REFUSALS_MAX
+    }
+
+    fn damage(&self) -> Option<String> {
+        self.damage.0.get().cloned()
     }
 
     fn approximate_entries(&self) -> u64 {
@@ -244,6 +268,7 @@ enum At {
 struct RocksScan<'a> {
     cursor: DBRawIterator<'a>,
     at: At,
+    damage: &'a Damage,
 }
 
 impl Iterator for RocksScan<'_> {
@@ -263,7 +288,8 @@ impl Iterator for RocksScan<'_> {
             )));
         }
         self.at = At::End;
-        self.cursor.status().err().map(|error| Err(fault(error)))
+        let failure = self.cursor.status().err();
+        failure.map(|error| Err(self.damage.fault(error)))
     }
 }
 
@@ -309,27 +335,83 @@ impl CompactionFilter for DropFilter {
     }
 }
 
-fn fault(error: rocksdb::Error) -> millstream_topology::Error {
-    use rocksdb::ErrorKind;
-    let text = error.as_ref();
-    let locked = text.contains("lock hold by") || text.contains("While lock file");
+/// The first damage that was found.
+#[derive(Default)]
+struct Damage(OnceLock<String>);
+
+impl Damage {
+    /// The fault that an error of an open database means; damage is noted.
+    fn fault(&self, error: rocksdb::Error) -> Error {
+        let is_missing = error.kind() == ErrorKind::IOError && tells_missing(&error);
+        if error.kind() != ErrorKind::Corruption && !is_missing {
+            return fault(error);
+        }
+        self.0.get_or_init(|| error.to_string());
+        Fault::corrupt(error)
+    }
+}
+
+/// RocksDB takes a database without its `CURRENT` file for a new one.
+fn check_is_whole(db: &Path) -> Result<()> {
+    let entries = match fs::read_dir(db) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_fault(error)),
+    };
+    let (mut is_current, mut holds_data) = (false, false);
+    for entry in entries {
+        let name = entry.map_err(io_fault)?.file_name();
+        let name = name.to_string_lossy();
+        is_current |= name == "CURRENT";
+        holds_data |= name.starts_with("MANIFEST-") || name.ends_with(".sst");
+    }
+    match holds_data && !is_current {
+        true => Err(Fault::corrupt("file is missing. file=`CURRENT`")),
+        false => Ok(()),
+    }
+}
+
+/// The fault that an error of an opening means. The folder and the options are ours, so what is
+/// missing was lost, and what does not fit is not what was written.
+fn open_fault(error: rocksdb::Error) -> Error {
     match error.kind() {
-        ErrorKind::Corruption => Fault::Corrupt {
-            source: error.into(),
-        },
-        ErrorKind::IOError if locked => Fault::Locked {
-            source: error.into(),
-        },
-        _ => Fault::Io {
-            source: error.into(),
-        },
+        ErrorKind::IOError if tells_missing(&error) => Fault::corrupt(error),
+        ErrorKind::NotFound
+        | ErrorKind::NotSupported
+        | ErrorKind::InvalidArgument
+        | ErrorKind::Incomplete => Fault::corrupt(error),
+        _ => fault(error),
+    }
+}
+
+fn tells_missing(error: &rocksdb::Error) -> bool {
+    let text = error.as_ref();
+    text.contains("No such file") || text.contains("Not a directory")
+}
+
+fn fault(error: rocksdb::Error) -> Error {
+    let text = error.as_ref();
+    let is_locked = text.contains("lock hold by") || text.contains("While lock file");
+    let is_full = ["No space left", "Disk quota exceeded", "File too large"]
+        .iter()
+        .any(|full| text.contains(full));
+    let kind = error.kind();
+    let source = error.into();
+    match kind {
+        ErrorKind::Corruption => Fault::Corrupt { source },
+        ErrorKind::IOError if is_locked => Fault::Locked { source },
+        ErrorKind::IOError if is_full => Fault::Full { source },
+        _ => Fault::Io { source },
     }
     .into()
 }
 
-fn io_fault(error: io::Error) -> millstream_topology::Error {
-    Fault::Io {
-        source: error.into(),
+fn io_fault(error: io::Error) -> Error {
+    let kind = error.kind();
+    let source = error.into();
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Fault::Full { source },
+        _ => Fault::Io { source },
     }
     .into()
 }

@@ -1,6 +1,9 @@
 //! `TaskState`: the stores of one task, and the steps of a commit.
 
-use std::{any::type_name, sync::Arc};
+use std::{
+    any::type_name,
+    sync::{Arc, Weak},
+};
 
 use bytes::Bytes;
 use millstream_topology::{KvStore, SessionStore, StoreSpec, VersionedStore, WindowStore};
@@ -13,7 +16,7 @@ use crate::{
     kv::KvLive,
     layout::{Suffix, Times},
     live::AnyStore,
-    replica::{Place, Replica},
+    replica::{Kept, Replica},
     window_live::WindowLive,
 };
 
@@ -60,12 +63,12 @@ impl TaskState {
 
     /// The stores of a replica, which this takes over as they stand.
     pub fn over(replica: Replica) -> Self {
-        let open = |(index, place): (usize, &Place)| {
+        let open = |(index, kept): (usize, &Kept)| {
             let meta = replica.committed.meta(index);
-            let mut live = place.definition.open();
-            live.attach(place.id, place.empty, meta.observed);
+            let mut live = kept.definition.open();
+            live.attach(kept.id, kept.is_empty, meta.observed);
             Store {
-                spec: place.spec.clone(),
+                spec: kept.spec.clone(),
                 live,
                 times: meta.times.clone(),
                 committed: (meta.times, meta.observed),
@@ -283,6 +286,27 @@ impl TaskState {
     /// What is committed, for who closes the task.
     pub fn replica(&self) -> &Replica {
         &self.replica
+    }
+
+    /// What was found damaged in the base since it was opened. The task must then be built anew
+    /// from its changelogs; nothing that was read from it is to be committed.
+    pub fn damage(&self) -> Option<String> {
+        self.committed.base().damage()
+    }
+
+    /// Tells when the base is closed: flushes and views may keep it open for longer than this.
+    pub fn watch_base(&self) -> Weak<dyn ByteStore> {
+        self.committed.watch()
+    }
+
+    /// True when no flush will succeed before the base is opened again, as it is.
+    pub fn is_stuck(&self) -> bool {
+        self.committed.base().is_stuck()
+    }
+
+    /// Why the latest flush failed; `None` when it did not. What it was to write stays in memory.
+    pub fn flush_failure(&self) -> Option<Arc<str>> {
+        self.committed.flush_failure()
     }
 
     /// Approximate memory of what is committed and not in the base yet.

@@ -66,13 +66,20 @@ fn a_failed_flush_loses_nothing_and_is_tried_again() -> Result {
             .run()
             .is_err()
     );
+    assert!(
+        state
+            .flush_failure()
+            .is_some_and(|why| why.contains("disk is full"))
+    );
     put(&mut state, 2)?;
     let unflushed = state.committed_bytes();
     base.full.store(false, Ordering::Relaxed);
 
     let job = state.start_flush().expect("the failed one again");
     assert!(state.start_flush().is_none(), "one at a time");
+    assert!(job.is_retry());
     assert_eq!(job.run()?.entries, 1);
+    assert_eq!(state.flush_failure(), None);
     assert!(state.committed_bytes() < unflushed);
     assert_eq!(TaskState::open(base.clone(), &stores)?.position(0), Some(1));
     assert_eq!(state.view(0).get_typed(&COUNTS, &"a".into())?, Some((2, 0)));

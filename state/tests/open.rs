@@ -142,6 +142,7 @@ fn another_format_is_refused() {
             other => panic!("{other:?}"),
         };
         assert_eq!(found, version);
+        assert!(Fault::of(&error).is_some_and(Fault::means_rebuild));
     }
 }
 

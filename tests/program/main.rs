@@ -8,3 +8,4 @@ mod dead_letters;
 mod shop_embedded;
 mod shop_kafka;
 mod usage;
+mod waits;

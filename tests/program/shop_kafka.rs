@@ -3,7 +3,11 @@
 //!
 //! `MILLSTREAM_TEST_KAFKA` names a broker as host:port, `MILLSTREAM_TEST_MYSQL` a database server.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use millstream_broker::{
     Broker,
@@ -17,8 +21,18 @@ use crate::shop::{Shop, binary, succeeds};
 /// Orders that are placed while processes are killed.
 const ORDERS: usize = 2_000;
 
-/// Broker and database server, or `None`, with a line, where none are offered; CI must offer them.
-fn services() -> Option<(String, String)> {
+/// A broker and a database server for one test at a time: the names of the shop's topics are fixed.
+pub(crate) struct Services {
+    /// As host:port.
+    pub(crate) kafka: String,
+    /// Its URL.
+    pub(crate) database: String,
+    _turn: MutexGuard<'static, ()>,
+}
+
+/// Waits for its turn. `None`, with a line, where no services are offered; CI must offer them.
+pub(crate) fn services() -> Option<Services> {
+    static TURN: Mutex<()> = Mutex::new(());
     let service = |name: &str| {
         let found = std::env::var(name).ok();
         assert!(
@@ -30,14 +44,16 @@ fn services() -> Option<(String, String)> {
         }
         found
     };
-    Some((
-        service("MILLSTREAM_TEST_KAFKA")?,
-        service("MILLSTREAM_TEST_MYSQL")?,
-    ))
+    Some(Services {
+        kafka: service("MILLSTREAM_TEST_KAFKA")?,
+        database: service("MILLSTREAM_TEST_MYSQL")?,
+        // A test that failed with its turn has left nothing behind that `clear` does not clear.
+        _turn: TURN.lock().unwrap_or_else(PoisonError::into_inner),
+    })
 }
 
 /// Deletes what an earlier run has left on the broker: the names of the shop's topics are fixed.
-fn clear(kafka: &str) {
+pub(crate) fn clear(kafka: &str) {
     let log = KafkaBroker::new(KafkaConfig::new(kafka)).expect("legal");
     let admin = log.admin().expect("a client");
     let topics = admin.topics().expect("the broker answers");
@@ -54,20 +70,20 @@ fn clear(kafka: &str) {
 }
 
 /// A database of this run's own, which goes when this is dropped.
-struct OwnDatabase {
+pub(crate) struct OwnDatabase {
     server: String,
     name: String,
 }
 
 impl OwnDatabase {
-    fn create(server: String) -> Self {
+    pub(crate) fn create(server: String) -> Self {
         let name = format!("millstream_program_{}", std::process::id());
         let database = Self { server, name };
         database.execute("CREATE DATABASE");
         database
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         let (server, _) = self
             .server
             .rsplit_once('/')
@@ -115,11 +131,12 @@ fn tasks(shop: &Shop) -> BTreeSet<String> {
 
 #[test]
 fn two_processes_share_the_work_and_lose_nothing() {
-    let Some((kafka, server)) = services() else {
+    let Some(services) = services() else {
         return;
     };
+    let kafka = services.kafka.clone();
     clear(&kafka);
-    let database = OwnDatabase::create(server);
+    let database = OwnDatabase::create(services.database.clone());
     let database_url = database.url();
     let flags = [
         "--bootstrap-servers",

@@ -15,7 +15,7 @@ use crate::{
     chance::Chance,
     checks::{Row, each_partition, interleaved, text as utf8},
     seeds::AS_ASKED,
-    world::{Feed, Input, PARTITIONS, World},
+    world::{Feed, Input, World},
 };
 
 /// An application and its check.
@@ -27,6 +27,8 @@ pub(crate) struct Case {
     pub(crate) retention_ms: Option<i64>,
 }
 
+/// Partitions of all topics.
+pub(crate) const PARTITIONS: u32 = 3;
 const IN: Topic<String, String> = Topic::new("in", text(), text());
 const OUT: Topic<String, u64> = Topic::new("out", text(), u64_be());
 const DEAD: &str = "dead";
@@ -47,6 +49,7 @@ fn feed(
     record: fn(&mut Chance, u64) -> Input,
 ) -> Feed {
     Feed {
+        partitions: PARTITIONS,
         topology: topology.expect("builds"),
         topics: topics.to_vec(),
         policies: Policies {

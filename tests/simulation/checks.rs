@@ -7,10 +7,7 @@ use millstream_broker::{TopicPartition, sim::Committed};
 use millstream_state::ByteStore;
 use millstream_topology::TaskId;
 
-use crate::{
-    machine::Disk,
-    world::{PARTITIONS, World},
-};
+use crate::{cases::PARTITIONS, machine::Disk, world::World};
 
 /// A record, without where it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -22,6 +22,7 @@ pub(crate) struct Clock {
     log: SimLog,
     client: SimClient,
     waited_us: AtomicU64,
+    stands_at_ms: Option<i64>,
 }
 
 impl Clock {
@@ -30,13 +31,22 @@ impl Clock {
             log: log.clone(),
             client: client.clone(),
             waited_us: AtomicU64::new(0),
+            stands_at_ms: None,
+        }
+    }
+
+    /// A clock on which no timer is ever due.
+    pub(crate) fn standing(log: &SimLog, client: &SimClient) -> Self {
+        Self {
+            stands_at_ms: Some(log.now_ms()),
+            ..Self::new(log, client)
         }
     }
 }
 
 impl WallClock for Clock {
     fn now_ms(&self) -> i64 {
-        self.client.now_ms()
+        self.stands_at_ms.unwrap_or_else(|| self.client.now_ms())
     }
 
     fn monotonic(&self) -> Duration {

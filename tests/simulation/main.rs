@@ -9,6 +9,7 @@ mod chance;
 mod checks;
 mod machine;
 mod seeds;
+mod shop;
 mod small;
 mod sweep;
 mod world;

@@ -43,7 +43,7 @@ pub(crate) fn storm(seed: u64) -> Storm {
     let calm = seed % 5 == 4;
     Storm {
         config: SimConfig {
-            transaction_timeout: Duration::from_secs(if seed % 2 == 0 { 3 } else { 12 }),
+            transaction_timeout: Duration::from_secs(if seed.is_multiple_of(2) { 3 } else { 12 }),
             late_end_txn: seed % 7 == 3,
             init_after_late_end: true,
             rates: if calm { Rates::default() } else { rates() },
@@ -57,6 +57,7 @@ pub(crate) fn storm(seed: u64) -> Storm {
         instances: 1 + (seed % 3) as usize,
         records: 150,
         turns: 300,
+        turn_ms_max: 60,
         kills: 8,
         freezes: 5,
         doubles: if seed % 4 == 1 { 3 } else { 0 },

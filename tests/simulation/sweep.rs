@@ -54,6 +54,7 @@ fn storm(script: Option<(DiskPoint, u64)>) -> Storm {
         instances: 2,
         records: 120,
         turns: 250,
+        turn_ms_max: 60,
         kills: 0,
         freezes: 2,
         doubles: 0,

@@ -23,13 +23,9 @@ use crate::{
 
 /// The application's id.
 pub(crate) const APP: &str = "app";
-/// Partitions of all topics.
-pub(crate) const PARTITIONS: u32 = 3;
 const SESSION: Duration = Duration::from_secs(6);
 /// Virtual time within which everything must be at rest once nothing goes wrong any more.
 const HEALING_MAX: Duration = Duration::from_secs(300);
-/// Longest step of time of a turn.
-const TURN_MS_MAX: u64 = 60;
 
 /// What goes wrong, and how much there is to do.
 #[derive(Clone)]
@@ -39,6 +35,8 @@ pub(crate) struct Storm {
     pub(crate) instances: usize,
     pub(crate) records: u64,
     pub(crate) turns: u64,
+    /// The longest step of time of a turn, in milliseconds.
+    pub(crate) turn_ms_max: u64,
     /// Of a thousand turns: how many kill an instance, freeze one, start one twice.
     pub(crate) kills: u64,
     pub(crate) freezes: u64,
@@ -47,8 +45,18 @@ pub(crate) struct Storm {
     pub(crate) standbys: usize,
 }
 
+/// Somebody beside the application, such as a gateway that answers it.
+pub(crate) trait Actor {
+    /// Does a little.
+    fn step(&mut self, log: &SimLog, chance: &mut Chance);
+
+    /// What is still to be waited for, once nothing goes wrong any more.
+    fn unrest(&self, world: &World<'_>) -> Option<String>;
+}
+
 /// What an application is to do: its topology, and what it is fed with.
 pub(crate) struct Feed {
+    pub(crate) partitions: u32,
     pub(crate) topology: Topology,
     /// Topics that others write or read, with whether they are compacted.
     pub(crate) topics: Vec<(&'static str, bool)>,
@@ -90,7 +98,9 @@ pub(crate) struct World<'a> {
     zombies: Vec<Process>,
     faults: Arc<Mutex<DiskFaults>>,
     feeder: Option<Arc<dyn Appender>>,
+    actor: Option<Box<dyn Actor>>,
     fed: u64,
+    auditing: bool,
     /// Starts, kills, freezes and doubles.
     pub(crate) events: BTreeMap<&'static str, u64>,
     /// What should not have happened.
@@ -106,7 +116,7 @@ impl<'a> World<'a> {
         let admin = log.client("setup").admin().expect("nothing goes wrong yet");
         let topic = |(name, compacted): &(&'static str, bool)| NewTopic {
             name: (*name).into(),
-            partitions: PARTITIONS,
+            partitions: feed.partitions,
             cleanup: match compacted {
                 true => Cleanup::Compact,
                 false => Cleanup::Delete { retention_ms: None },
@@ -130,10 +140,17 @@ impl<'a> World<'a> {
             zombies: Vec::new(),
             faults: DiskFaults::new(seed, storm.disk.clone()),
             feeder: None,
+            actor: None,
             fed: 0,
+            auditing: false,
             events: BTreeMap::new(),
             broken: Vec::new(),
         }
+    }
+
+    pub(crate) fn with_actor(mut self, actor: Box<dyn Actor>) -> Self {
+        self.actor = Some(actor);
+        self
     }
 
     pub(crate) fn disk_passes(&self) -> DiskPasses {
@@ -170,7 +187,10 @@ impl<'a> World<'a> {
             &self.feed.topology,
             Arc::new(client.clone()),
             self.config(&slot.name),
-            Arc::new(Clock::new(&self.log, &client)),
+            Arc::new(match self.auditing {
+                true => Clock::standing(&self.log, &client),
+                false => Clock::new(&self.log, &client),
+            }),
             Box::new(bases),
         );
         self.count("starts");
@@ -228,7 +248,15 @@ impl<'a> World<'a> {
                 self.zombies.swap_remove(at).client.kill();
             }
         }
-        let ms = self.chance.below(TURN_MS_MAX);
+        self.pass();
+    }
+
+    /// Lets the others work, and some time pass.
+    fn pass(&mut self) {
+        if let Some(actor) = &mut self.actor {
+            actor.step(&self.log, &mut self.chance);
+        }
+        let ms = self.chance.below(self.storm.turn_ms_max);
         self.log.advance(Duration::from_millis(ms));
     }
 
@@ -322,7 +350,7 @@ impl<'a> World<'a> {
             timestamp,
         } = (self.feed.record)(&mut self.chance, self.fed);
         self.fed += 1;
-        let partition = partition_for_key(key.as_bytes(), PARTITIONS);
+        let partition = partition_for_key(key.as_bytes(), self.feed.partitions);
         let record = OwnedRecord {
             to: TopicPartition::new(topic, partition),
             timestamp,
@@ -359,8 +387,7 @@ impl<'a> World<'a> {
                 for at in 0..self.slots.len() {
                     self.work(at);
                 }
-                let ms = self.chance.below(TURN_MS_MAX);
-                self.log.advance(Duration::from_millis(ms));
+                self.pass();
             }
             match self.unrest() {
                 None => return Ok(()),
@@ -384,7 +411,7 @@ impl<'a> World<'a> {
             }
         }
         let owners = self.owners();
-        let all = self.feed.topology.subtopologies().len() * PARTITIONS as usize;
+        let all = self.feed.topology.subtopologies().len() * self.feed.partitions as usize;
         if owners.len() != all {
             return Some(format!("only these tasks have an owner: {owners:?}"));
         }
@@ -420,7 +447,10 @@ impl<'a> World<'a> {
             }
         }
         let open = self.log.open_transactions();
-        (!open.is_empty()).then(|| format!("transactions are open: {open:?}"))
+        if !open.is_empty() {
+            return Some(format!("transactions are open: {open:?}"));
+        }
+        self.actor.as_ref().and_then(|actor| actor.unrest(self))
     }
 
     /// The partitions that the application reads.
@@ -429,9 +459,9 @@ impl<'a> World<'a> {
         let topics = subs
             .flat_map(|sub| &sub.sources)
             .map(|(topic, role)| full_name(APP, topic, *role));
-        let each = |topic: Arc<str>| {
-            (0..PARTITIONS as i32).map(move |p| TopicPartition::new(topic.clone(), p))
-        };
+        let partitions = self.feed.partitions as i32;
+        let each =
+            |topic: Arc<str>| (0..partitions).map(move |p| TopicPartition::new(topic.clone(), p));
         topics.flat_map(each).collect()
     }
 
@@ -509,8 +539,11 @@ impl<'a> World<'a> {
         Ok(disks)
     }
 
-    /// A new instance with an empty disk restores everything and ends.
+    /// A new instance with an empty disk restores everything and ends. Its timers are never due, so
+    /// that it changes nothing.
     pub(crate) fn rebuild(&mut self) -> Result<BTreeMap<TaskId, Disk>, String> {
+        self.auditing = true;
+        self.actor = None;
         self.slots = vec![Slot {
             name: "auditor".to_owned(),
             disk: Disk::default(),
@@ -523,7 +556,7 @@ impl<'a> World<'a> {
 
     /// The committed records of a topic, by partition.
     pub(crate) fn records(&self, topic: &str) -> Vec<Vec<Committed>> {
-        let each = (0..PARTITIONS as i32).map(|p| TopicPartition::new(topic, p));
+        let each = (0..self.feed.partitions as i32).map(|p| TopicPartition::new(topic, p));
         each.map(|at| self.log.committed_records(&at)).collect()
     }
 }

@@ -37,6 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         "conformance",
         &["topology", "state", "operators", "runtime"],
     ),
+    ("verifier", VERIFIER),
     ("benches", EVERY),
     ("tests", EVERY),
     ("", PROGRAM),
@@ -63,7 +64,18 @@ const EVERY: &[&str] = &[
     "api",
     "config",
     "processors",
+    "verifier",
     "",
+];
+
+/// The verifier looks at the shop from outside: nothing of the shop depends on it.
+const VERIFIER: &[&str] = &[
+    "topology",
+    "operators",
+    "broker",
+    "runtime",
+    "sinks",
+    "processors",
 ];
 
 /// The program measures, too.
@@ -77,6 +89,7 @@ const PROGRAM: &[&str] = &[
     "api",
     "config",
     "processors",
+    "verifier",
     "benches",
 ];
 

@@ -35,6 +35,10 @@ pub(super) async fn ready(State(state): State<Arc<AdminState>>) -> Result<Respon
             let why = format!("stores are being restored. changelog_records_remaining={remaining}");
             return Err(not_ready(why));
         }
+        // What fills the disk is in the program's log.
+        Health::Stalled(_) => {
+            return Err(not_ready("state cannot be written to disk".to_owned()));
+        }
         Health::Stopping => return Err(not_ready("the application stops".to_owned())),
         // Why it failed is in the program's log.
         Health::Failed(_) => return Err(not_ready("the application failed".to_owned())),

@@ -224,6 +224,21 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
         task,
         stream_time,
     )?;
+    let help = "Bytes of committed state that are not on disk yet.";
+    let unwritten = tasks(|t| t.unwritten_bytes as f64);
+    page.gauge("millstream_task_unwritten_bytes", help, task, unwritten)?;
+    let help = "1 while the state of the task cannot be written to disk.";
+    let stalled = tasks(|t| f64::from(u8::from(t.stalled.is_some())));
+    page.gauge("millstream_task_stalled", help, task, stalled)?;
+    let rebuilds = status.rebuilds.iter();
+    let rebuilds = rebuilds.map(|(id, n)| (vec![id.clone()], *n as f64));
+    let help = "Times the state of a task was found damaged and was rebuilt.";
+    page.counter(
+        "millstream_state_rebuilds_total",
+        help,
+        task,
+        rebuilds.collect(),
+    )?;
     let stores = status.threads.iter().flat_map(|t| &t.tasks).flat_map(|t| {
         let row = |s: &millstream_runtime::StoreStatus| {
             (vec![t.id.clone(), s.name.clone()], s.replayed as f64)
@@ -251,7 +266,7 @@ fn write_instance(
     let help = "About how many entries this instance holds of a store.";
     page.gauge("millstream_store_entries", help, &["store"], rows)?;
     let now = state.health_name();
-    let healths = ["starting", "running", "stopping", "failed"];
+    let healths = ["starting", "running", "stalled", "stopping", "failed"];
     let rows = healths
         .iter()
         .map(|h| (vec![(*h).to_owned()], f64::from(u8::from(*h == now))));

@@ -98,6 +98,7 @@ impl AdminState {
         match self.health() {
             Health::Starting => "starting",
             Health::Running => "running",
+            Health::Stalled(_) => "stalled",
             Health::Stopping => "stopping",
             Health::Failed(_) => "failed",
         }

@@ -15,8 +15,11 @@ const REST: Duration = Duration::from_millis(5);
 
 /// Looks for work from time to time until the log is closed.
 pub(super) fn run(log: &Log) {
-    while !log.stop.is_set() && !log.is_broken() {
+    while !log.stop.is_set() {
         log.stop.wait(log.config.cleanup_interval);
+        if log.is_broken() {
+            continue;
+        }
         let done = expire(log).and_then(|_| compact_due(log));
         if let Err(error) = done
             && !log.stop.is_set()

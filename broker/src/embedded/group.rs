@@ -305,11 +305,24 @@ impl Group {
             .insert((topic, partition), offset);
     }
 
+    /// Takes over the offsets of a group that was just read from disk.
+    pub(super) fn take_offsets(&self, stored: &Self) {
+        let committed = std::mem::take(&mut lock(&stored.state).committed);
+        lock(&self.state).committed = committed;
+    }
+
     /// A topic was made or deleted: its readers are dealt partitions anew.
     pub(super) fn topic_changed(&self, topic: &Topic) {
+        lock(&self.state)
+            .committed
+            .retain(|(id, _), _| *id != topic.id);
+        self.deal_again(topic);
+    }
+
+    /// The readers of a topic are dealt partitions anew.
+    pub(super) fn deal_again(&self, topic: &Topic) {
         let now = self.clock.instant();
         let mut state = lock(&self.state);
-        state.committed.retain(|(id, _), _| *id != topic.id);
         let mut members = state.members.values();
         if members.any(|member| member.topics.contains(&topic.name)) {
             state.rebalance(now, now);

@@ -2,10 +2,10 @@
 
 use std::{
     collections::HashMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
 };
@@ -79,7 +79,10 @@ impl Drop for Running {
 
 /// An open log.
 pub(super) struct Log {
-    pub db: DB,
+    /// Where the database lies.
+    pub dir: PathBuf,
+    /// `None` while it is closed after a failure.
+    db: RwLock<Option<Arc<DB>>>,
     pub config: EmbeddedConfig,
     pub cluster_id: String,
     pub queue: Queue,
@@ -87,12 +90,21 @@ pub(super) struct Log {
     topics: RwLock<HashMap<Arc<str>, Arc<Topic>>>,
     groups: Mutex<HashMap<String, Arc<Group>>>,
     producers: Mutex<HashMap<String, Arc<ProducerSlot>>>,
-    /// Why nothing can be written any more.
-    broken: OnceLock<String>,
+    is_broken: AtomicBool,
+    /// Why nothing can be written.
+    broken: Mutex<Option<Breakdown>>,
+    /// How often the database was opened again.
+    reopened: AtomicU64,
     pub counts: Counts,
-    /// Makes the next write fail.
+    /// Makes writes fail, and openings.
     #[cfg(test)]
-    pub fail_next_write: std::sync::atomic::AtomicBool,
+    pub disk_is_gone: AtomicBool,
+}
+
+struct Breakdown {
+    why: String,
+    /// True when opening the database again may help.
+    can_be_mended: bool,
 }
 
 /// Tells the cleaning thread to end.
@@ -144,6 +156,7 @@ pub struct LogFigures {
 
 impl Log {
     pub(super) fn new(
+        dir: &Path,
         db: DB,
         config: EmbeddedConfig,
         cluster_id: String,
@@ -151,7 +164,8 @@ impl Log {
         groups: HashMap<String, Arc<Group>>,
     ) -> Self {
         Self {
-            db,
+            dir: dir.to_owned(),
+            db: RwLock::new(Some(Arc::new(db))),
             queue: Queue::new(config.append_queue_records, config.append_queue_bytes),
             config,
             cluster_id,
@@ -159,47 +173,95 @@ impl Log {
             topics: RwLock::new(topics),
             groups: Mutex::new(groups),
             producers: Mutex::default(),
-            broken: OnceLock::new(),
+            is_broken: false.into(),
+            broken: Mutex::default(),
+            reopened: 0.into(),
             counts: Counts::default(),
             #[cfg(test)]
-            fail_next_write: false.into(),
+            disk_is_gone: false.into(),
         }
     }
 
     /// For the log's writer alone: everything else goes through the queue.
     pub(super) fn write(&self, batch: WriteBatch, options: &WriteOptions) -> Result<(), String> {
         #[cfg(test)]
-        if self.fail_next_write.swap(false, Ordering::SeqCst) {
+        if self.disk_is_gone.load(Ordering::SeqCst) {
             return Err("the disk is gone".to_owned());
         }
-        self.db
-            .write_opt(batch, options)
-            .map_err(|cause| cause.to_string())
+        let db = self.db().map_err(|error| error.to_string())?;
+        let written = db.write_opt(batch, options);
+        written.map_err(|cause| cause.to_string())
+    }
+
+    /// The database, for one read or write: who keeps it keeps it open.
+    pub(super) fn db(&self) -> Result<Arc<DB>> {
+        let db = self.db.read().unwrap_or_else(PoisonError::into_inner);
+        db.clone().ok_or_else(|| self.broken_error())
+    }
+
+    /// Closes the database, if nobody reads it just now.
+    pub(super) fn close_db(&self) -> Result<()> {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        match db.take().map(Arc::try_unwrap) {
+            None | Some(Ok(_)) => Ok(()),
+            Some(Err(used)) => {
+                *db = Some(used);
+                Err(Error::State("somebody reads the log"))
+            }
+        }
+    }
+
+    pub(super) fn set_db(&self, opened: DB) {
+        let mut db = self.db.write().unwrap_or_else(PoisonError::into_inner);
+        *db = Some(Arc::new(opened));
+    }
+
+    /// How often the database was opened again. What a producer has begun before is gone.
+    pub(super) fn term(&self) -> u64 {
+        self.reopened.load(Ordering::Acquire)
     }
 
     /// That nothing has failed that cannot be mended.
     pub(super) fn check(&self) -> Result<()> {
-        match self.broken.get() {
-            None => Ok(()),
-            Some(_) => Err(self.broken_error()),
+        match self.is_broken() {
+            false => Ok(()),
+            true => Err(self.broken_error()),
         }
     }
 
     pub(super) fn is_broken(&self) -> bool {
-        self.broken.get().is_some()
+        self.is_broken.load(Ordering::Acquire)
     }
 
-    /// Stops the log for good: after a failed sync nobody knows what is on disk.
-    pub(super) fn break_down(&self, why: String) {
-        tracing::error!(%why, "the log stops, as a write failed; open it again");
-        let _ = self.broken.set(why);
+    pub(super) fn can_be_mended(&self) -> bool {
+        let broken = lock(&self.broken);
+        broken.as_ref().is_some_and(|broken| broken.can_be_mended)
+    }
+
+    /// Stops the log: after a failed sync nobody knows what is on disk, before it is opened again.
+    pub(super) fn break_down(&self, why: String, can_be_mended: bool) {
+        match can_be_mended {
+            true => tracing::error!(why, "the log stops until it can write again"),
+            false => tracing::error!(why, "the log stops; start the program again"),
+        }
+        *lock(&self.broken) = Some(Breakdown { why, can_be_mended });
+        self.is_broken.store(true, Ordering::Release);
         for topic in self.topics() {
             topic.partitions.iter().for_each(|p| p.ring());
         }
     }
 
+    /// The database was opened again, and what is in memory agrees with it.
+    pub(super) fn mended(&self) {
+        self.reopened.fetch_add(1, Ordering::AcqRel);
+        *lock(&self.broken) = None;
+        self.is_broken.store(false, Ordering::Release);
+        tracing::info!("the log can write again");
+    }
+
     pub(super) fn broken_error(&self) -> Error {
-        let why = self.broken.get().map_or("", String::as_str);
+        let broken = lock(&self.broken);
+        let why = broken.as_ref().map_or("", |broken| &broken.why);
         Error::client("the log stopped after a failed write", why.to_owned())
     }
 

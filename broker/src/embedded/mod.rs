@@ -35,6 +35,7 @@ mod compaction;
 mod consumer;
 mod fetcher;
 mod group;
+mod journal;
 mod layout;
 mod log;
 mod open;

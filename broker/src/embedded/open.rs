@@ -15,9 +15,10 @@ use rocksdb::{
 use super::{
     EmbeddedConfig,
     group::Group,
+    journal,
     layout::{self, Identity, StoredTopic},
     log::Log,
-    partition::Topic,
+    partition::{Partition, Topic},
 };
 use crate::{Error, Result};
 
@@ -31,28 +32,107 @@ const CACHE_BYTES: usize = 8 << 20;
 /// Opens the database and reads everything but records. Also tells the next topic's id.
 pub(super) fn open(dir: &Path, config: EmbeddedConfig) -> Result<(Log, u32)> {
     create_dir(dir)?;
-    let db = DB::open(&options(&config), dir).map_err(|cause| open_failed(dir, cause))?;
+    let db = open_db(dir, &config)?;
     let identity = identity(&db)?;
     let topics = topics(&db)?;
     let groups = groups(&db, &config)?;
-    let log = Log::new(db, config, identity.cluster_id, topics, groups);
+    let log = Log::new(dir, db, config, identity.cluster_id, topics, groups);
     for topic in log.topics() {
         for partition in &topic.partitions {
-            let (id, number) = (topic.id, partition.at.partition);
-            let low = match get(&log.db, &layout::low_key(id, number))? {
-                Some(bytes) => layout::parse_i64("low watermark", &bytes)?,
-                None => 0,
-            };
-            let cleaned = match get(&log.db, &layout::cleaned_key(id, number))? {
-                Some(bytes) => layout::from_json("compaction's position", &bytes)?,
-                None => layout::Cleaned::default(),
-            };
-            // With all records deleted, only the low watermark knows the end.
-            let end = partition.stored_end(&log)?.max(low);
-            partition.restore(low, end, cleaned);
+            restore(&log, partition)?;
         }
     }
     Ok((log, identity.next_topic_id))
+}
+
+/// Opens the database of a log again after a failed write, and brings what is in memory in line
+/// with it. Tells the next topic's id. The log is to be used only if this succeeds.
+///
+/// What was acknowledged is on disk. What failed may be, too, or not.
+pub(super) fn reopen(log: &Log) -> Result<u32> {
+    log.close_db()?;
+    #[cfg(test)]
+    if log.disk_is_gone.load(std::sync::atomic::Ordering::SeqCst) {
+        return Err(Error::State("the disk is gone"));
+    }
+    let db = open_db(&log.dir, &log.config)?;
+    let identity = identity(&db)?;
+    if identity.cluster_id != log.cluster_id {
+        return Err(Error::Corrupt("it is another log now".to_owned()));
+    }
+    let mut stored = topics(&db)?;
+    let groups = groups(&db, &log.config)?;
+    log.set_db(db);
+    for topic in log.topics() {
+        // A deletion that failed has marked its partitions, so they begin anew.
+        let is_same = |stored: &Arc<Topic>| {
+            stored.id == topic.id && !topic.partitions.iter().any(|p| p.is_deleted())
+        };
+        if stored.get(&topic.name).is_some_and(is_same) {
+            stored.remove(&topic.name);
+        } else {
+            topic
+                .partitions
+                .iter()
+                .for_each(|partition| partition.delete());
+            log.remove_topic(&topic.name);
+        }
+    }
+    let found: Vec<Arc<Topic>> = stored.into_values().collect();
+    found.iter().for_each(|topic| log.add_topic(topic.clone()));
+    for topic in log.topics() {
+        for partition in &topic.partitions {
+            let acknowledged = partition.end();
+            restore(log, partition)?;
+            if partition.end() < acknowledged {
+                let what = format!(
+                    "acknowledged records are gone. partition=`{}`",
+                    partition.at
+                );
+                return Err(Error::Corrupt(what));
+            }
+        }
+    }
+    for group in groups.into_values() {
+        log.group(&group.id).take_offsets(&group);
+    }
+    for group in log.groups() {
+        found.iter().for_each(|topic| group.deal_again(topic));
+    }
+    Ok(identity.next_topic_id)
+}
+
+/// Reads where a partition begins and ends.
+fn restore(log: &Log, partition: &Partition) -> Result<()> {
+    let (id, number) = (partition.topic_id, partition.at.partition);
+    let db = log.db()?;
+    let low = match get(&db, &layout::low_key(id, number))? {
+        Some(bytes) => layout::parse_i64("low watermark", &bytes)?,
+        None => 0,
+    };
+    let cleaned = match get(&db, &layout::cleaned_key(id, number))? {
+        Some(bytes) => layout::from_json("compaction's position", &bytes)?,
+        None => layout::Cleaned::default(),
+    };
+    // With all records deleted, only the low watermark knows the end.
+    let end = partition.stored_end(log)?.max(low);
+    partition.restore(low, end, cleaned);
+    Ok(())
+}
+
+fn open_db(dir: &Path, config: &EmbeddedConfig) -> Result<DB> {
+    let opened = DB::open(&options(config), dir);
+    let failed = |cause| open_failed(dir, cause);
+    match opened {
+        Err(cause) if cause.kind() == rocksdb::ErrorKind::Corruption && !config.salvage => {
+            let what = || format!("looking for a torn write in `{}`", dir.display());
+            match journal::cut_torn_end(dir).map_err(|cause| Error::client(what(), cause))? {
+                true => DB::open(&options(config), dir).map_err(failed),
+                false => Err(failed(cause)),
+            }
+        }
+        opened => opened.map_err(failed),
+    }
 }
 
 fn create_dir(dir: &Path) -> Result<()> {

@@ -187,6 +187,7 @@ impl Partition {
 
     /// Sets what was found on disk when the log was opened.
     pub(super) fn restore(&self, low: i64, end: i64, cleaned: Cleaned) {
+        lock(&self.tail).clear();
         self.set_low(low);
         self.set_cleaned(cleaned);
         self.end.store(end, Ordering::Release);
@@ -245,7 +246,8 @@ impl Partition {
         from: i64,
         mut each: impl FnMut(Block) -> bool,
     ) -> Result<()> {
-        let mut blocks = log.db.raw_iterator_opt(self.read_options());
+        let db = log.db()?;
+        let mut blocks = db.raw_iterator_opt(self.read_options());
         blocks.seek_for_prev(self.block_key(from.max(0)));
         if !blocks.valid() {
             blocks.status().map_err(|cause| self.read_failed(cause))?;
@@ -274,7 +276,8 @@ impl Partition {
 
     /// Where the newest `spared` stored blocks begin.
     pub(super) fn newest_blocks(&self, log: &Log, spared: usize) -> Result<i64> {
-        let mut blocks = log.db.raw_iterator_opt(self.read_options());
+        let db = log.db()?;
+        let mut blocks = db.raw_iterator_opt(self.read_options());
         blocks.seek_to_last();
         let mut base = self.end();
         for _ in 0..spared {
@@ -290,7 +293,8 @@ impl Partition {
 
     /// The offset behind the newest stored block.
     pub(super) fn stored_end(&self, log: &Log) -> Result<i64> {
-        let mut blocks = log.db.raw_iterator_opt(self.read_options());
+        let db = log.db()?;
+        let mut blocks = db.raw_iterator_opt(self.read_options());
         blocks.seek_to_last();
         blocks.status().map_err(|cause| self.read_failed(cause))?;
         let Some(bytes) = blocks.value() else {

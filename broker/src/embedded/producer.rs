@@ -67,6 +67,8 @@ pub(super) struct EmbeddedProducer {
     slot: Arc<ProducerSlot>,
     /// 0 before `init`.
     epoch: u64,
+    /// That of the log when this was made.
+    term: u64,
     open: bool,
     topics: Vec<NamedTopic>,
     numbers: HashMap<Arc<str>, TopicIx>,
@@ -102,11 +104,13 @@ struct Offsets {
 impl EmbeddedProducer {
     pub(super) fn new(running: Arc<Running>, transactional_id: &str) -> Self {
         let slot = running.log.producer_slot(transactional_id);
+        let term = running.log.term();
         Self {
             running,
             transactional_id: transactional_id.to_owned(),
             slot,
             epoch: 0,
+            term,
             open: false,
             topics: Vec::new(),
             numbers: HashMap::new(),
@@ -130,6 +134,11 @@ impl EmbeddedProducer {
             return Err(self.fenced());
         }
         self.log().check().map_err(fatal)?;
+        if self.term != self.log().term() {
+            return Err(fatal(Error::State(
+                "the log was opened again; make a new producer",
+            )));
+        }
         match (open, self.open) {
             (true, false) => Err(fatal(Error::State("no transaction is open"))),
             (false, true) => Err(fatal(Error::State("a transaction is open already"))),

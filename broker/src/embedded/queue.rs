@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, PoisonError},
+    time::Duration,
 };
 
 use crossbeam_channel::Sender;
@@ -166,13 +167,21 @@ impl Queue {
         }
     }
 
-    /// Waits for jobs and moves a batch of them over. False when the queue is closed and empty.
-    pub(super) fn take(&self, into: &mut Vec<Job>) -> bool {
+    /// Waits for jobs, at most so long, and moves a batch of them over. False when the queue is
+    /// closed and empty.
+    pub(super) fn take(&self, wait: Option<Duration>, into: &mut Vec<Job>) -> bool {
         let state = lock(&self.state);
-        let mut state = self
-            .filled
-            .wait_while(state, |state| state.jobs.is_empty() && !state.closed)
-            .unwrap_or_else(PoisonError::into_inner);
+        let nothing = |state: &mut State| state.jobs.is_empty() && !state.closed;
+        let mut state = match wait {
+            None => {
+                let waited = self.filled.wait_while(state, nothing);
+                waited.unwrap_or_else(PoisonError::into_inner)
+            }
+            Some(wait) => {
+                let waited = self.filled.wait_timeout_while(state, wait, nothing);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+        };
         let mut bytes = 0;
         while bytes < BATCH_BYTES {
             let Some(job) = state.jobs.pop_front() else {
@@ -186,7 +195,7 @@ impl Queue {
             bytes += len;
             into.push(job);
         }
-        !into.is_empty()
+        !into.is_empty() || !state.closed
     }
 
     /// Takes no more jobs; those that wait are still done.

@@ -21,7 +21,7 @@ fn outgoing<'a>(topic: crate::TopicIx, value: &'a [u8], headers: &'a Headers) ->
 }
 
 #[test]
-fn a_failed_write_stops_the_log_until_it_is_opened_again() {
+fn a_failed_write_stops_the_log_until_it_can_write_again() {
     let dir = tempfile::tempdir().expect("a folder");
     let log = EmbeddedBroker::open(dir.path(), EmbeddedConfig::default()).expect("opens");
     let admin = log.admin().expect("admin");
@@ -47,10 +47,8 @@ fn a_failed_write_stops_the_log_until_it_is_opened_again() {
         .expect("assign");
     let appender = log.appender().expect("appender");
 
-    log.running
-        .log
-        .fail_next_write
-        .store(true, Ordering::SeqCst);
+    let disk_is_gone = &log.running.log.disk_is_gone;
+    disk_is_gone.store(true, Ordering::SeqCst);
     producer.begin().expect("begin");
     producer
         .send(outgoing(ix, b"lost", &headers))
@@ -73,6 +71,32 @@ fn a_failed_write_stops_the_log_until_it_is_opened_again() {
     let refused = appender.append(record, Box::new(|_| {}));
     assert!(matches!(refused, Err(Error::Client { .. })), "{refused:?}");
     assert!(admin.delete_records(&[(at.clone(), 1)]).is_err());
+
+    // By itself, as soon as it can.
+    disk_is_gone.store(false, Ordering::SeqCst);
+    let until = std::time::Instant::now() + Duration::from_secs(30);
+    while log.admin().is_err() {
+        assert!(std::time::Instant::now() < until, "it is not opened again");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
+    let failed = producer.begin();
+    assert!(matches!(failed, Err(ProducerError::Fatal(_))), "{failed:?}");
+    assert_eq!(admin.watermarks(&at).expect("watermarks").high, 1);
+    producer = log.producer("p").expect("producer");
+    producer.init().expect("init");
+    let ix = producer.topic("t");
+    producer.begin().expect("begin");
+    let headers = Headers::default();
+    producer
+        .send(outgoing(ix, b"next", &headers))
+        .expect("send");
+    producer.commit().expect("commit");
+    let mut records = Vec::new();
+    reader
+        .poll(Duration::from_secs(30), 9, &mut records)
+        .expect("polls");
+    assert_eq!(records[0].value.as_deref(), Some(&b"next"[..]));
+    assert_eq!(records[0].offset, 1);
     drop((log, admin, producer, reader, appender));
 
     let log = EmbeddedBroker::open(dir.path(), EmbeddedConfig::default()).expect("opens");
@@ -81,5 +105,5 @@ fn a_failed_write_stops_the_log_until_it_is_opened_again() {
         .expect("admin")
         .watermarks(&at)
         .expect("watermarks");
-    assert_eq!(marks.high, 1);
+    assert_eq!(marks.high, 2);
 }

@@ -5,6 +5,7 @@ use std::{
     collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
 use crossbeam_channel::Sender;
@@ -14,11 +15,14 @@ use super::{
     block::{Block, BlockBuilder, Draft},
     layout::{self, Cleaned, Identity, StoredTopic},
     log::Log,
+    open,
     partition::{Partition, Topic},
     queue::{AppendJob, CommitJob, Edit, Job, OffsetsJob},
 };
 use crate::{Appended, Error, NewTopic, Result};
 
+/// How often a log that could not write is opened again.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
 /// What a block in memory costs beside its bytes.
 const BLOCK_OVERHEAD_BYTES: usize = 160;
 
@@ -30,6 +34,8 @@ pub(super) struct Writer {
     tail_bytes: usize,
     batch: WriteBatch,
     staged: Staged,
+    /// When a write, or an opening after it, failed last.
+    broke: Instant,
 }
 
 /// What happens once the batch is durable.
@@ -66,6 +72,7 @@ enum Edited {
 impl Writer {
     pub(super) fn new(log: Arc<Log>, next_topic_id: u32) -> Self {
         Self {
+            broke: log.config.clock.instant(),
             log,
             next_topic_id,
             tail: VecDeque::new(),
@@ -79,15 +86,25 @@ impl Writer {
     /// callers waiting.
     pub(super) fn run(mut self) {
         let mut jobs = Vec::new();
-        while self.log.queue.take(&mut jobs) {
-            if self.log.is_broken() {
+        loop {
+            let broken = self.log.is_broken();
+            if !self
+                .log
+                .queue
+                .take(broken.then_some(REOPEN_EVERY), &mut jobs)
+            {
+                break;
+            }
+            if broken {
                 jobs.drain(..)
                     .for_each(|job| job.fail(self.log.broken_error()));
+                self.mend();
                 continue;
             }
             let round = catch_unwind(AssertUnwindSafe(|| self.round(&mut jobs)));
             if round.is_err() {
-                self.log.break_down("the log's writer panicked".to_owned());
+                let why = "the log's writer panicked".to_owned();
+                self.log.break_down(why, false);
                 self.staged.fail(&self.log);
             }
         }
@@ -121,8 +138,32 @@ impl Writer {
         match written.and_then(|()| self.write()) {
             Ok(()) => self.publish(),
             Err(why) => {
-                self.log.break_down(why);
+                self.log.break_down(why, true);
                 self.staged.fail(&self.log);
+                self.batch.clear();
+                self.broke = self.log.config.clock.instant();
+            }
+        }
+    }
+
+    /// Opens the database again, as a new program would: what is on disk then is what counts. Those
+    /// whose writes failed do not know whether they are among it, and have been told so.
+    fn mend(&mut self) {
+        let since = self.log.config.clock.instant() - self.broke;
+        if since < REOPEN_EVERY || !self.log.can_be_mended() {
+            return;
+        }
+        match open::reopen(&self.log) {
+            Ok(next_topic_id) => {
+                self.next_topic_id = next_topic_id;
+                self.tail.clear();
+                self.tail_bytes = 0;
+                self.log.mended();
+            }
+            Err(Error::Corrupt(why)) => self.log.break_down(why, false),
+            Err(error) => {
+                tracing::debug!(%error, "the log cannot be opened again yet");
+                self.broke = self.log.config.clock.instant();
             }
         }
     }

@@ -113,6 +113,42 @@ impl KafkaAdmin {
         Ok(topics.map(|t| (t.name().to_owned(), look(t))).collect())
     }
 
+    /// Both ends of a partition.
+    ///
+    /// librdkafka asks for each of them by itself, and where only one is answered it says that both
+    /// are there: what it says of an empty partition too. A restore up to that end would miss what
+    /// the log holds. So where both are the same, each is asked for again, alone: such a question
+    /// fails where it is not answered.
+    fn ends(&self, of: &TopicPartition) -> std::result::Result<Watermarks, KafkaError> {
+        let wait = self.config.request_timeout;
+        let (low, high) = self
+            .watcher()
+            .fetch_watermarks(&of.topic, of.partition, wait)?;
+        if low < high {
+            return Ok(Watermarks { low, high });
+        }
+        Ok(Watermarks {
+            low: self.end(of, Offset::Beginning)?,
+            high: self.end(of, Offset::End)?,
+        })
+    }
+
+    /// One end of a partition.
+    fn end(&self, of: &TopicPartition, which: Offset) -> std::result::Result<i64, KafkaError> {
+        let mut asked = TopicPartitionList::with_capacity(1);
+        asked.add_partition_offset(&of.topic, of.partition, which)?;
+        let wait = self.config.request_timeout;
+        // The names of the ends are times to this question, as they are in Kafka's protocol.
+        let told = self.watcher().offsets_for_times(asked, wait)?;
+        let told = told.find_partition(&of.topic, of.partition);
+        let told = told.ok_or(KafkaError::OffsetFetch(Code::UnknownPartition))?;
+        told.error()?;
+        match told.offset() {
+            Offset::Offset(offset) => Ok(offset),
+            _ => Err(KafkaError::OffsetFetch(Code::LeaderNotAvailable)),
+        }
+    }
+
     /// Waits until a change is seen in the metadata.
     fn wait_until(&self, what: &str, seen: impl Fn(&HashMap<String, Look>) -> bool) -> Result<()> {
         let until = deadline(self.config.request_timeout);
@@ -259,10 +295,9 @@ impl Admin for KafkaAdmin {
     fn watermarks(&self, partition: &TopicPartition) -> Result<Watermarks> {
         let until = deadline(self.config.request_timeout);
         loop {
-            let (topic, at) = (&*partition.topic, partition.partition);
             let wait = self.config.request_timeout;
-            let error = match self.watcher().fetch_watermarks(topic, at, wait) {
-                Ok((low, high)) => return Ok(Watermarks { low, high }),
+            let error = match self.ends(partition) {
+                Ok(ends) => return Ok(ends),
                 Err(error) => error,
             };
             let code = error.rdkafka_error_code();

@@ -20,6 +20,9 @@ use crate::{
     TopicPartition,
 };
 
+/// How often a question is asked whose answers may come together or not.
+const QUESTIONS: usize = 20;
+
 type Mock = MockCluster<'static, DefaultProducerContext>;
 
 struct Bed {
@@ -271,4 +274,47 @@ fn a_partition_without_a_leader_is_not_taken_for_one_that_does_not_exist() {
         .watermarks(&TopicPartition::new("t", 1))
         .expect_err("none");
     assert!(matches!(error, Error::UnknownPartition(_)), "{error:?}");
+}
+
+#[test]
+fn an_end_that_is_not_answered_is_not_taken_for_the_other_one() {
+    let mut bed = Bed::new();
+    bed.producer.commit().expect("commit");
+    let config = KafkaConfig::new(bed.mock.bootstrap_servers());
+    let admin = KafkaAdmin::new(&config).expect("admin");
+    let partition = TopicPartition::new("t", 0);
+    let ends = admin.watermarks(&partition).expect("ends");
+    assert!(ends.low < ends.high, "{ends:?}");
+    // Answers that lie together in the client's queue are taken together.
+    bed.mock
+        .broker_round_trip_time(1, Duration::from_millis(20))
+        .expect("a slow broker");
+    for error in [
+        Told::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        Told::RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH,
+    ] {
+        for _ in 0..QUESTIONS {
+            bed.mock.request_errors(Api::ListOffsets, &[error]);
+            assert_eq!(admin.watermarks(&partition).expect("ends"), ends);
+        }
+    }
+}
+
+#[test]
+fn ends_are_asked_for_again_after_another_election() {
+    let mut bed = Bed::new();
+    bed.producer.commit().expect("commit");
+    let admin = KafkaAdmin::new(&KafkaConfig::new(bed.mock.bootstrap_servers())).expect("admin");
+    let partition = TopicPartition::new("t", 0);
+    for error in [
+        Told::RD_KAFKA_RESP_ERR_FENCED_LEADER_EPOCH,
+        Told::RD_KAFKA_RESP_ERR_UNKNOWN_LEADER_EPOCH,
+        Told::RD_KAFKA_RESP_ERR_OFFSET_NOT_AVAILABLE,
+        Told::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR,
+    ] {
+        // One for each end.
+        bed.mock.request_errors(Api::ListOffsets, &[error, error]);
+        let ends = admin.watermarks(&partition);
+        assert!(ends.is_ok(), "{error:?}: {ends:?}");
+    }
 }

@@ -40,8 +40,13 @@ pub(super) fn committed<C: ConsumerContext>(
             Ok(offsets) => return Ok(offsets),
             Err(error) => error,
         };
-        if Instant::now() >= until || !triage::may_pass(error.rdkafka_error_code()) {
+        if !triage::may_pass(error.rdkafka_error_code()) {
             return Err(Error::client("cannot read committed offsets", error));
+        }
+        if Instant::now() >= until {
+            let what = "cannot read committed offsets in time; the group's coordinator is away, or a \
+                        transaction of an earlier owner is still open";
+            return Err(Error::client(what, error));
         }
         std::thread::sleep(RETRY_PAUSE);
     }

@@ -81,6 +81,10 @@ pub(super) fn may_pass(code: Option<Code>) -> bool {
                 | Code::NotCoordinator
                 | Code::LeaderNotAvailable
                 | Code::NotLeaderForPartition
+                | Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::OffsetNotAvailable
+                | Code::KafkaStorageError
                 | Code::UnstableOffsetCommit
                 | Code::RebalanceInProgress
         )

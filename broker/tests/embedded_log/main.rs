@@ -3,8 +3,13 @@
 mod bounds;
 mod compaction;
 mod crash;
+#[cfg(target_os = "linux")]
+mod full_disk;
 mod membership;
 mod pipeline;
+#[cfg(target_os = "linux")]
+#[path = "../small_disk/mod.rs"]
+mod small_disk;
 mod storage;
 
 use std::{

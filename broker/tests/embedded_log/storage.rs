@@ -220,6 +220,11 @@ fn journal_of_ten(dir: &Path) -> (PathBuf, Vec<u8>) {
         write(&log, "t", &[(0, 5, "k", Some(&value))]);
     }
     drop(log);
+    journal(dir)
+}
+
+/// The journal with most in it.
+fn journal(dir: &Path) -> (PathBuf, Vec<u8>) {
     let files = fs::read_dir(dir).expect("a folder");
     let journals = files
         .map(|file| file.expect("a file").path())
@@ -258,6 +263,39 @@ fn a_journal_that_ends_in_half_a_write_is_opened() {
     assert_eq!(read(&log, &at).len(), 9);
     write(&log, "t", &[(0, 5, "k", Some("next"))]);
     assert_eq!(read(&log, &at).last().map(|r| r.offset), Some(9));
+}
+
+#[test]
+fn a_journal_whose_last_write_has_a_hole_is_opened() {
+    // After a power cut some pages of a write that was not synced may be there and others not.
+    let dir = tempfile::tempdir().expect("a folder");
+    {
+        let log = open(dir.path());
+        create(&log, "t", 1, KEEP);
+        for letter in ["a", "b"] {
+            let value = letter.repeat(300_000);
+            write(&log, "t", &[(0, 5, "k", Some(&value))]);
+        }
+    }
+    let (path, bytes) = journal(dir.path());
+    for hole in (bytes.len() - 280_000..bytes.len() - 10_000).step_by(50_000) {
+        let copy = tempfile::tempdir().expect("a folder");
+        for file in fs::read_dir(dir.path()).expect("a folder") {
+            let file = file.expect("a file").path();
+            let to = copy.path().join(file.file_name().expect("a name"));
+            fs::copy(file, to).expect("copied");
+        }
+        let mut torn = bytes.clone();
+        torn[hole..hole + 4096].fill(0);
+        fs::write(copy.path().join(path.file_name().expect("a name")), torn).expect("written");
+        let log = open(copy.path());
+        let at = TopicPartition::new("t", 0);
+        assert_eq!(read(&log, &at).len(), 1);
+        write(&log, "t", &[(0, 5, "k", Some("next"))]);
+        assert_eq!(read(&log, &at).last().map(|r| r.offset), Some(1));
+        drop(log);
+        assert_eq!(read(&open(copy.path()), &at).len(), 2);
+    }
 }
 
 #[test]

@@ -11,6 +11,9 @@ use crate::{
     topics,
 };
 
+/// How many products a scan reads at once.
+const SCAN_PAGE: i64 = 5000;
+
 /// A null value deletes the product.
 pub(super) struct Catalogue;
 
@@ -56,6 +59,26 @@ impl Tables {
             `version` FROM `products` WHERE `sku` = ?";
         let rows = self.database.rows(ONE, &[(&**sku).into()], read).await?;
         Ok(rows.into_iter().next())
+    }
+
+    /// Every product of the catalogue with its version, by sku, page by page.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn for_each_product(&self, mut each: impl FnMut(Product, u64)) -> Result<()> {
+        const PAGE: &str = "SELECT `sku`, `name`, `category`, `description`, `price`, `currency`, \
+            `version` FROM `products` WHERE `sku` > ? ORDER BY `sku` LIMIT ?";
+        let mut after: Arc<str> = "".into();
+        loop {
+            let page = [after.clone().into(), SCAN_PAGE.into()];
+            let rows = self.database.rows(PAGE, &page, read).await?;
+            let Some((last, _)) = rows.last() else {
+                return Ok(());
+            };
+            after = (*last.sku).into();
+            rows.into_iter()
+                .for_each(|(product, version)| each(product, version));
+        }
     }
 
     /// How many products the catalogue has.

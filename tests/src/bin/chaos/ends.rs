@@ -1,4 +1,4 @@
-//! `Ends`: follows the log and notes when orders became final, and looks for open transactions.
+//! `Ends`: follows the log and notes when orders became final.
 
 use std::{
     collections::HashMap,
@@ -11,13 +11,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use millstream_broker::{Broker, Fetched, PartitionIx, Reader, Result, Start, TopicPartition};
+use millstream_broker::{Broker, Fetched, Result, Start, TopicPartition};
 use millstream_processors::topics::ORDER_EVENTS;
 use serde::Deserialize;
 
 /// How long a poll waits, and so the end of the thread.
 const POLL_WAIT: Duration = Duration::from_millis(50);
 const POLL_RECORDS_MAX: usize = 2_000;
+/// Pauses that a report tells.
+const PAUSES_TOLD: usize = 5;
 /// The pause before reading begins anew after an error.
 const AGAIN: Duration = Duration::from_millis(200);
 
@@ -127,60 +129,17 @@ impl Seen {
         }
     }
 
-    /// The longest time from `from` to `to` in which no order became final.
-    pub(crate) fn longest_pause(&self, from: Instant, to: Instant) -> Duration {
+    /// The longest times from `from` to `to` in which no order became final, the longest first:
+    /// when each began, and how long it was.
+    pub(crate) fn pauses(&self, from: Instant, to: Instant) -> Vec<(Duration, Duration)> {
         let mut times = self.times.clone();
         times.retain(|time| (from..=to).contains(time));
         times.extend([from, to]);
         times.sort_unstable();
-        let pauses = times.windows(2).map(|pair| pair[1] - pair[0]);
-        pauses.max().unwrap_or_default()
+        let pauses = times.windows(2).map(|two| (two[0] - from, two[1] - two[0]));
+        let mut pauses: Vec<_> = pauses.collect();
+        pauses.sort_unstable_by_key(|(_, length)| std::cmp::Reverse(*length));
+        pauses.truncate(PAUSES_TOLD);
+        pauses
     }
-}
-
-/// Partitions whose last committed record cannot be read to the end: a transaction is still open.
-///
-/// A reader of committed records comes to the high watermark only where none is.
-pub(crate) fn open_transactions(log: &dyn Broker, within: Duration) -> Result<Vec<String>> {
-    let admin = log.admin()?;
-    let mut open = Vec::new();
-    for topic in admin.topics()? {
-        for partition in 0..topic.partitions.cast_signed() {
-            let partition = TopicPartition::new(topic.name.clone(), partition);
-            let ends = admin.watermarks(&partition)?;
-            if ends.low < ends.high {
-                open.push((partition, ends.high));
-            }
-        }
-    }
-    let places = open
-        .iter()
-        .map(|(of, high)| (of.clone(), Start::Offset(high - 1)));
-    let places: Vec<_> = places.collect();
-    if places.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut reader = log.reader()?;
-    reader.assign(&places)?;
-    let until = Instant::now() + within;
-    let mut fetched = Vec::new();
-    loop {
-        let left = behind(&mut *reader, &open)?;
-        if left.is_empty() || Instant::now() >= until {
-            return Ok(left);
-        }
-        fetched.clear();
-        reader.poll(POLL_WAIT, POLL_RECORDS_MAX, &mut fetched)?;
-    }
-}
-
-fn behind(reader: &mut dyn Reader, open: &[(TopicPartition, i64)]) -> Result<Vec<String>> {
-    let mut behind = Vec::new();
-    for (at, (partition, high)) in (0..).zip(open) {
-        let position = reader.position(PartitionIx(at))?;
-        if position < *high {
-            behind.push(format!("{partition} at {position} of {high}"));
-        }
-    }
-    Ok(behind)
 }

@@ -38,14 +38,10 @@ struct Now {
     /// Killed by us, and not to be started yet; or at the end of the run.
     down: bool,
     started: Option<Instant>,
-    /// What was said before the present process started.
-    said_before: u64,
     ready: bool,
     /// From a start to the first time that it was ready.
     times_to_ready: Vec<Duration>,
-    /// Ends of a process before it served: what it needs was away.
-    refused_starts: Vec<String>,
-    /// Ends of a process that served.
+    /// Ends of a process that nobody asked for. What it needs may be away: it has to wait then.
     unasked_ends: Vec<String>,
 }
 
@@ -117,15 +113,10 @@ impl Instance {
         now.process = None;
         now.ready = false;
         if let Some(status) = ended {
-            let said = std::fs::metadata(&self.out).map_or(0, |file| file.len());
             let what = format!("instance {}: {status}: {}", self.index, self.last_words());
-            match said > now.said_before {
-                true => now.unasked_ends.push(what),
-                false => now.refused_starts.push(what),
-            }
+            now.unasked_ends.push(what);
             return Ok(true);
         }
-        now.said_before = std::fs::metadata(&self.out).map_or(0, |file| file.len());
         let mut command = Command::new(&self.binary);
         command.args(&self.arguments).env("NO_COLOR", "1");
         now.process = Some(Owned::start(&mut command, &self.out, &self.errors)?);
@@ -176,10 +167,6 @@ impl Instance {
 
     pub(crate) fn times_to_ready(&self) -> Vec<Duration> {
         self.now().times_to_ready.clone()
-    }
-
-    pub(crate) fn refused_starts(&self) -> Vec<String> {
-        self.now().refused_starts.clone()
     }
 
     pub(crate) fn unasked_ends(&self) -> Vec<String> {

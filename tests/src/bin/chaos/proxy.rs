@@ -1,6 +1,10 @@
 //! `Link`: a TCP proxy between one instance and one server, with faults.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use tokio::{
@@ -19,7 +23,10 @@ const PIECES_MAX: usize = 256;
 
 /// A proxy. It ends when this is dropped.
 pub(crate) struct Link {
+    /// What is done to its connections. While it is closed that is a cut, whatever else it is.
     harm: Arc<watch::Sender<Option<Harm>>>,
+    /// What is done when it is not closed.
+    wanted: Mutex<Wanted>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -29,13 +36,35 @@ impl Link {
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
         let harm = Arc::new(watch::Sender::new(None));
         let accepting = tokio::spawn(accept(listener, server, harm.clone()));
-        Ok(Self { harm, accepting })
+        Ok(Self {
+            harm,
+            wanted: Mutex::default(),
+            accepting,
+        })
     }
 
     /// From now on this is done to its connections, or nothing.
     pub(crate) fn set(&self, harm: Option<Harm>) {
-        self.harm.send_replace(harm);
+        self.change(|wanted| wanted.harm = harm);
     }
+
+    /// Cuts its connections until it is opened again, whatever is done to it meanwhile.
+    pub(crate) fn close(&self, closed: bool) {
+        self.change(|wanted| wanted.closed = closed);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Wanted)) {
+        let mut wanted = self.wanted.lock().expect("nothing panics with this lock");
+        change(&mut wanted);
+        let cut = wanted.closed.then_some(Harm::Cut);
+        self.harm.send_replace(cut.or(wanted.harm));
+    }
+}
+
+#[derive(Default)]
+struct Wanted {
+    harm: Option<Harm>,
+    closed: bool,
 }
 
 impl Drop for Link {

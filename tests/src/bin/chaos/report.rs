@@ -19,11 +19,11 @@ pub(crate) struct Report {
     pub(crate) kills: Vec<Kill>,
     pub(crate) accepted: usize,
     pub(crate) confirmed: usize,
-    pub(crate) longest_pause: Duration,
+    /// Times without a final order, the longest first: when each began, and how long it was.
+    pub(crate) pauses: Vec<(Duration, Duration)>,
     pub(crate) times_to_ready: Vec<Duration>,
     pub(crate) tails: Vec<Duration>,
-    pub(crate) refused_starts: Vec<String>,
-    pub(crate) errors_logged: usize,
+    pub(crate) errors_logged: Vec<String>,
     pub(crate) quiet_after: Duration,
     /// What must not be, in words.
     pub(crate) violations: Vec<String>,
@@ -55,10 +55,8 @@ impl Report {
         row("kills", self.kills.len());
         row("accepted", self.accepted);
         row("confirmed while disturbed", self.confirmed);
-        row(
-            "longest time without a final order",
-            seconds(self.longest_pause),
-        );
+        let longest = self.pauses.first().map_or(Duration::ZERO, |pause| pause.1);
+        row("longest time without a final order", seconds(longest));
         let mut ready = self.times_to_ready.clone();
         ready.sort_unstable();
         let p50 = ready.get(ready.len() / 2).copied().unwrap_or_default();
@@ -68,10 +66,6 @@ impl Report {
             "start to ready, max",
             seconds(ready.last().copied().unwrap_or_default()),
         );
-        row(
-            "starts that ended before they served",
-            self.refused_starts.len(),
-        );
         row("a real order at each instance, max", {
             seconds(self.tails.iter().max().copied().unwrap_or_default())
         });
@@ -79,10 +73,17 @@ impl Report {
             "at rest and verified after the heal",
             seconds(self.quiet_after),
         );
-        row("errors logged", self.errors_logged);
+        row("errors logged", self.errors_logged.len());
         row("violations", self.violations.len());
-        for line in self.refused_starts.iter().take(LINES_MAX) {
-            println!("start that ended: {line}");
+        for (at, length) in &self.pauses {
+            println!(
+                "no final order for {} from {} on",
+                seconds(*length),
+                seconds(*at)
+            );
+        }
+        for line in self.errors_logged.iter().take(LINES_MAX) {
+            println!("logged: {line}");
         }
         for violation in self.violations.iter().take(LINES_MAX) {
             println!("violation: {violation}");

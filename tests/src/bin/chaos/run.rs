@@ -17,7 +17,7 @@ use tokio::{task::JoinSet, time::sleep};
 use crate::{
     Options,
     cluster::Cluster,
-    ends::{Ends, open_transactions},
+    ends::Ends,
     process::Owned,
     report::{Kill, Report},
     schedule::{Step, schedule},
@@ -89,7 +89,7 @@ async fn disturbed(options: &Options, cluster: &Arc<Cluster>, steps: &[Step]) ->
     let healed = Instant::now();
     say(began, "healed");
     report.confirmed = ends.seen().confirmed;
-    report.longest_pause = ends.seen().longest_pause(began, healed);
+    report.pauses = ends.seen().pauses(began, healed);
 
     let mut tails = JoinSet::new();
     for instance in &cluster.instances {
@@ -107,9 +107,11 @@ async fn disturbed(options: &Options, cluster: &Arc<Cluster>, steps: &[Step]) ->
     say(began, "the load has ended");
     report.violations.extend(verify(options, cluster).await?);
     report.quiet_after = healed.elapsed();
-    let open = tokio::task::spawn_blocking(move || open_transactions(&*log, OPEN_MAX)).await;
+    let look = move || millstream_verifier::open_transactions(&*log, OPEN_MAX);
+    let open = tokio::task::spawn_blocking(look).await;
     let open = open.map_err(io::Error::other)?.map_err(io::Error::other)?;
     let open = open
+        .examples
         .into_iter()
         .map(|what| format!("a transaction is open: {what}"));
     report.violations.extend(open);
@@ -120,10 +122,10 @@ async fn disturbed(options: &Options, cluster: &Arc<Cluster>, steps: &[Step]) ->
     for instance in &cluster.instances {
         instance.end();
         report.times_to_ready.extend(instance.times_to_ready());
-        report.refused_starts.extend(instance.refused_starts());
         report.violations.extend(instance.unasked_ends());
         let log = std::fs::read_to_string(&instance.errors)?;
-        report.errors_logged += log.lines().filter(|line| line.contains(" ERROR ")).count();
+        let errors = log.lines().filter(|line| line.contains(" ERROR "));
+        report.errors_logged.extend(errors.map(str::to_owned));
         let panics = log.lines().filter(|line| line.contains("panicked at"));
         report.violations.extend(panics.map(str::to_owned));
     }
@@ -192,10 +194,14 @@ fn judge_work(report: &mut Report, length: Duration) {
         );
         report.violations.push(few);
     }
-    if report.longest_pause > PAUSE_MAX {
-        let long = format!("no order became final for {:?}", report.longest_pause);
-        report.violations.push(long);
-    }
+    let too_long = report
+        .pauses
+        .iter()
+        .filter(|(_, length)| *length > PAUSE_MAX);
+    let too_long: Vec<String> = too_long
+        .map(|(at, length)| format!("no order became final for {length:.1?} from {at:.1?} on"))
+        .collect();
+    report.violations.extend(too_long);
 }
 
 fn say(began: Instant, what: &str) {

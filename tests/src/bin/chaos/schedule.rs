@@ -6,6 +6,8 @@ use std::time::Duration;
 pub(crate) const INSTANCES: usize = 3;
 /// No fault before this: there must be something to disturb.
 const QUIET_START: Duration = Duration::from_secs(3);
+/// The longest time for which the broker is stopped with SIGSTOP.
+pub(crate) const KAFKA_PAUSE_MS_MAX: u64 = 8_000;
 /// Bounds of the pause between the beginnings of two faults.
 const PAUSE_MS: (u64, u64) = (3_500, 7_500);
 
@@ -138,7 +140,7 @@ fn draw(kind: usize, chance: &mut Chance) -> (Fault, Duration) {
         11 => (Fault::Link(on, Server::Database, delay), (4_000, 12_000)),
         12 => (Fault::Stop(Server::Kafka), (0, 3_000)),
         13 => (Fault::Crash(Server::Kafka), (0, 3_000)),
-        14 => (Fault::Pause(Server::Kafka), (2_000, 12_000)),
+        14 => (Fault::Pause(Server::Kafka), (2_000, KAFKA_PAUSE_MS_MAX)),
         15 => (Fault::Stop(Server::Database), (0, 5_000)),
         16 => (Fault::Crash(Server::Database), (0, 5_000)),
         _ => (Fault::Pause(Server::Database), (2_000, 8_000)),

@@ -5,9 +5,17 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    time::Duration,
 };
 
-use crate::{process::signal, schedule::INSTANCES};
+use crate::{
+    process::signal,
+    schedule::{INSTANCES, KAFKA_PAUSE_MS_MAX},
+};
+
+/// After a kill the controller waits for the lost broker's session to end: the longest pause and a
+/// little more.
+const BROKER_SESSION: Duration = Duration::from_millis(KAFKA_PAUSE_MS_MAX + 2_000);
 
 /// A service of this run. It is killed and deleted when this is dropped.
 pub(crate) struct Service {
@@ -44,8 +52,9 @@ impl Service {
             advertised,
             protocols,
             "inter.broker.listener.name=PLAINTEXT".to_owned(),
-            // After a kill the controller waits for the lost broker's session.
-            "broker.session.timeout.ms=2000".to_owned(),
+            // Longer than any pause. A broker that wakes up after its session has lost the lead of its
+            // partitions, and may lose markers of transactions as one that stops in order does.
+            format!("broker.session.timeout.ms={}", BROKER_SESSION.as_millis()),
             "broker.heartbeat.interval.ms=500".to_owned(),
         ];
         let settings = settings
