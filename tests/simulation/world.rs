@@ -494,7 +494,7 @@ impl<'a> World<'a> {
         let stores = self.feed.topology.plan().stores();
         let subs = self.feed.topology.subtopologies().iter();
         let logged = subs.filter(|sub| sub.stores.iter().any(|store| stores[store.0].logged));
-        logged.count() * PARTITIONS as usize
+        logged.count() * self.feed.partitions as usize
     }
 
     /// The disks of standbys that say that they have read everything.
