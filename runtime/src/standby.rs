@@ -2,7 +2,7 @@
 //! that comes here has little or nothing to read first.
 //!
 //! Each instance decides alone which copies it keeps, from what the [members](crate::Members) tell.
-//! While they disagree there is a copy too many or too few, which is harmless: a standby only reads.
+//! While they disagree there is a copy too many or too few, harmless as a standby only reads.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
