@@ -341,6 +341,7 @@ async fn start_streams(
         memory_budget: streams.memory_budget.bytes(),
         flush_interval: streams.flush_interval.duration(),
         session_timeout: streams.session_timeout.duration(),
+        num_standby_replicas: streams.num_standby_replicas,
         accept_removed: names(&streams.accept_removed),
         policies: Policies {
             decode: ErrorPolicy::DeadLetter,

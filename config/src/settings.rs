@@ -60,6 +60,8 @@ pub struct Streams {
     pub flush_interval: Time,
     /// How long a silent process keeps its tasks.
     pub session_timeout: Time,
+    /// How many other processes keep a copy of each task's stores up to date.
+    pub num_standby_replicas: usize,
     /// Stores and topics, separated by commas, that may be missing from the topology though the
     /// shop had them.
     pub accept_removed: String,
@@ -160,6 +162,7 @@ impl Default for Settings {
                 memory_budget: Size::from_mib(256),
                 flush_interval: Time::from_secs(2),
                 session_timeout: Time::from_secs(10),
+                num_standby_replicas: 0,
                 accept_removed: String::new(),
             },
             shop: Shop {
@@ -192,6 +195,8 @@ impl Default for Settings {
 
 /// Stream threads of one process.
 const THREADS_MAX: usize = 64;
+/// Copies of one task.
+const STANDBYS_MAX: usize = 16;
 /// Partitions of one topic.
 const PARTITIONS_MAX: u32 = 1024;
 /// Kafka's limit on a client's name leaves this much for ours.
@@ -288,6 +293,11 @@ impl Settings {
             "streams.threads",
             (1..=THREADS_MAX).contains(&streams.threads),
             format!("1 to {THREADS_MAX}"),
+        );
+        expect(
+            "streams.num_standby_replicas",
+            streams.num_standby_replicas <= STANDBYS_MAX,
+            format!("0 to {STANDBYS_MAX}"),
         );
         expect(
             "streams.memory_budget",

@@ -26,6 +26,7 @@ use crate::{
     members::{Herald, Members},
     queries::Queries,
     rebuilds::Rebuilds,
+    standby::{Keeper, Standbys},
     status::{Board, Status, TaskPhase, ThreadStatus},
     stream_thread::StreamThread,
     task::Task,
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     pub(crate) flush_pool: FlushPool,
     pub(crate) rebuilds: Rebuilds,
+    pub(crate) standbys: Standbys,
     globals: Ready,
     stop: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -97,6 +99,7 @@ impl Shared {
             board: Board::default(),
             flush_pool,
             rebuilds: Rebuilds::default(),
+            standbys: Standbys::default(),
             globals,
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -188,12 +191,16 @@ impl Shared {
     }
 
     pub(crate) fn open_task(&self, id: TaskId) -> Result<Task> {
-        let base = self.bases.open(id)?;
         let application = &self.config.application_id;
+        let name = |topic: &str, role| full_name(application, topic, role);
         let globals = self.globals.views();
-        Task::open(&self.topology, id, base, globals, |topic, role| {
-            full_name(application, topic, role)
-        })
+        if let Some(replica) = self.standbys.take(id) {
+            self.queries.deregister_standby(id);
+            info!(task = %id, "standby becomes the task");
+            return Ok(Task::over(&self.topology, id, replica, globals, name));
+        }
+        let base = self.bases.open(id)?;
+        Task::open(&self.topology, id, base, globals, name)
     }
 }
 
@@ -250,6 +257,10 @@ impl Application {
             threads.push(spawn("global".to_owned(), move || {
                 follow(&shared, reading)
             })?);
+        }
+        if shared.config.num_standby_replicas > 0 {
+            let shared = shared.clone();
+            threads.push(spawn("standbys".to_owned(), move || stand_by(&shared))?);
         }
         for index in 0..shared.config.threads {
             let shared = shared.clone();
@@ -337,6 +348,17 @@ fn follow(shared: &Shared, reading: Reading) {
         Err(_) => Error::new(ErrorKind::User, "the thread of the global tables panicked"),
     };
     shared.fail(failure);
+}
+
+/// Keeps the standbys up to date until the application stops.
+fn stand_by(shared: &Shared) {
+    let keep = || Keeper::new(shared).run(shared);
+    if catch_unwind(AssertUnwindSafe(keep)).is_err() {
+        shared.fail(Error::new(
+            ErrorKind::User,
+            "the thread of the standbys panicked",
+        ));
+    }
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

@@ -40,6 +40,9 @@ pub struct Config {
     pub flush_interval: Duration,
     /// How long a silent instance keeps its tasks.
     pub session_timeout: Duration,
+    /// How many other instances keep a copy of each task's stores up to date, as far as there are
+    /// so many. A copy makes a task start at once where it lands on the instance that has it.
+    pub num_standby_replicas: usize,
     /// Records of one partition that wait in memory; reading it pauses above.
     pub buffered_records_max: usize,
     /// Records of one task in a row before other tasks and the clock are looked at.
@@ -58,6 +61,8 @@ pub struct Config {
 
 /// Kafka's limit on a client's name leaves this much for ours.
 const ID_LENGTH_MAX: usize = 100;
+/// More copies than this are a mistake.
+const STANDBYS_MAX: usize = 16;
 
 impl Config {
     /// The usual settings for an application whose state is kept below `state_dir`.
@@ -72,6 +77,7 @@ impl Config {
             memory_budget: 256 << 20,
             flush_interval: Duration::from_secs(2),
             session_timeout: Duration::from_secs(10),
+            num_standby_replicas: 0,
             buffered_records_max: 4000,
             records_per_turn: 500,
             purge_interval: Duration::from_secs(30),
@@ -101,6 +107,12 @@ impl Config {
         }
         if self.threads == 0 {
             return wrong("threads must be at least 1. threads=0".to_owned());
+        }
+        if self.num_standby_replicas > STANDBYS_MAX {
+            let wanted = self.num_standby_replicas;
+            return wrong(format!(
+                "num_standby_replicas must be at most {STANDBYS_MAX}. num_standby_replicas={wanted}"
+            ));
         }
         if self.commit_interval < self.commit_pause {
             return wrong("commit_interval must not be shorter than commit_pause".to_owned());

@@ -1,14 +1,18 @@
 //! The background thread that writes committed state to disk.
 
-use std::thread::JoinHandle;
+use std::{thread::JoinHandle, time::Duration};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use millstream_state::{FlushJob, FlushReport};
+use millstream_state::{FlushJob, FlushReport, Replica};
 use tracing::{debug, error, info};
+
+use crate::clock::WallClock;
 
 /// Jobs that may wait; one more than this and the asking thread does its job itself, which slows it
 /// down as it should.
 const JOBS_WAITING_MAX: usize = 64;
+/// How long closing a task may take to write its state to disk.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 pub(crate) struct FlushPool {
     jobs: Option<Sender<FlushJob>>,
@@ -48,6 +52,26 @@ impl FlushPool {
             Ok(()) => {}
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => {
                 run(job);
+            }
+        }
+    }
+
+    /// Writes to disk all that stores which are about to be closed still hold, if that is possible
+    /// in time.
+    pub(crate) fn write_out(&self, replica: &Replica, clock: &dyn WallClock) {
+        let deadline = clock.monotonic() + CLOSE_WAIT;
+        while clock.monotonic() < deadline {
+            match replica.start_flush() {
+                Some(job) => {
+                    // What a failing disk does not take is in the changelogs.
+                    if !run(job) {
+                        break;
+                    }
+                }
+                None if replica.committed_bytes() == 0 => break,
+                // An earlier job waits or runs; what it leaves is for the next turn.
+                None if self.help() => {}
+                None => clock.wait(Duration::from_millis(2)),
             }
         }
     }

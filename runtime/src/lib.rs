@@ -39,6 +39,7 @@ mod partition_group;
 mod outbox;
 mod commit;
 mod restore;
+mod standby;
 mod bases;
 mod flush_pool;
 mod policy;
@@ -58,10 +59,12 @@ pub use bases::Bases;
 pub use clock::{SystemClock, WallClock};
 pub use config::{Config, StateKind};
 pub use internal_topics::full_name;
-pub use members::{Member, Members};
+pub use members::{Member, Members, StandbyHost};
 pub use policy::{ErrorPolicy, Policies};
 pub use queries::{Located, Queries, StoreInfo};
 pub use reset::{Reset, ResetTo};
-pub use status::{CommitStats, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus};
+pub use status::{
+    CommitStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,
+};
 pub use stepped::{Part, Stepped};
 pub use test_driver::TestDriver;

@@ -41,8 +41,23 @@ pub struct Member {
     pub endpoint: Option<String>,
     /// The tasks it runs, as `<sub-topology>_<partition>`.
     pub tasks: Vec<String>,
+    /// The tasks that it keeps a standby of, with how many changelog records each is behind as far
+    /// as it knows.
+    #[serde(default)]
+    pub standbys: BTreeMap<String, i64>,
     /// When it said so, in milliseconds since the Unix epoch.
     pub at_ms: i64,
+}
+
+/// Another instance that has a standby of a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StandbyHost {
+    /// Its name.
+    pub instance_id: String,
+    /// Where it answers queries, if it does.
+    pub endpoint: Option<String>,
+    /// How many changelog records it was behind when it spoke last.
+    pub lag: i64,
 }
 
 struct Inner {
@@ -51,6 +66,7 @@ struct Inner {
     clock: Arc<dyn WallClock>,
     /// The tasks of each stream thread of this instance.
     own: Mutex<BTreeMap<usize, Vec<TaskId>>>,
+    standbys: Mutex<BTreeMap<String, i64>>,
     changed: AtomicBool,
     stop: AtomicBool,
     others: RwLock<BTreeMap<String, Member>>,
@@ -85,6 +101,7 @@ impl Members {
             endpoint: config.endpoint.clone(),
             clock,
             own: Mutex::default(),
+            standbys: Mutex::default(),
             changed: AtomicBool::new(true),
             stop: AtomicBool::new(false),
             others: RwLock::default(),
@@ -139,6 +156,35 @@ impl Members {
         self.0.changed.store(true, Ordering::Release);
     }
 
+    /// The other instances that have a standby of this task, the least behind first.
+    pub(crate) fn standbys(&self, task: TaskId) -> Vec<StandbyHost> {
+        let now = self.0.clock.now_ms();
+        let name = task.to_string();
+        let others = self.0.others.read().expect("nothing panics with this lock");
+        let heard = others.values().filter(|m| now - m.at_ms < STALE_AFTER_MS);
+        let mut hosts: Vec<StandbyHost> = heard
+            .filter_map(|m| {
+                Some(StandbyHost {
+                    instance_id: m.instance_id.clone(),
+                    endpoint: m.endpoint.clone(),
+                    lag: *m.standbys.get(&name)?,
+                })
+            })
+            .collect();
+        hosts.sort_by_key(|host| host.lag);
+        hosts
+    }
+
+    /// Says which standbys this instance has, and how far behind they are.
+    pub(crate) fn stand_by(&self, lags: BTreeMap<String, i64>) {
+        let mut standbys = (self.0.standbys.lock()).expect("nothing panics with this lock");
+        // How far behind they are can wait for the next heartbeat.
+        if !standbys.keys().eq(lags.keys()) {
+            self.0.changed.store(true, Ordering::Release);
+        }
+        *standbys = lags;
+    }
+
     /// Says once more how this instance is, without tasks, and then nothing any more.
     pub(crate) fn close(&self) {
         self.0
@@ -146,6 +192,7 @@ impl Members {
             .lock()
             .expect("nothing panics with this lock")
             .clear();
+        self.stand_by(BTreeMap::new());
         self.0.stop.store(true, Ordering::Release);
     }
 }
@@ -157,6 +204,7 @@ impl Inner {
             instance_id: self.instance_id.clone(),
             endpoint: self.endpoint.clone(),
             tasks: own.values().flatten().map(TaskId::to_string).collect(),
+            standbys: (self.standbys.lock().expect("nothing panics with this lock")).clone(),
             at_ms: self.clock.now_ms(),
         }
     }
@@ -237,5 +285,17 @@ impl Herald {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_program_tells_is_understood() {
+        let told = r#"{"instance_id":"a","endpoint":null,"tasks":["0_1"],"at_ms":5}"#;
+        let member: Member = serde_json::from_str(told).expect("is read");
+        assert_eq!((member.standbys.len(), member.at_ms), (0, 5));
     }
 }

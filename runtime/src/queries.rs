@@ -6,13 +6,17 @@ use std::{
 };
 
 use millstream_operators::Topology;
-use millstream_state::{StoreDefinition, StoreView};
+use millstream_state::{Replica, StoreDefinition, StoreView};
 use millstream_topology::{
     Error, ErrorKind, KvStore, Result, StoreKind, TaskId, partition_for_key,
 };
 use serde::Serialize;
 
-use crate::{internal_topics::Layout, members::Members, task::Task};
+use crate::{
+    internal_topics::Layout,
+    members::{Members, StandbyHost},
+    task::Task,
+};
 
 /// A store of the topology.
 #[derive(Clone)]
@@ -50,11 +54,20 @@ pub enum Located {
 #[derive(Default)]
 struct Serving(BTreeMap<(String, i32), StoreView>);
 
+impl Serving {
+    fn remove(&mut self, id: TaskId, is_of: impl Fn(&str) -> bool) {
+        self.0
+            .retain(|(name, partition), _| *partition != id.partition || !is_of(name));
+    }
+}
+
 /// Reads the stores of a running application. Clones read the same.
 #[derive(Clone)]
 pub struct Queries {
     stores: Arc<BTreeMap<String, Known>>,
     serving: Arc<RwLock<Serving>>,
+    /// Of standbys: a little behind.
+    stale: Arc<RwLock<Serving>>,
     members: Members,
 }
 
@@ -74,6 +87,7 @@ impl Queries {
         Self {
             stores: Arc::new(stores),
             serving: Arc::default(),
+            stale: Arc::default(),
             members,
         }
     }
@@ -89,10 +103,23 @@ impl Queries {
 
     pub(crate) fn deregister(&self, id: TaskId) {
         let mut serving = self.serving.write().expect("registering does not panic");
-        let of_task = |name: &str| self.stores[name].subtopology == id.subtopology;
-        serving
-            .0
-            .retain(|(name, partition), _| *partition != id.partition || !of_task(name));
+        serving.remove(id, |name| self.stores[name].subtopology == id.subtopology);
+    }
+
+    pub(crate) fn register_standby(&self, id: TaskId, replica: &Replica) {
+        let mut stale = self.stale.write().expect("registering does not panic");
+        for (at, store) in replica.stores().enumerate() {
+            // What has no changelog, a standby has nothing of.
+            if store.logged {
+                let name = store.name.to_string();
+                stale.0.insert((name, id.partition), replica.view(at));
+            }
+        }
+    }
+
+    pub(crate) fn deregister_standby(&self, id: TaskId) {
+        let mut stale = self.stale.write().expect("registering does not panic");
+        stale.remove(id, |name| self.stores[name].subtopology == id.subtopology);
     }
 
     /// All stores of the topology.
@@ -147,20 +174,57 @@ impl Queries {
     /// # Errors
     /// [`ErrorKind::Config`] when the topology has no such store.
     pub fn locate(&self, store: &str, key: &[u8]) -> Result<Located> {
-        let known = self.known(store)?;
-        let partition = partition_for_key(key, known.partitions);
+        let task = self.task(store, key)?;
         let serving = self.serving.read().expect("registering does not panic");
-        if let Some(view) = serving.0.get(&(store.to_owned(), partition)) {
+        if let Some(view) = serving.0.get(&(store.to_owned(), task.partition)) {
             return Ok(Located::Here(Box::new(view.clone())));
         }
         drop(serving);
-        let task = TaskId {
-            subtopology: known.subtopology,
-            partition,
-        };
         Ok(match self.members.owner(task) {
             Some(endpoint) => Located::There(endpoint),
             None => Located::Nowhere,
+        })
+    }
+
+    /// As [`locate`](Self::locate), for who puts up with an answer that is a little old: a standby
+    /// is taken where the task itself is not here, first one of this instance, then, if nobody runs
+    /// the task, the one that is least behind.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the topology has no such store.
+    pub fn locate_stale(&self, store: &str, key: &[u8]) -> Result<Located> {
+        let active = self.locate(store, key)?;
+        if let Located::Here(_) = active {
+            return Ok(active);
+        }
+        let task = self.task(store, key)?;
+        let stale = self.stale.read().expect("registering does not panic");
+        if let Some(view) = stale.0.get(&(store.to_owned(), task.partition)) {
+            return Ok(Located::Here(Box::new(view.clone())));
+        }
+        drop(stale);
+        let Located::Nowhere = active else {
+            return Ok(active);
+        };
+        let mut hosts = self.members.standbys(task).into_iter();
+        let endpoint = hosts.find_map(|host| host.endpoint);
+        Ok(endpoint.map_or(Located::Nowhere, Located::There))
+    }
+
+    /// The other instances that have a standby with an encoded key, the least behind first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when the topology has no such store.
+    pub fn standbys(&self, store: &str, key: &[u8]) -> Result<Vec<StandbyHost>> {
+        Ok(self.members.standbys(self.task(store, key)?))
+    }
+
+    /// The task that has an encoded key.
+    fn task(&self, store: &str, key: &[u8]) -> Result<TaskId> {
+        let known = self.known(store)?;
+        Ok(TaskId {
+            subtopology: known.subtopology,
+            partition: partition_for_key(key, known.partitions),
         })
     }
 
@@ -202,13 +266,35 @@ impl Queries {
     /// [`ErrorKind::Config`] when the topology has no such store, [`ErrorKind::State`] when this
     /// instance does not serve the key or reading fails.
     pub fn get<K, V: Clone>(&self, store: &KvStore<K, V>, key: &K) -> Result<Option<(V, i64)>> {
+        self.read(store, key, Self::locate)
+    }
+
+    /// As [`get`](Self::get), also from a standby of this instance: committed, but maybe not the
+    /// newest.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub fn get_stale<K, V: Clone>(
+        &self,
+        store: &KvStore<K, V>,
+        key: &K,
+    ) -> Result<Option<(V, i64)>> {
+        self.read(store, key, Self::locate_stale)
+    }
+
+    fn read<K, V: Clone>(
+        &self,
+        store: &KvStore<K, V>,
+        key: &K,
+        locate: impl Fn(&Self, &str, &[u8]) -> Result<Located>,
+    ) -> Result<Option<(V, i64)>> {
         let bad = |what: &'static str| move |e| Error::caused(ErrorKind::Data, what, e);
         let mut bytes = Vec::new();
         store
             .key()
             .encode(key, &mut bytes)
             .map_err(bad("key does not encode"))?;
-        match self.locate(store.name(), &bytes)? {
+        match locate(self, store.name(), &bytes)? {
             Located::Here(view) => {
                 let Some((value, timestamp)) = view.get(&bytes)? else {
                     return Ok(None);

@@ -9,7 +9,6 @@ use tracing::{info, warn};
 
 use crate::{
     commit::Trouble,
-    flush_pool,
     partition_group::RecordQueue,
     restore::{Ahead, Restoration},
     session::{Session, Slot},
@@ -20,8 +19,6 @@ use crate::{
 const COMMITTED_WAIT: Duration = Duration::from_secs(60);
 /// How long another thread may take to close a task that comes here.
 const OPEN_WAIT: Duration = Duration::from_secs(30);
-/// How long closing a task may take to write its state to disk.
-const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 impl Session {
     /// The group gave this member these partitions: opens what is new, closes what went elsewhere.
@@ -36,6 +33,7 @@ impl Session {
         for id in gone {
             self.close_task(id);
         }
+        self.shared.standbys.claim(self.index, ids.clone());
         for id in &ids {
             if !self.tasks.contains_key(id) {
                 let task = self.open_task(*id)?;
@@ -204,6 +202,7 @@ impl Session {
         for id in std::mem::take(&mut self.tasks).into_keys() {
             self.shared.queries.deregister(id);
         }
+        self.shared.standbys.claim(self.index, BTreeSet::new());
         self.slots.clear();
         self.restoring = None;
     }
@@ -211,25 +210,14 @@ impl Session {
     /// Closes a task that is committed: its state goes to disk, so that its next start replays
     /// nothing.
     pub(crate) fn close_task(&mut self, id: TaskId) {
-        let Some(mut task) = self.tasks.remove(&id) else {
+        let Some(task) = self.tasks.remove(&id) else {
             return;
         };
         self.shared.queries.deregister(id);
-        let deadline = self.shared.now() + CLOSE_WAIT;
-        while self.shared.now() < deadline {
-            match task.state.start_flush() {
-                Some(job) => {
-                    // What a failing disk does not take is in the changelogs.
-                    if !flush_pool::run(job) {
-                        break;
-                    }
-                }
-                None if task.state.committed_bytes() == 0 => break,
-                // An earlier job waits or runs; what it leaves is for the next turn.
-                None if self.shared.flush_pool.help() => {}
-                None => self.shared.clock.wait(Duration::from_millis(2)),
-            }
-        }
+        let clock = &*self.shared.clock;
+        self.shared
+            .flush_pool
+            .write_out(task.state.replica(), clock);
     }
 }
 

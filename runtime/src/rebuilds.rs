@@ -2,10 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
+use millstream_state::ByteStore;
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::warn;
 
@@ -81,6 +82,19 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Waits for flushes and queries, which may hold a base a little longer than its task, and
+    /// would write into the next folder.
+    pub(crate) fn wait_until_closed(&self, base: &Weak<dyn ByteStore>) {
+        let deadline = self.now() + CLOSED_WITHIN;
+        while base.strong_count() > 0 && self.now() < deadline {
+            if !self.flush_pool.help() {
+                self.clock.wait(Duration::from_millis(2));
+            }
+        }
+    }
+}
+
 impl Session {
     /// After a turn that came to `worked`: rebuilds a task whose state turned out to be damaged,
     /// whoever has met the damage, and opens one again that takes no more writes. The other tasks
@@ -121,14 +135,8 @@ impl Session {
         let committed: Vec<Option<i64>> = queues.map(|q| q.committed_offset()).collect();
         let base = task.as_ref().map(|task| task.state.watch_base());
         drop(task);
-        // Flushes and queries may hold it a little longer, and would write into the next folder.
-        let deadline = self.shared.now() + CLOSED_WITHIN;
-        while base.as_ref().is_some_and(|base| base.strong_count() > 0)
-            && self.shared.now() < deadline
-        {
-            if !self.shared.flush_pool.help() {
-                self.shared.clock.wait(Duration::from_millis(2));
-            }
+        if let Some(base) = base {
+            self.shared.wait_until_closed(&base);
         }
         match found {
             Some(found) => self.shared.throw_away(id, found)?,

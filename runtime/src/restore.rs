@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use crate::{internal_topics::changelog_name, task::Task};
 
 /// Records read in one go.
-const BATCH_RECORDS: usize = 20_000;
+pub(crate) const BATCH_RECORDS: usize = 20_000;
 /// How long one step waits for records.
 const POLL_WAIT: Duration = Duration::from_millis(20);
 /// A restore that reads nothing for this long, with records left, says so.
@@ -63,13 +63,8 @@ impl Restoration {
                 let Some(name) = name else { continue };
                 let topic = changelog_name(application_id, name);
                 let partition = TopicPartition::new(topic, task.id.partition);
-                let ends = admin.watermarks(&partition)?;
                 let stored = task.state.position(store);
-                if let Some(at) = stored.filter(|at| *at > ends.high) {
-                    return Err(ahead(task.id, name, at, ends.high));
-                }
-                // What lies before the oldest record has expired, so nothing is missed.
-                let position = stored.unwrap_or(0).max(ends.low);
+                let (position, target) = begins_at(admin, &partition, task.id, name, stored)?;
                 items.push(Item {
                     task: task.id,
                     refill: None,
@@ -77,7 +72,7 @@ impl Restoration {
                     name: name.to_owned(),
                     partition,
                     position,
-                    target: ends.high,
+                    target,
                     replayed: 0,
                     done: false,
                 });
@@ -193,10 +188,8 @@ impl Restoration {
             let next = last.offset + 1;
             match &item.refill {
                 None => {
-                    let mut records = batch
-                        .iter()
-                        .filter_map(|f| Some((f.key.as_deref()?, f.value.as_deref(), f.timestamp)));
-                    task.state.restore(item.store, &mut records, next)?;
+                    let records = &mut changelog_records(batch);
+                    task.state.restore(item.store, records, next)?;
                 }
                 Some(refill) => {
                     let entries = batch.iter().filter_map(|f| {
@@ -227,6 +220,31 @@ impl Restoration {
         let of_task = self.items.iter().filter(|i| i.task == task);
         of_task.map(|i| (i.target - i.position).max(0)).sum()
     }
+}
+
+/// Where reading a changelog begins for a store that stands at `stored`, and where the changelog
+/// ends now.
+pub(crate) fn begins_at(
+    admin: &dyn Admin,
+    partition: &TopicPartition,
+    task: TaskId,
+    store: &str,
+    stored: Option<i64>,
+) -> Result<(i64, i64)> {
+    let ends = admin.watermarks(partition)?;
+    if let Some(at) = stored.filter(|at| *at > ends.high) {
+        return Err(ahead(task, store, at, ends.high));
+    }
+    // What lies before the oldest record has expired, so nothing is missed.
+    Ok((stored.unwrap_or(0).max(ends.low), ends.high))
+}
+
+/// What records of a changelog say, as stores take it.
+pub(crate) fn changelog_records(
+    batch: &[Fetched],
+) -> impl Iterator<Item = (&[u8], Option<&[u8]>, i64)> {
+    let records = batch.iter();
+    records.filter_map(|f| Some((f.key.as_deref()?, f.value.as_deref(), f.timestamp)))
 }
 
 /// An entry of a store with its time.

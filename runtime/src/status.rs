@@ -18,6 +18,19 @@ pub struct Status {
     /// How often the state of a task was found damaged and was rebuilt from its changelogs, by
     /// task; those to which it happened.
     pub rebuilds: BTreeMap<String, u64>,
+    /// The tasks of other instances whose stores this one keeps a copy of.
+    pub standbys: Vec<StandbyStatus>,
+}
+
+/// A standby at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct StandbyStatus {
+    /// The task, as `<sub-topology>_<partition>`.
+    pub id: String,
+    /// Changelog records that it is behind, aborted ones and markers included.
+    pub lag: i64,
+    /// How far each store's changelog is read.
+    pub positions: BTreeMap<String, i64>,
 }
 
 /// A stream thread at one moment.
@@ -148,18 +161,31 @@ impl CommitTimes {
 
 /// Where threads publish and others read.
 #[derive(Clone, Default)]
-pub(crate) struct Board(Arc<Mutex<BTreeMap<usize, (ThreadStatus, BTreeMap<String, u64>)>>>);
+pub(crate) struct Board(Arc<Mutex<Published>>);
+
+#[derive(Default)]
+struct Published {
+    threads: BTreeMap<usize, (ThreadStatus, BTreeMap<String, u64>)>,
+    standbys: Vec<StandbyStatus>,
+}
 
 impl Board {
     pub(crate) fn publish(&self, status: ThreadStatus, nodes: BTreeMap<String, u64>) {
         let mut board = self.0.lock().expect("publishing does not panic");
-        board.insert(status.index, (status, nodes));
+        board.threads.insert(status.index, (status, nodes));
+    }
+
+    pub(crate) fn publish_standbys(&self, standbys: Vec<StandbyStatus>) {
+        self.0.lock().expect("publishing does not panic").standbys = standbys;
     }
 
     pub(crate) fn read(&self) -> Status {
         let board = self.0.lock().expect("publishing does not panic");
-        let mut status = Status::default();
-        for (thread, nodes) in board.values() {
+        let mut status = Status {
+            standbys: board.standbys.clone(),
+            ..Status::default()
+        };
+        for (thread, nodes) in board.threads.values() {
             status.threads.push(thread.clone());
             for (node, records) in nodes {
                 *status.nodes.entry(node.clone()).or_default() += records;

@@ -16,6 +16,7 @@ use crate::{
     global_tables::{Follower, Reading},
     members::{Herald, Members},
     queries::Queries,
+    standby::Keeper,
     status::Status,
     stream_thread::{Step, StreamThread},
 };
@@ -29,6 +30,8 @@ pub enum Part {
     Members,
     /// What reads the global tables.
     Globals,
+    /// What keeps the standbys.
+    Standbys,
     /// What writes committed state to disk.
     Flush,
 }
@@ -102,6 +105,7 @@ pub struct Stepped {
     threads: Vec<StreamThread>,
     herald: Herald,
     follower: Option<Follower>,
+    keeper: Keeper,
 }
 
 impl Stepped {
@@ -123,6 +127,7 @@ impl Stepped {
         let threads = 0..shared.config.threads;
         Ok(Self {
             threads: threads.map(|i| StreamThread::new(&shared, i)).collect(),
+            keeper: Keeper::new(&shared),
             shared,
             herald,
             follower,
@@ -140,6 +145,7 @@ impl Stepped {
                 let stepped = self.shared.follow(follower, Duration::ZERO);
                 stepped.map_err(|error| self.shared.fail(error)).is_ok()
             }),
+            Part::Standbys => self.keeper.step(&self.shared, Duration::ZERO),
             Part::Flush => self.shared.flush_pool.help(),
         }
     }

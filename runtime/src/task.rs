@@ -11,15 +11,15 @@ use millstream_operators::{
     Clock, Counters, Cx, Globals, Outbox, Punctuator, RawRecord, RecordSite, Refill, Scratch,
     TaskGraph, Topology,
 };
-use millstream_state::{ByteStore, FlushJob, StoreDefinition, TaskState};
+use millstream_state::{ByteStore, FlushJob, Replica, StoreDefinition, TaskState};
 use millstream_topology::{Error, Result, TaskId, TopicRole};
 
 use crate::partition_group::{Buffered, PartitionGroup, RecordQueue};
 
 /// Bytes of committed changes of one task above which they are written to disk at once.
-const COMMITTED_BYTES_MAX: usize = 16 << 20;
+pub(crate) const COMMITTED_BYTES_MAX: usize = 16 << 20;
 /// Bytes of them above which the task waits for the disk. One transaction may go beyond.
-const UNWRITTEN_BYTES_MAX: usize = 4 * COMMITTED_BYTES_MAX;
+pub(crate) const UNWRITTEN_BYTES_MAX: usize = 4 * COMMITTED_BYTES_MAX;
 
 /// A record that failed, with what a policy needs to deal with it.
 pub(crate) struct Failed {
@@ -50,6 +50,26 @@ pub(crate) struct Task {
     started: bool,
 }
 
+/// The stores of a sub-topology, in the order of their indices.
+pub(crate) fn definitions(topology: &Topology, subtopology: u32) -> Vec<Arc<dyn StoreDefinition>> {
+    let sub = &topology.subtopologies()[subtopology as usize];
+    let definition = |store| topology.definition(store).clone();
+    sub.stores.iter().copied().map(definition).collect()
+}
+
+/// For each store of a sub-topology its name if it has a changelog.
+pub(crate) fn logged_stores(
+    topology: &Topology,
+    subtopology: u32,
+) -> impl Iterator<Item = Option<&str>> {
+    let plan = topology.plan();
+    let sub = &topology.subtopologies()[subtopology as usize];
+    sub.stores.iter().map(|store| {
+        let spec = &plan.stores()[store.0];
+        spec.logged.then_some(&*spec.name)
+    })
+}
+
 /// What a call into the task's nodes needs from outside.
 pub(crate) struct Surroundings<'a> {
     pub(crate) out: &'a mut dyn Outbox,
@@ -65,20 +85,26 @@ impl Task {
         globals: Globals,
         topic_name: impl Fn(&str, TopicRole) -> Arc<str>,
     ) -> Result<Self> {
+        let replica = Replica::open(base, &definitions(topology, id.subtopology))?;
+        Ok(Self::over(topology, id, replica, globals, topic_name))
+    }
+
+    /// Builds the task over a replica of its stores, which is open and may be far on its way.
+    pub(crate) fn over(
+        topology: &Topology,
+        id: TaskId,
+        replica: Replica,
+        globals: Globals,
+        topic_name: impl Fn(&str, TopicRole) -> Arc<str>,
+    ) -> Self {
         let graph = topology.instantiate(id.subtopology);
-        let sub = &topology.subtopologies()[id.subtopology as usize];
-        let definitions: Vec<Arc<dyn StoreDefinition>> = sub
-            .stores
-            .iter()
-            .map(|s| topology.definition(*s).clone())
-            .collect();
-        let state = TaskState::open(base, &definitions)?;
+        let state = TaskState::over(replica);
         let queues = graph.sources().iter().enumerate().map(|(at, source)| {
             let topic = topic_name(&source.topic, source.role);
             RecordQueue::new(topic, id.partition, at, source.source.clone())
         });
         let group = PartitionGroup::new(queues.collect());
-        Ok(Self {
+        Self {
             id,
             topology: topology.clone(),
             graph,
@@ -98,7 +124,7 @@ impl Task {
             records: 0,
             replayed: BTreeMap::new(),
             started: false,
-        })
+        }
     }
 
     /// Starts the processors; the stores are restored by now.
@@ -276,12 +302,7 @@ impl Task {
 
     /// For each store its name if it has a changelog.
     pub(crate) fn logged_stores(&self) -> impl Iterator<Item = Option<&str>> {
-        let plan = self.topology.plan();
-        let sub = &self.topology.subtopologies()[self.id.subtopology as usize];
-        sub.stores.iter().map(|store| {
-            let spec = &plan.stores()[store.0];
-            spec.logged.then_some(&*spec.name)
-        })
+        logged_stores(&self.topology, self.id.subtopology)
     }
 
     /// For each store that is restored from a topic which the task reads: the store, how, and the

@@ -1,7 +1,10 @@
 //! What a session does beside its records: writing state to disk, purging, telling how it is, and
 //! ending.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use millstream_broker::TopicPartition;
 use tracing::warn;
@@ -124,6 +127,7 @@ impl Session {
         for id in self.tasks.keys().copied().collect::<Vec<_>>() {
             self.close_task(id);
         }
+        self.shared.standbys.claim(self.index, BTreeSet::new());
         if let Some(consumer) = self.consumer.take() {
             consumer.close(false);
         }

@@ -53,6 +53,7 @@ mod expiry;
 mod flush;
 mod kv;
 mod live;
+mod replica;
 mod session;
 mod task_state;
 mod versioned;
@@ -76,6 +77,7 @@ pub use kv::Kv;
 pub use layout::{split_session_key, split_window_key};
 pub use live::AnyStore;
 pub use memory::MemoryBytes;
+pub use replica::Replica;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksBytes, RocksShared};
 pub use session::Session;

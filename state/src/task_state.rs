@@ -10,12 +10,13 @@ use millstream_topology::{KvStore, SessionStore, StoreSpec, VersionedStore, Wind
 
 use crate::{
     ByteStore, FlushJob, Kv, Session, StoreDefinition, StoreView, Versioned, Window,
-    changelog::{self, TIMES_KEY, logs_times, times_value},
+    changelog::{TIMES_KEY, logs_times, times_value},
     committed::{Change, Committed},
     error::Result,
     kv::KvLive,
-    layout::{Meta, Place, Suffix, Times, places_of},
+    layout::{Suffix, Times},
     live::AnyStore,
+    replica::{Kept, Replica},
     window_live::WindowLive,
 };
 
@@ -29,6 +30,8 @@ pub type ChangelogSink<'a> = dyn FnMut(usize, &[u8], Option<&[u8]>, i64) -> Resu
 /// the transaction of the log, [`commit`](Self::commit); or [`abort`](Self::abort) if the
 /// transaction fails.
 pub struct TaskState {
+    replica: Replica,
+    /// That of the replica.
     committed: Arc<Committed>,
     stores: Vec<Store>,
     /// What the changelog has been told and the transaction has not confirmed.
@@ -36,9 +39,7 @@ pub struct TaskState {
 }
 
 struct Store {
-    definition: Arc<dyn StoreDefinition>,
     spec: StoreSpec,
-    id: u16,
     live: Box<dyn AnyStore>,
     times: Times,
     /// Times and observed time as they are committed.
@@ -57,31 +58,29 @@ impl TaskState {
         base: Arc<dyn ByteStore>,
         definitions: &[Arc<dyn StoreDefinition>],
     ) -> Result<Self> {
-        let specs: Vec<StoreSpec> = definitions.iter().map(|store| store.spec()).collect();
-        let found = places_of(&*base, &specs)?;
-        let mut stores = Vec::new();
-        let mut places = Vec::new();
-        for ((definition, spec), place) in definitions.iter().zip(specs).zip(found) {
-            let Place { id, meta, is_empty } = place;
-            let mut live = definition.open();
-            live.attach(id, is_empty, meta.observed);
-            places.push((spec.clone(), id, meta.clone()));
-            stores.push(Store {
-                definition: definition.clone(),
-                spec,
-                id,
+        Ok(Self::over(Replica::open(base, definitions)?))
+    }
+
+    /// The stores of a replica, which this takes over as they stand.
+    pub fn over(replica: Replica) -> Self {
+        let open = |(index, kept): (usize, &Kept)| {
+            let meta = replica.committed.meta(index);
+            let mut live = kept.definition.open();
+            live.attach(kept.id, kept.is_empty, meta.observed);
+            Store {
+                spec: kept.spec.clone(),
                 live,
                 times: meta.times.clone(),
-                committed: (meta.times.clone(), meta.observed),
+                committed: (meta.times, meta.observed),
                 written: None,
-            });
-        }
-        let committed = Arc::new(Committed::new(base, places));
-        Ok(Self {
-            committed,
-            stores,
+            }
+        };
+        Self {
+            stores: replica.stores.iter().enumerate().map(open).collect(),
+            committed: replica.committed.clone(),
+            replica,
             in_flight: Vec::new(),
-        })
+        }
     }
 
     /// A key-value store; `index` is its position in the definitions.
@@ -258,7 +257,7 @@ impl TaskState {
     /// The changelog offset behind the last record that the store reflects; `None` when nothing is
     /// known and the changelog must be read from its start.
     pub fn position(&self, index: usize) -> Option<i64> {
-        self.committed.meta(index).position
+        self.replica.position(index)
     }
 
     /// Applies changelog records, in order, and moves the position. The caller flushes when
@@ -275,26 +274,18 @@ impl TaskState {
         records: &mut (dyn Iterator<Item = (&'a [u8], Option<&'a [u8]>, i64)> + 'a),
         next_offset: i64,
     ) -> Result<()> {
+        self.replica.restore(index, records, next_offset)?;
+        let meta = self.committed.meta(index);
         let store = &mut self.stores[index];
-        let folded = changelog::fold(store.id, store.spec.kind, records);
-        let before = self.committed.meta(index);
-        let times = match folded.times {
-            Some(told) => told,
-            None if before.times.are_several() => before.times,
-            None => Times::one(before.times.of(0).max(folded.time)),
-        };
-        let observed = before.observed.max(folded.observed);
-        let meta = Meta {
-            position: Some(next_offset),
-            times: times.clone(),
-            observed,
-        };
-        self.committed
-            .fold(folded.changes.into_iter(), [(index, meta)].into_iter());
-        store.times = times.clone();
-        store.committed = (times, observed);
-        store.live.forget(observed);
+        store.live.forget(meta.observed);
+        store.times = meta.times.clone();
+        store.committed = (meta.times, meta.observed);
         Ok(())
+    }
+
+    /// What is committed, for who closes the task.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
     }
 
     /// What was found damaged in the base since it was opened. The task must then be built anew
@@ -350,13 +341,7 @@ impl TaskState {
 
     /// A view of a store for queries. It holds the base open.
     pub fn view(&self, index: usize) -> StoreView {
-        let store = &self.stores[index];
-        StoreView::new(
-            store.definition.clone(),
-            index,
-            store.id,
-            self.committed.clone(),
-        )
+        self.replica.view(index)
     }
 }
 

@@ -89,7 +89,11 @@ fn state_is_what_its_position_says_after_power_loss() -> Result {
                     let mut flushed = lines
                         .iter()
                         .filter_map(|line| Some(line.split_once("flushed ")?.1));
-                    let flushed = flushed.next_back().expect("a line").parse().expect("a number");
+                    let flushed = flushed
+                        .next_back()
+                        .expect("a line")
+                        .parse()
+                        .expect("a number");
                     assert!(position >= flushed, "{position} < {flushed}. seed={seed}");
                 }
                 Err(error) => {

@@ -351,6 +351,7 @@ fn storm(seed: u64) -> Storm {
         kills: 8,
         freezes: 5,
         doubles: if seed % 4 == 1 { 3 } else { 0 },
+        standbys: usize::from(seed % 3 == 1),
     }
 }
 

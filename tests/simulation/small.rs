@@ -61,6 +61,7 @@ pub(crate) fn storm(seed: u64) -> Storm {
         kills: 8,
         freezes: 5,
         doubles: if seed % 4 == 1 { 3 } else { 0 },
+        standbys: usize::from(seed % 5 < 2),
     }
 }
 
@@ -72,9 +73,12 @@ pub(crate) fn check(case: &Case, world: &mut World<'_>) -> Result<(), String> {
         }
         world.log.check();
         (case.check)(world)?;
+        let beside = world.standby_disks();
         let kept = world.stop()?;
-        let rebuilt = world.rebuild()?;
-        same_disks(&kept, &rebuilt, case.retention_ms)
+        let mut rebuilt = world.rebuild()?;
+        same_disks(&kept, &rebuilt, case.retention_ms)?;
+        rebuilt.retain(|task, _| beside.contains_key(task));
+        same_disks(&beside, &rebuilt, case.retention_ms).map_err(|why| format!("standby: {why}"))
     });
     checked.map_err(|why| format!("{} ({:?}): {why}", case.name, world.events))
 }

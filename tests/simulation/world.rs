@@ -41,6 +41,8 @@ pub(crate) struct Storm {
     pub(crate) kills: u64,
     pub(crate) freezes: u64,
     pub(crate) doubles: u64,
+    /// Of how many other instances each task has a standby.
+    pub(crate) standbys: usize,
 }
 
 /// Somebody beside the application, such as a gateway that answers it.
@@ -169,6 +171,7 @@ impl<'a> World<'a> {
         // The checks read what repartition topics hold.
         config.purge_interval = Duration::from_secs(1_000_000);
         config.policies = self.feed.policies.clone();
+        config.num_standby_replicas = self.storm.standbys;
         config
     }
 
@@ -262,6 +265,7 @@ impl<'a> World<'a> {
             0 => Part::Members,
             1 => Part::Globals,
             2 => Part::Flush,
+            3 if self.storm.standbys > 0 => Part::Standbys,
             _ => Part::Thread(0),
         }
     }
@@ -426,6 +430,14 @@ impl<'a> World<'a> {
                 ));
             }
         }
+        let standbys = self.standby_disks().len();
+        let wanted = match self.storm.standbys > 0 && self.slots.len() > 1 {
+            true => self.logged_tasks(),
+            false => 0,
+        };
+        if standbys != wanted {
+            return Some(format!("{standbys} of {wanted} standbys are up to date"));
+        }
         let group = self.log.group(APP);
         for at in self.inputs() {
             let last = self.log.committed_records(&at).last().map(|r| r.offset);
@@ -477,6 +489,39 @@ impl<'a> World<'a> {
         owners
     }
 
+    /// How many tasks have something that a standby can follow.
+    fn logged_tasks(&self) -> usize {
+        let stores = self.feed.topology.plan().stores();
+        let subs = self.feed.topology.subtopologies().iter();
+        let logged = subs.filter(|sub| sub.stores.iter().any(|store| stores[store.0].logged));
+        logged.count() * self.feed.partitions as usize
+    }
+
+    /// The disks of standbys that say that they have read everything.
+    pub(crate) fn standby_disks(&self) -> BTreeMap<TaskId, Disk> {
+        let mut disks = BTreeMap::new();
+        let owners = self.owners();
+        for slot in &self.slots {
+            let Some(process) = &slot.process else {
+                continue;
+            };
+            let standbys = process.app.status().standbys;
+            for task in owners.keys() {
+                let mut of_task = standbys.iter().filter(|s| s.id == task.to_string());
+                let is_ready = |(store, position): (&String, &i64)| {
+                    let topic = format!("{APP}-{store}-changelog");
+                    let at = TopicPartition::new(topic, task.partition);
+                    let last = self.log.committed_records(&at).last().map(|r| r.offset);
+                    last.is_none_or(|last| last < *position)
+                };
+                if of_task.any(|standby| standby.positions.iter().all(is_ready)) {
+                    disks.insert(*task, slot.disk.clone());
+                }
+            }
+        }
+        disks
+    }
+
     /// All instances end as on SIGTERM; returns each task's disk.
     pub(crate) fn stop(&mut self) -> Result<BTreeMap<TaskId, Disk>, String> {
         let owners = self.owners().into_iter();
@@ -486,6 +531,7 @@ impl<'a> World<'a> {
             let mut process = slot.process.take().expect("at rest");
             process.app.stop();
             process.app.step(Part::Thread(0));
+            process.app.step(Part::Standbys);
             if let Health::Failed(why) = process.app.health() {
                 return Err(format!("did not end well: {why}"));
             }

@@ -209,6 +209,10 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
         task,
         tasks(|t| t.buffered as f64),
     )?;
+    let help = "Changelog records that a standby here is behind.";
+    let standbys = status.standbys.iter();
+    let lags = standbys.map(|s| (vec![s.id.clone()], s.lag as f64));
+    page.gauge("millstream_standby_lag_records", help, task, lags.collect())?;
     let help = "Changelog records to read before the task can run.";
     let remaining = tasks(|t| t.restore_remaining as f64);
     page.gauge("millstream_task_restore_remaining", help, task, remaining)?;

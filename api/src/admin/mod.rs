@@ -26,7 +26,7 @@ pub use state::{AdminState, Check};
 /// | `/ready` | 200 when all stores here are restored and all checks pass, else 503 |
 /// | `/metrics` | Prometheus text |
 /// | `/topology` | nodes, edges, rates; `?format=mermaid` and `?format=text` for people |
-/// | `/tasks` | stream threads with their tasks, stores and commits |
+/// | `/tasks` | stream threads with their tasks, stores and commits, and standbys |
 /// | `/lag` | each input partition with its position and its end |
 /// | `/members` | the instances of the application |
 /// | `/stores` | the stores |
@@ -49,7 +49,8 @@ pub fn admin_router(state: AdminState) -> Router {
 
 async fn tasks(State(state): State<Arc<AdminState>>) -> Json<JsonValue> {
     let status = state.status();
-    Json(json!({ "health": state.health_name(), "threads": status.threads }))
+    let health = state.health_name();
+    Json(json!({ "health": health, "threads": status.threads, "standbys": status.standbys }))
 }
 
 async fn members(State(state): State<Arc<AdminState>>) -> Json<JsonValue> {

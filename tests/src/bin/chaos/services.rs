@@ -52,8 +52,8 @@ impl Service {
             advertised,
             protocols,
             "inter.broker.listener.name=PLAINTEXT".to_owned(),
-            // Longer than any pause. A broker that wakes up after its session has lost the lead of its
-            // partitions, and may lose markers of transactions as one that stops in order does.
+            // Longer than any pause. A broker that wakes up after its session has lost the lead of
+            // its partitions, and may lose markers of transactions as one that stops in order does.
             format!("broker.session.timeout.ms={}", BROKER_SESSION.as_millis()),
             "broker.heartbeat.interval.ms=500".to_owned(),
         ];
