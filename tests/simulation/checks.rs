@@ -87,6 +87,31 @@ pub(crate) fn interleaved(
     Ok(())
 }
 
+/// The disk of each task.
+pub(crate) type Disks = BTreeMap<TaskId, Disk>;
+
+/// Lets everything come to rest, has `judge` look at what came out, and compares the disks of tasks
+/// with what a new machine restores. Returns those of standbys, and what was restored.
+pub(crate) fn come_to_rest(
+    world: &mut World<'_>,
+    retention_ms: Option<i64>,
+    judge: impl FnOnce(&World<'_>) -> Result<(), String>,
+) -> Result<(Disks, Disks), String> {
+    let checked = world.heal().and_then(|()| {
+        if let Some(why) = world.broken.first() {
+            return Err(why.clone());
+        }
+        world.log.check();
+        judge(world)?;
+        let beside = world.standby_disks();
+        let kept = world.stop()?;
+        let rebuilt = world.rebuild()?;
+        same_disks(&kept, &rebuilt, retention_ms)?;
+        Ok((beside, rebuilt))
+    });
+    checked.map_err(|why| format!("{why} ({:?})", world.events))
+}
+
 /// Each disk holds what a machine without one restores from the changelogs (I3). Windows older than
 /// the retention are dropped at some time or other, so they may differ.
 pub(crate) fn same_disks(

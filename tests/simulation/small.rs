@@ -10,7 +10,7 @@ use millstream_broker::sim::{Coverage, Rates, SimConfig};
 
 use crate::{
     cases::{self, Case},
-    checks::same_disks,
+    checks::{come_to_rest, same_disks},
     machine::DiskPlan,
     seeds::each_seed,
     world::{Storm, World},
@@ -18,7 +18,7 @@ use crate::{
 
 const SEEDS: u64 = 10_000;
 
-pub(crate) fn rates() -> Rates {
+fn rates() -> Rates {
     Rates {
         crash: 0.001,
         retriable: 0.003,
@@ -67,20 +67,12 @@ pub(crate) fn storm(seed: u64) -> Storm {
 
 /// Lets everything come to rest, and checks it.
 pub(crate) fn check(case: &Case, world: &mut World<'_>) -> Result<(), String> {
-    let checked = world.heal().and_then(|()| {
-        if let Some(why) = world.broken.first() {
-            return Err(why.clone());
-        }
-        world.log.check();
-        (case.check)(world)?;
-        let beside = world.standby_disks();
-        let kept = world.stop()?;
-        let mut rebuilt = world.rebuild()?;
-        same_disks(&kept, &rebuilt, case.retention_ms)?;
+    let rested = come_to_rest(world, case.retention_ms, case.check);
+    let checked = rested.and_then(|(beside, mut rebuilt)| {
         rebuilt.retain(|task, _| beside.contains_key(task));
         same_disks(&beside, &rebuilt, case.retention_ms).map_err(|why| format!("standby: {why}"))
     });
-    checked.map_err(|why| format!("{} ({:?}): {why}", case.name, world.events))
+    checked.map_err(|why| format!("{}: {why}", case.name))
 }
 
 /// One run of a case.
