@@ -3,14 +3,9 @@
 
 #[path = "../../state/tests/damaged/mod.rs"]
 mod damaged;
+mod wait;
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use damaged::{Damage, Random, files_of};
@@ -21,9 +16,9 @@ use millstream_broker::{
 use millstream_operators::{StreamsBuilder, Topology};
 use millstream_runtime::{Application, Config, Health};
 use millstream_topology::{Headers, KvStore, Topic, nullable, partition_for_key, text, u64_be};
+use wait::wait;
 
 const PARTITIONS: u32 = 3;
-const DEADLINE: Duration = Duration::from_secs(60);
 const IN: Topic<String, String> = Topic::new("in", text(), text());
 const OUT: Topic<String, Option<u64>> = Topic::new("out", text(), nullable(u64_be()));
 const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
@@ -163,18 +158,6 @@ fn counting() -> Topology {
         .to_stream()
         .to(OUT);
     b.build().expect("builds")
-}
-
-#[track_caller]
-fn wait(condition: impl Fn() -> bool) {
-    let until = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(
-            Instant::now() < until,
-            "the condition did not come true in time"
-        );
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
 }
 
 /// The victim was rebuilt once, the others not at all.

@@ -2,6 +2,8 @@
 //!
 //! Each case runs on the embedded log, and on Kafka when `MILLSTREAM_TEST_KAFKA` names a broker.
 
+mod wait;
+
 use std::{
     collections::BTreeMap,
     path::Path,
@@ -21,9 +23,9 @@ use millstream_broker::{
 use millstream_operators::{FromTopic, StreamsBuilder, Topology};
 use millstream_runtime::{Application, Config, ErrorPolicy, Health, Policies};
 use millstream_topology::{Headers, KvStore, Topic, nullable, partition_for_key, text, u64_be};
+use wait::{DEADLINE, wait};
 
 const PARTITIONS: u32 = 4;
-const DEADLINE: Duration = Duration::from_secs(60);
 const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
 
 /// A log, with topic names of one test.
@@ -182,18 +184,6 @@ impl Bed {
                 .push(u64::from_be_bytes(value));
         }
         counts
-    }
-}
-
-#[track_caller]
-fn wait(condition: impl Fn() -> bool) {
-    let until = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(
-            Instant::now() < until,
-            "the condition did not come true in time"
-        );
-        std::thread::park_timeout(Duration::from_millis(10));
     }
 }
 
