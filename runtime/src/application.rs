@@ -160,10 +160,12 @@ impl Shared {
 
     /// Threads, tasks, stores and commits at this moment.
     pub(crate) fn status(&self) -> Status {
-        Status {
+        let mut status = Status {
             rebuilds: self.rebuilds.totals(),
             ..self.board.read()
-        }
+        };
+        self.queries.date(&mut status.standbys);
+        status
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -194,8 +196,8 @@ impl Shared {
         let application = &self.config.application_id;
         let name = |topic: &str, role| full_name(application, topic, role);
         let globals = self.globals.views();
+        // It goes on answering stale reads until the task serves.
         if let Some(replica) = self.standbys.take(id) {
-            self.queries.deregister_standby(id);
             info!(task = %id, "standby becomes the task");
             return Ok(Task::over(&self.topology, id, replica, globals, name));
         }
