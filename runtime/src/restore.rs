@@ -101,8 +101,15 @@ impl Restoration {
         let mut items = Vec::new();
         for (store, refill, queue) in task.refills() {
             let partition = TopicPartition::new(queue.topic.clone(), queue.partition);
-            let ends = admin.watermarks(&partition)?;
-            let target = queue.committed_offset().unwrap_or(0).min(ends.high);
+            let committed = queue.committed_offset();
+            let ends = match admin.watermarks(&partition) {
+                // A topic may have fewer partitions than its sub-topology has tasks.
+                Err(millstream_broker::Error::UnknownPartition(_)) if committed.is_none() => {
+                    continue;
+                }
+                ends => ends?,
+            };
+            let target = committed.unwrap_or(0).min(ends.high);
             let stored = task.state.position(store);
             if let Some(at) = stored.filter(|at| *at > target) {
                 return Err(ahead(task.id, &names[store], at, target));

@@ -455,6 +455,33 @@ fn a_copy_of_a_table_from_its_own_topic_takes_over(bed: &Bed) {
     second.close().expect("closes");
 }
 
+fn a_table_from_a_topic_may_have_fewer_partitions_than_its_tasks(bed: &Bed) {
+    const ROWS: KvStore<String, String> = KvStore::new("rows", text(), text());
+    let (words, output) = (bed.topic("words"), bed.topic("changes"));
+    let few: &'static str = format!("{}.few", bed.name).leak();
+    let topic = NewTopic {
+        name: few.into(),
+        partitions: PARTITIONS / 2,
+        cleanup: Cleanup::Delete { retention_ms: None },
+    };
+    let admin = bed.broker.admin().expect("admin");
+    admin.create_topics(&[topic]).expect("created");
+    let b = StreamsBuilder::new();
+    let rows = b.table(
+        Topic::new(few, text::<String>(), text::<String>()),
+        FromTopic(ROWS),
+    );
+    let words_in = Topic::new(words, text::<String>(), text::<String>());
+    let all = b.stream(words_in).map_values(|_, word| Some(word));
+    all.merge(rows.to_stream())
+        .to(Topic::new(output, text(), nullable(text())));
+    let topology = b.build().expect("builds");
+    bed.feed(words, 0, 100, 10);
+    let app = bed.start(&topology, "one", 1);
+    wait(|| total(bed, output) == 100);
+    app.close().expect("closes");
+}
+
 macro_rules! on_both_logs {
     ($($case:ident),+ $(,)?) => {
         mod embedded {
@@ -477,4 +504,5 @@ on_both_logs!(
     a_repartition_topic_connects_two_tasks,
     a_table_comes_back_from_its_own_topic,
     a_copy_of_a_table_from_its_own_topic_takes_over,
+    a_table_from_a_topic_may_have_fewer_partitions_than_its_tasks,
 );
