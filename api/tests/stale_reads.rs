@@ -17,7 +17,7 @@ use axum::{
     http::{HeaderMap, Request, StatusCode},
 };
 use bytes::Bytes;
-use millstream_api::{AdminState, ServeLimits, admin_router, serve};
+use millstream_api::{AdminState, HOP, ServeLimits, admin_router, serve};
 use millstream_broker::{
     Admin, Appender, Broker, Cleanup, Consumer, ConsumerConfig, Fetched, NewTopic, OwnedRecord,
     PartitionIx, Producer, Reader, Start, TopicPartition,
@@ -168,7 +168,17 @@ impl Answer {
 }
 
 async fn get(router: &Router, path: &str) -> Answer {
-    let request = Request::get(path).body(Body::empty()).expect("a request");
+    let request = Request::get(path).body(Body::empty());
+    ask(router, request.expect("a request")).await
+}
+
+/// Asks as another instance does.
+async fn get_as_peer(router: &Router, path: &str) -> Answer {
+    let request = Request::get(path).header(HOP, "1").body(Body::empty());
+    ask(router, request.expect("a request")).await
+}
+
+async fn ask(router: &Router, request: Request<Body>) -> Answer {
     let response = router.clone().oneshot(request).await;
     let response = response.expect("routers do not fail");
     let (status, headers) = (response.status(), response.headers().clone());
@@ -258,7 +268,58 @@ async fn standbys_answer_for_an_owner_that_does_not() {
         for instance in [&b, &c] {
             reads_of_the_lost(&lost, instance).await;
         }
+        peers(&b).await;
         pages(&b).await;
+    }
+}
+
+/// Another instance gets what it asks for and no more: a copy of what that one has itself may be
+/// older than what it has.
+async fn peers(asked: &Served) {
+    let standbys = asked.application.status().standbys;
+    let partition = |id: &str| id.split_once('_').expect("a task").1.to_owned();
+    let copy = partition(&standbys[0].id);
+    let active: Vec<String> = asked.application.status().threads[0]
+        .tasks
+        .iter()
+        .map(|task| partition(&task.id))
+        .collect();
+    for (params, told) in [
+        ("limit=9".to_owned(), active.clone()),
+        (format!("stale=true&partitions={copy}"), vec![copy.clone()]),
+        (
+            format!("stale=true&partitions={copy},{}", active[0]),
+            vec![copy.clone(), active[0].clone()],
+        ),
+        (
+            format!("max_stale_ms=0&partitions={copy},{}", active[0]),
+            vec![active[0].clone()],
+        ),
+        ("stale=true&partitions=".to_owned(), vec![]),
+    ] {
+        let mut told = told;
+        told.sort();
+        let path = format!("/stores/counts/range?{params}");
+        let found = get_as_peer(&asked.router, &path).await.json();
+        let positions = found["positions"].as_object().expect("a map");
+        let mut partitions: Vec<String> = positions.keys().cloned().collect();
+        partitions.sort();
+        assert_eq!(partitions, told, "{path}");
+        let origins = found["origins"].as_object().expect("a map");
+        assert_eq!(
+            origins.contains_key(&copy),
+            told.contains(&copy),
+            "{path}: {found}"
+        );
+        let path = format!("/stores/counts/keys/nobody?{params}");
+        let none = get_as_peer(&asked.router, &path).await;
+        is_problem(&none, 404);
+        let looked_at = none.header("millstream-position").split(',');
+        let mut looked_at: Vec<&str> = looked_at
+            .filter_map(|at| Some(at.split_once(':')?.0))
+            .collect();
+        looked_at.sort_unstable();
+        assert_eq!(looked_at, told, "{path}");
     }
 }
 

@@ -41,7 +41,8 @@ pub struct Config {
     /// How long a silent instance keeps its tasks.
     pub session_timeout: Duration,
     /// How many other instances keep a copy of each task's stores up to date, as far as there are
-    /// so many. A copy makes a task start at once where it lands on the instance that has it.
+    /// so many. A copy makes a task start at once where it lands on the instance that has it, and
+    /// answers reads that put up with its age ([`Queries::copies`](crate::Queries::copies)).
     pub num_standby_replicas: usize,
     /// Records of one partition that wait in memory; reading it pauses above.
     pub buffered_records_max: usize,
