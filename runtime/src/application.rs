@@ -26,6 +26,7 @@ use crate::{
     members::{Herald, Members},
     queries::Queries,
     rebuilds::Rebuilds,
+    stage::Stage,
     standby::{Keeper, Standbys},
     status::{Board, Status, TaskPhase, ThreadStatus},
     stream_thread::StreamThread,
@@ -197,7 +198,10 @@ impl Shared {
         if let Some(replica) = self.standbys.take(id) {
             self.queries.deregister_standby(id);
             info!(task = %id, "standby becomes the task");
-            return Ok(Task::over(&self.topology, id, replica, globals, name));
+            self.before(Stage::Take, Some(id));
+            let task = Task::over(&self.topology, id, replica, globals, name);
+            self.after(Stage::Take, Some(id));
+            return Ok(task);
         }
         let base = self.bases.open(id)?;
         Task::open(&self.topology, id, base, globals, name)

@@ -41,6 +41,7 @@ mod commit;
 mod restore;
 mod standby;
 mod bases;
+mod stage;
 mod flush_pool;
 mod policy;
 mod internal_topics;
@@ -63,6 +64,7 @@ pub use members::{Member, Members, StandbyHost};
 pub use policy::{ErrorPolicy, Policies};
 pub use queries::{Located, Queries, StoreInfo};
 pub use reset::{Reset, ResetTo};
+pub use stage::{Moment, Stage};
 pub use status::{
     CommitStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,
 };

@@ -20,6 +20,7 @@ use crate::{
     internal_topics::changelog_name,
     members::Member,
     restore::{BATCH_RECORDS, begins_at, changelog_records},
+    stage::Stage,
     status::StandbyStatus,
     task::{COMMITTED_BYTES_MAX, UNWRITTEN_BYTES_MAX, definitions, logged_stores},
 };
@@ -131,7 +132,10 @@ impl Keeper {
         match &mut self.reader {
             Some(reader) if !unwritten(shared) => {
                 self.fetched.clear();
-                reader.poll(wait, BATCH_RECORDS, &mut self.fetched)?;
+                shared.before(Stage::StandbyRead, None);
+                let read = reader.poll(wait, BATCH_RECORDS, &mut self.fetched);
+                shared.after(Stage::StandbyRead, None);
+                read?;
                 self.apply(shared)?;
             }
             _ => shared.clock.wait(wait),
@@ -161,7 +165,10 @@ impl Keeper {
         if opened || held != followed {
             self.reader = None;
             self.followed.clear();
-            self.follow(shared, held)?;
+            shared.before(Stage::StandbyFollow, None);
+            let followed = self.follow(shared, held);
+            shared.after(Stage::StandbyFollow, None);
+            followed?;
             self.tell(shared);
         }
         Ok(())
@@ -218,7 +225,9 @@ impl Keeper {
             let next = batch[batch.len() - 1].offset + 1;
             // A stream thread may have taken it meanwhile.
             if let Some(replica) = held.replicas.get_mut(&followed.task) {
+                shared.before(Stage::StandbyApply, Some(followed.task));
                 replica.restore(followed.store, &mut changelog_records(batch), next)?;
+                shared.after(Stage::StandbyApply, Some(followed.task));
             }
         }
         drop(held);
@@ -257,11 +266,13 @@ impl Keeper {
                 .insert(followed.name.clone(), followed.position);
         }
         drop(held);
+        shared.before(Stage::StandbyTell, None);
         let lags = standbys.values().map(|s| (s.id.clone(), s.lag)).collect();
         shared.members.stand_by(lags);
         shared
             .board
             .publish_standbys(standbys.into_values().collect());
+        shared.after(Stage::StandbyTell, None);
     }
 
     fn flush(&mut self, shared: &Shared, now: Duration) {
@@ -278,9 +289,14 @@ impl Keeper {
         let due = held.replicas.values().filter(due);
         let jobs: Vec<_> = due.filter_map(Replica::start_flush).collect();
         drop(held);
+        if jobs.is_empty() {
+            return;
+        }
+        shared.before(Stage::StandbyFlush, None);
         for job in jobs {
             shared.flush_pool.submit(job);
         }
+        shared.after(Stage::StandbyFlush, None);
     }
 
     /// Closes standbys; their bases stay on disk. What a stream thread is about to take stays.
@@ -298,7 +314,9 @@ impl Keeper {
         for (id, replica) in gone {
             shared.queries.deregister_standby(id);
             info!(task = %id, "standby is closed");
+            shared.before(Stage::StandbyClose, Some(id));
             shared.flush_pool.write_out(&replica, &*shared.clock);
+            shared.after(Stage::StandbyClose, Some(id));
         }
     }
 }
@@ -318,8 +336,11 @@ fn open(shared: &Shared, id: TaskId) -> bool {
         return false;
     }
     let definitions = definitions(&shared.topology, id.subtopology);
+    shared.before(Stage::StandbyOpen, Some(id));
     let opened = shared.bases.open(id);
-    match opened.and_then(|base| Replica::open(base, &definitions)) {
+    let opened = opened.and_then(|base| Replica::open(base, &definitions));
+    shared.after(Stage::StandbyOpen, Some(id));
+    match opened {
         Ok(replica) => {
             shared.queries.register_standby(id, &replica);
             held.replicas.insert(id, replica);
