@@ -12,13 +12,14 @@ use millstream_broker::{
     sim::{Committed, Rates, SimClient, SimConfig, SimLog},
 };
 use millstream_operators::Topology;
-use millstream_runtime::{Config, Health, Part, Policies, Stepped, full_name};
+use millstream_runtime::{Config, Health, Part, Policies, Stepped, TaskPhase, full_name};
 use millstream_topology::{Headers, SubTopology, TaskId, partition_for_key};
 
 use crate::{
     chance::Chance,
-    machine::{Clock, Disk, DiskFaults, DiskPasses, DiskPlan, Mounted},
+    machine::{Clock, Disk, Mounted},
     seeds::silence_panics,
+    spots::{Promotions, Spot, SpotFaults, SpotPlan, Watch},
 };
 
 /// The application's id.
@@ -31,7 +32,7 @@ const HEALING_MAX: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub(crate) struct Storm {
     pub(crate) config: SimConfig,
-    pub(crate) disk: DiskPlan,
+    pub(crate) spots: SpotPlan,
     pub(crate) instances: usize,
     pub(crate) records: u64,
     pub(crate) turns: u64,
@@ -61,6 +62,10 @@ pub(crate) struct Feed {
     /// Topics that others write or read, with whether they are compacted.
     pub(crate) topics: Vec<(&'static str, bool)>,
     pub(crate) policies: Policies,
+    /// How many records are there before anything starts, and before anything goes wrong.
+    pub(crate) first: u64,
+    /// Whether repartition topics are purged of what was processed.
+    pub(crate) purges: bool,
     /// The `n`th record: topic, key, value, timestamp.
     pub(crate) record: fn(&mut Chance, u64) -> Input,
 }
@@ -77,6 +82,9 @@ pub(crate) struct Input {
 struct Process {
     client: SimClient,
     app: Stepped,
+    watch: Watch,
+    /// Tasks that were standbys and run now: what they had to read is still to be counted.
+    promoted: Vec<TaskId>,
     asleep_until: Duration,
 }
 
@@ -96,7 +104,7 @@ pub(crate) struct World<'a> {
     slots: Vec<Slot>,
     /// Processes whose place another has taken, on other machines.
     zombies: Vec<Process>,
-    faults: Arc<Mutex<DiskFaults>>,
+    faults: Arc<Mutex<SpotFaults>>,
     feeder: Option<Arc<dyn Appender>>,
     actor: Option<Box<dyn Actor>>,
     fed: u64,
@@ -124,28 +132,51 @@ impl<'a> World<'a> {
         };
         let topics: Vec<NewTopic> = feed.topics.iter().map(topic).collect();
         admin.create_topics(&topics).expect("created");
-        log.set_rates(rates);
         let slot = |at: usize| Slot {
             name: format!("i{at}"),
             disk: Disk::default(),
             process: None,
             back_at: Duration::ZERO,
         };
-        Self {
+        let mut world = Self {
             log,
             feed,
             storm: storm.clone(),
             chance: Chance::new(seed),
             slots: (0..storm.instances).map(slot).collect(),
             zombies: Vec::new(),
-            faults: DiskFaults::new(seed, storm.disk.clone()),
+            faults: SpotFaults::new(seed, storm.spots.clone()),
             feeder: None,
             actor: None,
             fed: 0,
             auditing: false,
             events: BTreeMap::new(),
             broken: Vec::new(),
+        };
+        while world.fed < feed.first {
+            world.append();
         }
+        world.log.advance(Duration::from_millis(1));
+        world.log.set_rates(rates);
+        world
+    }
+
+    /// How many records were to be appended so far.
+    pub(crate) fn fed(&self) -> u64 {
+        self.fed
+    }
+
+    pub(crate) fn has_standbys(&self) -> bool {
+        self.storm.standbys > 0 && self.storm.instances > 1
+    }
+
+    /// Whether no clock is ever set to another time.
+    pub(crate) fn has_right_clocks(&self) -> bool {
+        self.storm.config.rates.clock_jump == 0.0
+    }
+
+    pub(crate) fn topology(&self) -> &'a Topology {
+        &self.feed.topology
     }
 
     pub(crate) fn with_actor(mut self, actor: Box<dyn Actor>) -> Self {
@@ -153,12 +184,16 @@ impl<'a> World<'a> {
         self
     }
 
-    pub(crate) fn disk_passes(&self) -> DiskPasses {
-        self.faults.lock().expect("no panic").passes()
+    pub(crate) fn passes(&self, spot: Spot) -> u64 {
+        self.faults.lock().expect("no panic").passes(spot)
     }
 
     fn count(&mut self, event: &'static str) {
-        *self.events.entry(event).or_default() += 1;
+        self.add(event, 1);
+    }
+
+    fn add(&mut self, event: &'static str, times: u64) {
+        *self.events.entry(event).or_default() += times;
     }
 
     fn config(&self, instance: &str) -> Config {
@@ -168,8 +203,11 @@ impl<'a> World<'a> {
         config.flush_interval = Duration::from_millis(500);
         config.records_per_turn = 7;
         config.buffered_records_max = 20;
-        // The checks read what repartition topics hold.
-        config.purge_interval = Duration::from_secs(1_000_000);
+        config.purge_interval = match self.feed.purges {
+            true => Duration::from_secs(1),
+            // The checks read what repartition topics hold.
+            false => Duration::from_secs(1_000_000),
+        };
         config.policies = self.feed.policies.clone();
         config.num_standby_replicas = self.storm.standbys;
         config
@@ -178,10 +216,11 @@ impl<'a> World<'a> {
     fn start(&mut self, at: usize) {
         let slot = &self.slots[at];
         let client = self.log.client(&slot.name);
+        let watch = Watch::new(&self.faults);
         let bases = Mounted {
             disk: slot.disk.clone(),
             client: client.clone(),
-            faults: self.faults.clone(),
+            watch: watch.clone(),
         };
         let opened = Stepped::open(
             &self.feed.topology,
@@ -201,6 +240,8 @@ impl<'a> World<'a> {
                 slot.process = Some(Process {
                     client,
                     app,
+                    watch,
+                    promoted: Vec::new(),
                     asleep_until: now,
                 });
             }
@@ -288,7 +329,9 @@ impl<'a> World<'a> {
             }
             process.app.step(part);
             let health = process.app.health();
-            if !process.client.lives() {
+            let lives = process.client.lives();
+            self.count_promotions(at);
+            if !lives {
                 self.crash(at);
                 return;
             }
@@ -300,6 +343,34 @@ impl<'a> World<'a> {
                 self.crash(at);
                 return;
             }
+        }
+    }
+
+    /// Counts the standbys that have become tasks, and what those had to read before they ran.
+    fn count_promotions(&mut self, at: usize) {
+        let process = self.slots[at].process.as_mut().expect("it has just worked");
+        let Promotions {
+            count,
+            dirty,
+            running,
+        } = process.watch.promotions();
+        process.promoted.extend(running);
+        let mut replayed = Vec::new();
+        if !process.promoted.is_empty() {
+            let threads = process.app.status().threads.into_iter();
+            for task in threads.flat_map(|thread| thread.tasks) {
+                let is_told = |id: &TaskId| id.to_string() == task.id;
+                if task.phase == TaskPhase::Running && process.promoted.iter().any(is_told) {
+                    process.promoted.retain(|id| !is_told(id));
+                    replayed.push(task.stores.iter().map(|store| store.replayed).sum());
+                }
+            }
+        }
+        self.add("promotions", count);
+        self.add("promotions of dirty standbys", dirty);
+        for records in replayed {
+            self.add("promotions that read the rest", u64::from(records > 0));
+            self.add("records read by promotions", records);
         }
     }
 
