@@ -161,10 +161,12 @@ impl Shared {
 
     /// Threads, tasks, stores and commits at this moment.
     pub(crate) fn status(&self) -> Status {
-        Status {
+        let mut status = Status {
             rebuilds: self.rebuilds.totals(),
             ..self.board.read()
-        }
+        };
+        self.queries.date(&mut status.standbys);
+        status
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -195,8 +197,8 @@ impl Shared {
         let application = &self.config.application_id;
         let name = |topic: &str, role| full_name(application, topic, role);
         let globals = self.globals.views();
+        // It goes on answering stale reads until the task serves.
         if let Some(replica) = self.standbys.take(id) {
-            self.queries.deregister_standby(id);
             info!(task = %id, "standby becomes the task");
             self.before(Stage::Take, Some(id));
             let task = Task::over(&self.topology, id, replica, globals, name);

@@ -40,6 +40,8 @@ mod outbox;
 mod commit;
 mod restore;
 mod standby;
+mod tails;
+mod placement;
 mod bases;
 mod stage;
 mod flush_pool;
@@ -51,6 +53,7 @@ mod manifest_topic;
 mod reset;
 mod members;
 mod queries;
+mod stale_reads;
 mod status;
 mod clock;
 mod test_driver;
@@ -65,6 +68,7 @@ pub use policy::{ErrorPolicy, Policies};
 pub use queries::{Located, Queries, StoreInfo};
 pub use reset::{Reset, ResetTo};
 pub use stage::{Moment, Stage};
+pub use stale_reads::StaleView;
 pub use status::{
     CommitStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,
 };

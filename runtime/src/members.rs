@@ -156,6 +156,11 @@ impl Members {
         self.0.changed.store(true, Ordering::Release);
     }
 
+    /// The time by which ages are counted.
+    pub(crate) fn monotonic(&self) -> Duration {
+        self.0.clock.monotonic()
+    }
+
     /// The other instances that have a standby of this task, the least behind first.
     pub(crate) fn standbys(&self, task: TaskId) -> Vec<StandbyHost> {
         let now = self.0.clock.now_ms();

@@ -6,17 +6,13 @@ use std::{
 };
 
 use millstream_operators::Topology;
-use millstream_state::{Replica, StoreDefinition, StoreView};
+use millstream_state::{StoreDefinition, StoreView};
 use millstream_topology::{
     Error, ErrorKind, KvStore, Result, StoreKind, TaskId, partition_for_key,
 };
 use serde::Serialize;
 
-use crate::{
-    internal_topics::Layout,
-    members::{Members, StandbyHost},
-    task::Task,
-};
+use crate::{internal_topics::Layout, members::Members, stale_reads::Copies, task::Task};
 
 /// A store of the topology.
 #[derive(Clone)]
@@ -24,6 +20,8 @@ struct Known {
     definition: Arc<dyn StoreDefinition>,
     subtopology: u32,
     partitions: u32,
+    /// It is restored from the log, so that a standby can follow it.
+    followed: bool,
 }
 
 /// A store, for people.
@@ -67,8 +65,8 @@ pub struct Queries {
     stores: Arc<BTreeMap<String, Known>>,
     serving: Arc<RwLock<Serving>>,
     /// Of standbys: a little behind.
-    stale: Arc<RwLock<Serving>>,
-    members: Members,
+    pub(crate) copies: Arc<RwLock<Copies>>,
+    pub(crate) members: Members,
 }
 
 impl Queries {
@@ -80,6 +78,8 @@ impl Queries {
                     definition: topology.definition(*store).clone(),
                     subtopology: sub.id,
                     partitions: layout.tasks[sub.id as usize],
+                    followed: topology.plan().stores()[store.0].logged
+                        || topology.refill(*store).is_some(),
                 };
                 stores.insert(topology.plan().stores()[store.0].name.to_string(), known);
             }
@@ -87,11 +87,12 @@ impl Queries {
         Self {
             stores: Arc::new(stores),
             serving: Arc::default(),
-            stale: Arc::default(),
+            copies: Arc::default(),
             members,
         }
     }
 
+    /// A task serves, so that nothing older is needed any more.
     pub(crate) fn register(&self, id: TaskId, task: &Task) {
         let mut serving = self.serving.write().expect("registering does not panic");
         for (at, name) in task.store_names().enumerate() {
@@ -99,27 +100,32 @@ impl Queries {
                 .0
                 .insert((name.to_owned(), id.partition), task.state.view(at));
         }
+        drop(serving);
+        self.deregister_standby(id);
     }
 
+    /// Nothing of a task is read any more, neither as its own nor as the standby that it was.
     pub(crate) fn deregister(&self, id: TaskId) {
         let mut serving = self.serving.write().expect("registering does not panic");
-        serving.remove(id, |name| self.stores[name].subtopology == id.subtopology);
+        serving.remove(id, |name| self.is_of(name, id));
+        drop(serving);
+        self.deregister_standby(id);
     }
 
-    pub(crate) fn register_standby(&self, id: TaskId, replica: &Replica) {
-        let mut stale = self.stale.write().expect("registering does not panic");
-        for (at, store) in replica.stores().enumerate() {
-            // What has no changelog, a standby has nothing of.
-            if store.logged {
-                let name = store.name.to_string();
-                stale.0.insert((name, id.partition), replica.view(at));
-            }
+    pub(crate) fn is_of(&self, store: &str, id: TaskId) -> bool {
+        self.stores[store].subtopology == id.subtopology
+    }
+
+    pub(crate) fn is_followed(&self, store: &str) -> bool {
+        self.stores[store].followed
+    }
+
+    /// The task of a partition of a store that there is.
+    pub(crate) fn task_id(&self, store: &str, partition: i32) -> TaskId {
+        TaskId {
+            subtopology: self.stores[store].subtopology,
+            partition,
         }
-    }
-
-    pub(crate) fn deregister_standby(&self, id: TaskId) {
-        let mut stale = self.stale.write().expect("registering does not panic");
-        stale.remove(id, |name| self.stores[name].subtopology == id.subtopology);
     }
 
     /// All stores of the topology.
@@ -186,46 +192,10 @@ impl Queries {
         })
     }
 
-    /// As [`locate`](Self::locate), for who puts up with an answer that is a little old: a standby
-    /// is taken where the task itself is not here, first one of this instance, then, if nobody runs
-    /// the task, the one that is least behind.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] when the topology has no such store.
-    pub fn locate_stale(&self, store: &str, key: &[u8]) -> Result<Located> {
-        let active = self.locate(store, key)?;
-        if let Located::Here(_) = active {
-            return Ok(active);
-        }
-        let task = self.task(store, key)?;
-        let stale = self.stale.read().expect("registering does not panic");
-        if let Some(view) = stale.0.get(&(store.to_owned(), task.partition)) {
-            return Ok(Located::Here(Box::new(view.clone())));
-        }
-        drop(stale);
-        let Located::Nowhere = active else {
-            return Ok(active);
-        };
-        let mut hosts = self.members.standbys(task).into_iter();
-        let endpoint = hosts.find_map(|host| host.endpoint);
-        Ok(endpoint.map_or(Located::Nowhere, Located::There))
-    }
-
-    /// The other instances that have a standby with an encoded key, the least behind first.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Config`] when the topology has no such store.
-    pub fn standbys(&self, store: &str, key: &[u8]) -> Result<Vec<StandbyHost>> {
-        Ok(self.members.standbys(self.task(store, key)?))
-    }
-
     /// The task that has an encoded key.
     fn task(&self, store: &str, key: &[u8]) -> Result<TaskId> {
-        let known = self.known(store)?;
-        Ok(TaskId {
-            subtopology: known.subtopology,
-            partition: partition_for_key(key, known.partitions),
-        })
+        let partitions = self.partitions(store)?;
+        Ok(self.task_id(store, partition_for_key(key, partitions)))
     }
 
     /// The partitions of a store that this instance serves, in order.
@@ -269,20 +239,7 @@ impl Queries {
         self.read(store, key, Self::locate)
     }
 
-    /// As [`get`](Self::get), also from a standby of this instance: committed, but maybe not the
-    /// newest.
-    ///
-    /// # Errors
-    /// As [`get`](Self::get).
-    pub fn get_stale<K, V: Clone>(
-        &self,
-        store: &KvStore<K, V>,
-        key: &K,
-    ) -> Result<Option<(V, i64)>> {
-        self.read(store, key, Self::locate_stale)
-    }
-
-    fn read<K, V: Clone>(
+    pub(crate) fn read<K, V: Clone>(
         &self,
         store: &KvStore<K, V>,
         key: &K,

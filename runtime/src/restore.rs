@@ -8,7 +8,6 @@ use std::{
 
 use millstream_broker::{Admin, Fetched, PartitionIx, Reader, Start, TopicPartition};
 use millstream_operators::{Entry, RawRecord, Refill};
-use millstream_state::TaskState;
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{info, warn};
 
@@ -192,16 +191,9 @@ impl Restoration {
                     task.state.restore(item.store, records, next)?;
                 }
                 Some(refill) => {
-                    let entries = batch.iter().filter_map(|f| {
-                        let raw = RawRecord {
-                            key: f.key.clone(),
-                            value: f.value.clone(),
-                            timestamp: f.timestamp,
-                            headers: f.headers.clone(),
-                        };
-                        entry(refill, &raw)
-                    });
-                    refill_store(&mut task.state, item.store, entries, next)?;
+                    let entries = refill_entries(refill, batch);
+                    let records = &mut as_records(&entries);
+                    task.state.restore(item.store, records, next)?;
                 }
             }
             item.replayed += batch.len() as u64;
@@ -260,18 +252,26 @@ pub(crate) fn entry(refill: &Refill, record: &RawRecord) -> Option<TimedEntry> {
         .map(|entry| (entry, record.timestamp))
 }
 
-/// Applies entries to a store, which then stands at `next` in its input.
-pub(crate) fn refill_store(
-    state: &mut TaskState,
-    store: usize,
-    entries: impl Iterator<Item = TimedEntry>,
-    next: i64,
-) -> Result<()> {
-    let entries: Vec<TimedEntry> = entries.collect();
-    let mut records = entries
-        .iter()
-        .map(|((key, value), at)| (&key[..], value.as_deref(), *at));
-    state.restore(store, &mut records, next)
+/// What records of an input are in a store.
+pub(crate) fn refill_entries(refill: &Refill, batch: &[Fetched]) -> Vec<TimedEntry> {
+    let entries = batch.iter().filter_map(|f| {
+        let raw = RawRecord {
+            key: f.key.clone(),
+            value: f.value.clone(),
+            timestamp: f.timestamp,
+            headers: f.headers.clone(),
+        };
+        entry(refill, &raw)
+    });
+    entries.collect()
+}
+
+/// Entries as stores take them.
+pub(crate) fn as_records(
+    entries: &[TimedEntry],
+) -> impl Iterator<Item = (&[u8], Option<&[u8]>, i64)> {
+    let entries = entries.iter();
+    entries.map(|((key, value), at)| (&key[..], value.as_deref(), *at))
 }
 
 /// A store that knows more than its changelog has, which must have been deleted or cut.
@@ -294,7 +294,7 @@ impl Ahead {
     }
 }
 
-fn ahead(task: TaskId, store: &str, position: i64, high: i64) -> Error {
+pub(crate) fn ahead(task: TaskId, store: &str, position: i64, high: i64) -> Error {
     let store = store.to_owned();
     let ahead = Ahead {
         task,

@@ -10,27 +10,25 @@ use std::{
     time::Duration,
 };
 
-use millstream_broker::{Fetched, PartitionIx, Reader, Start, TopicPartition};
 use millstream_state::{Fault, Replica};
-use millstream_topology::{ErrorKind, Result, TaskId};
+use millstream_topology::{Result, TaskId};
 use tracing::{info, warn};
 
 use crate::{
     application::Shared,
-    internal_topics::changelog_name,
-    members::Member,
-    restore::{BATCH_RECORDS, begins_at, changelog_records},
+    placement::hosts,
     stage::Stage,
-    status::StandbyStatus,
-    task::{COMMITTED_BYTES_MAX, UNWRITTEN_BYTES_MAX, definitions, logged_stores},
+    tails::{Tails, Unfit},
+    task::{COMMITTED_BYTES_MAX, UNWRITTEN_BYTES_MAX, definitions, origins},
 };
 
 /// How often is looked which standbys belong here.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often the ends of the changelogs are asked for.
+/// How often is asked how far the tasks are.
 const MEASURE_EVERY: Duration = Duration::from_secs(1);
 /// The longest wait for records, and so for noticing that the application stops.
 const POLL_WAIT: Duration = Duration::from_millis(100);
+
 /// The standbys of this instance, and the tasks that its stream threads have.
 #[derive(Default)]
 pub(crate) struct Standbys(Mutex<Held>);
@@ -59,42 +57,41 @@ impl Standbys {
         self.lock().claims.insert(thread, tasks);
     }
 
+    /// The tasks that there are standbys of.
+    pub(crate) fn tasks(&self) -> BTreeSet<TaskId> {
+        self.lock().replicas.keys().copied().collect()
+    }
+
+    /// Lets `change` have the standby of a task; `None` when there is none, or none any more.
+    pub(crate) fn with<T>(
+        &self,
+        task: TaskId,
+        change: impl FnOnce(&mut Replica) -> T,
+    ) -> Option<T> {
+        self.lock().replicas.get_mut(&task).map(change)
+    }
+
     /// The standby of a task that was claimed, if there is one. It goes on as the task's state.
     pub(crate) fn take(&self, task: TaskId) -> Option<Replica> {
         self.lock().replicas.remove(&task)
     }
 }
 
-/// A changelog that is read.
-struct Followed {
-    task: TaskId,
-    store: usize,
-    name: String,
-    partition: TopicPartition,
-    position: i64,
-    end: i64,
-}
-
 /// Keeps the standbys of an instance.
 pub(crate) struct Keeper {
-    reader: Option<Box<dyn Reader>>,
-    /// By `PartitionIx` of the reader.
-    followed: Vec<Followed>,
+    tails: Tails,
     looked: Option<Duration>,
     measured: Duration,
     flushed: Duration,
-    fetched: Vec<Fetched>,
 }
 
 impl Keeper {
     pub(crate) fn new(shared: &Shared) -> Self {
         Self {
-            reader: None,
-            followed: Vec::new(),
+            tails: Tails::default(),
             looked: None,
             measured: shared.now(),
             flushed: shared.now(),
-            fetched: Vec::new(),
         }
     }
 
@@ -115,8 +112,7 @@ impl Keeper {
         }
         if let Err(error) = self.work(shared, wait) {
             warn!(error = %error.chain(), "standbys cannot be kept up to date; tries again");
-            self.reader = None;
-            self.followed.clear();
+            self.tails = Tails::default();
             shared.clock.wait(wait);
         }
         true
@@ -129,20 +125,19 @@ impl Keeper {
             mend(shared);
             self.look(shared)?;
         }
-        match &mut self.reader {
-            Some(reader) if !unwritten(shared) => {
-                self.fetched.clear();
+        match unwritten(shared) {
+            false => {
                 shared.before(Stage::StandbyRead, None);
-                let read = reader.poll(wait, BATCH_RECORDS, &mut self.fetched);
+                let read = self.tails.read(shared, wait);
                 shared.after(Stage::StandbyRead, None);
                 read?;
-                self.apply(shared)?;
             }
-            _ => shared.clock.wait(wait),
+            true => shared.clock.wait(wait),
         }
         if now - self.measured >= MEASURE_EVERY {
             self.measured = now;
-            self.measure(shared)?;
+            self.tails.measure(shared)?;
+            self.tell(shared);
         }
         self.flush(shared, now);
         Ok(())
@@ -160,118 +155,29 @@ impl Keeper {
         for id in wanted {
             opened |= open(shared, id);
         }
-        let held: BTreeSet<TaskId> = shared.standbys.lock().replicas.keys().copied().collect();
-        let followed: BTreeSet<TaskId> = self.followed.iter().map(|f| f.task).collect();
-        if opened || held != followed {
-            self.reader = None;
-            self.followed.clear();
+        let held = shared.standbys.tasks();
+        if opened || held != *self.tails.tasks() {
+            self.tails = Tails::default();
             shared.before(Stage::StandbyFollow, None);
-            let followed = self.follow(shared, held);
+            let followed = Tails::follow(shared, held, |Unfit { task, found }| {
+                discard(shared, task, &found);
+            });
             shared.after(Stage::StandbyFollow, None);
-            followed?;
+            self.tails = followed?;
             self.tell(shared);
+            // A disk tells what it is for from the start, like those of tasks.
+            write(shared, |_| true);
         }
-        Ok(())
-    }
-
-    /// Begins to read the changelogs of these standbys, from where each store stands.
-    fn follow(&mut self, shared: &Shared, tasks: BTreeSet<TaskId>) -> Result<()> {
-        let mut followed = Vec::new();
-        for task in tasks {
-            for (store, name) in logged_stores(&shared.topology, task.subtopology).enumerate() {
-                let Some(name) = name else { continue };
-                let stored = match shared.standbys.lock().replicas.get(&task) {
-                    Some(replica) => replica.position(store),
-                    None => continue,
-                };
-                let topic = changelog_name(&shared.config.application_id, name);
-                let partition = TopicPartition::new(topic, task.partition);
-                let begins = begins_at(&*shared.admin, &partition, task, name, stored);
-                if let Err(error) = &begins
-                    && error.kind() == ErrorKind::State
-                {
-                    discard(shared, task, &error.chain());
-                }
-                let (position, end) = begins?;
-                followed.push(Followed {
-                    task,
-                    store,
-                    name: name.to_owned(),
-                    partition,
-                    position,
-                    end,
-                });
-            }
-        }
-        if followed.is_empty() {
-            return Ok(());
-        }
-        let starts: Vec<(TopicPartition, Start)> = followed
-            .iter()
-            .map(|f| (f.partition.clone(), Start::Offset(f.position)))
-            .collect();
-        let mut reader = shared.broker.reader()?;
-        reader.assign(&starts)?;
-        self.followed = followed;
-        self.reader = Some(reader);
-        Ok(())
-    }
-
-    fn apply(&mut self, shared: &Shared) -> Result<()> {
-        self.fetched.sort_by_key(|f| (f.partition, f.offset));
-        let mut held = shared.standbys.lock();
-        for batch in self.fetched.chunk_by(|a, b| a.partition == b.partition) {
-            let followed = &self.followed[batch[0].partition.0 as usize];
-            let next = batch[batch.len() - 1].offset + 1;
-            // A stream thread may have taken it meanwhile.
-            if let Some(replica) = held.replicas.get_mut(&followed.task) {
-                shared.before(Stage::StandbyApply, Some(followed.task));
-                replica.restore(followed.store, &mut changelog_records(batch), next)?;
-                shared.after(Stage::StandbyApply, Some(followed.task));
-            }
-        }
-        drop(held);
-        let Some(reader) = &mut self.reader else {
-            return Ok(());
-        };
-        for (at, followed) in self.followed.iter_mut().enumerate() {
-            let position = reader.position(PartitionIx(at as u32))?;
-            followed.position = followed.position.max(position);
-        }
-        Ok(())
-    }
-
-    /// Looks how far behind the standbys are.
-    fn measure(&mut self, shared: &Shared) -> Result<()> {
-        for followed in &mut self.followed {
-            followed.end = shared.admin.watermarks(&followed.partition)?.high;
-        }
-        self.tell(shared);
         Ok(())
     }
 
     /// Tells people and the other instances of the standbys.
     fn tell(&self, shared: &Shared) {
-        let mut standbys: BTreeMap<TaskId, StandbyStatus> = BTreeMap::new();
-        let held = shared.standbys.lock();
-        for followed in &self.followed {
-            if !held.replicas.contains_key(&followed.task) {
-                continue;
-            }
-            let status = standbys.entry(followed.task).or_default();
-            status.id = followed.task.to_string();
-            status.lag += (followed.end - followed.position).max(0);
-            status
-                .positions
-                .insert(followed.name.clone(), followed.position);
-        }
-        drop(held);
+        let standbys = self.tails.status(&shared.standbys.tasks());
         shared.before(Stage::StandbyTell, None);
-        let lags = standbys.values().map(|s| (s.id.clone(), s.lag)).collect();
+        let lags = standbys.iter().map(|s| (s.id.clone(), s.lag)).collect();
         shared.members.stand_by(lags);
-        shared
-            .board
-            .publish_standbys(standbys.into_values().collect());
+        shared.board.publish_standbys(standbys);
         shared.after(Stage::StandbyTell, None);
     }
 
@@ -280,23 +186,11 @@ impl Keeper {
         if timed {
             self.flushed = now;
         }
-        let due = |replica: &&Replica| {
+        write(shared, |replica| {
             let bytes = replica.committed_bytes();
-            let is_large = bytes > COMMITTED_BYTES_MAX && replica.flush_failure().is_none();
-            is_large || (timed && bytes > 0)
-        };
-        let held = shared.standbys.lock();
-        let due = held.replicas.values().filter(due);
-        let jobs: Vec<_> = due.filter_map(Replica::start_flush).collect();
-        drop(held);
-        if jobs.is_empty() {
-            return;
-        }
-        shared.before(Stage::StandbyFlush, None);
-        for job in jobs {
-            shared.flush_pool.submit(job);
-        }
-        shared.after(Stage::StandbyFlush, None);
+            let failed = replica.flush_failure().is_some();
+            (bytes > COMMITTED_BYTES_MAX && !failed) || (timed && (bytes > 0 || failed))
+        });
     }
 
     /// Closes standbys; their bases stay on disk. What a stream thread is about to take stays.
@@ -319,6 +213,22 @@ impl Keeper {
             shared.after(Stage::StandbyClose, Some(id));
         }
     }
+}
+
+/// Lets the standbys that are due write to disk what they hold.
+fn write(shared: &Shared, is_due: impl Fn(&Replica) -> bool) {
+    let held = shared.standbys.lock();
+    let due = held.replicas.values().filter(|replica| is_due(replica));
+    let jobs: Vec<_> = due.filter_map(Replica::start_flush).collect();
+    drop(held);
+    if jobs.is_empty() {
+        return;
+    }
+    shared.before(Stage::StandbyFlush, None);
+    for job in jobs {
+        shared.flush_pool.submit(job);
+    }
+    shared.after(Stage::StandbyFlush, None);
 }
 
 /// Whether a standby holds so much that it must be written first.
@@ -416,8 +326,8 @@ fn wanted(shared: &Shared) -> BTreeSet<TaskId> {
     let own = &shared.config.instance_id;
     let replicas = shared.config.num_standby_replicas;
     let subtopologies = 0..shared.layout.tasks.len() as u32;
-    let logged = |sub: &u32| logged_stores(&shared.topology, *sub).any(|name| name.is_some());
-    let tasks = subtopologies.filter(logged).flat_map(|subtopology| {
+    let followed = |sub: &u32| origins(&shared.topology, *sub).any(|origin| origin.is_some());
+    let tasks = subtopologies.filter(followed).flat_map(|subtopology| {
         let partitions = 0..shared.layout.tasks[subtopology as usize] as i32;
         partitions.map(move |partition| TaskId {
             subtopology,
@@ -428,82 +338,4 @@ fn wanted(shared: &Shared) -> BTreeSet<TaskId> {
     tasks
         .filter(|id| hosts(*id, &members, own, replicas).any(|host| host == own))
         .collect()
-}
-
-/// The instances that should have a standby of a task: the first of those that do not run it, in an
-/// order of the task's own, so that an instance that comes or goes moves only what is its.
-fn hosts<'a>(
-    task: TaskId,
-    members: &'a [Member],
-    own: &str,
-    replicas: usize,
-) -> impl Iterator<Item = &'a str> {
-    let task = task.to_string();
-    // What this instance runs it knows better than by what it has told.
-    let free = |m: &&Member| m.instance_id == own || !m.tasks.contains(&task);
-    let mut free: Vec<&str> = members
-        .iter()
-        .filter(free)
-        .map(|m| &*m.instance_id)
-        .collect();
-    free.sort_by_key(|instance| std::cmp::Reverse((score(&task, instance), *instance)));
-    free.into_iter().take(replicas)
-}
-
-/// How much a task likes an instance: the same in every process (FNV-1a, then mixed as its upper
-/// bits depend little on the last bytes).
-fn score(task: &str, instance: &str) -> u64 {
-    let bytes = task.bytes().chain([0]).chain(instance.bytes());
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash ^ (hash >> 33)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn member(name: &str, tasks: &[&str]) -> Member {
-        Member {
-            instance_id: name.to_owned(),
-            endpoint: None,
-            tasks: tasks.iter().map(|t| (*t).to_owned()).collect(),
-            standbys: BTreeMap::new(),
-            at_ms: 0,
-        }
-    }
-
-    fn task(partition: i32) -> TaskId {
-        TaskId {
-            subtopology: 0,
-            partition,
-        }
-    }
-
-    fn hosts_of(partition: i32, members: &[Member], replicas: usize) -> Vec<&str> {
-        hosts(task(partition), members, "none", replicas).collect()
-    }
-
-    #[test]
-    fn the_instance_that_runs_a_task_has_no_standby_of_it() {
-        let members = [member("a", &["0_0"]), member("b", &[])];
-        assert_eq!(hosts_of(0, &members, 1), ["b"]);
-        assert_eq!(hosts_of(0, &members, 5), ["b"]);
-        assert!(hosts_of(0, &members[..1], 1).is_empty());
-    }
-
-    #[test]
-    fn an_instance_that_goes_moves_only_its_own_standbys() {
-        let members: Vec<Member> = ["a", "b", "c", "d"].map(|n| member(n, &[])).into();
-        let mut count: BTreeMap<&str, u32> = BTreeMap::new();
-        for partition in 0..400 {
-            let before = hosts_of(partition, &members, 1);
-            let after = hosts_of(partition, &members[..3], 1);
-            assert!(before == after || before == ["d"], "{before:?} {after:?}");
-            *count.entry(before[0]).or_default() += 1;
-        }
-        assert!(count.len() == 4 && count.values().all(|n| (60..140).contains(n)));
-    }
 }

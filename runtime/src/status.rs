@@ -29,6 +29,9 @@ pub struct StandbyStatus {
     pub id: String,
     /// Changelog records that it is behind, aborted ones and markers included.
     pub lag: i64,
+    /// How long ago it was level with the task, in milliseconds: it holds at least all that was
+    /// committed then. `None` when it never was since it was opened.
+    pub stale_ms: Option<u64>,
     /// How far each store's changelog is read.
     pub positions: BTreeMap<String, i64>,
 }

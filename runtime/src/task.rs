@@ -70,6 +70,24 @@ pub(crate) fn logged_stores(
     })
 }
 
+/// Where a store comes back from: its name, and how the records of an input become its entries if
+/// it has no changelog.
+pub(crate) type Origin<'a> = (&'a str, Option<&'a Refill>);
+
+/// For each store of a sub-topology where it comes back from; `None` for one that does not.
+pub(crate) fn origins(
+    topology: &Topology,
+    subtopology: u32,
+) -> impl Iterator<Item = Option<Origin<'_>>> {
+    let plan = topology.plan();
+    let sub = &topology.subtopologies()[subtopology as usize];
+    sub.stores.iter().map(|store| {
+        let spec = &plan.stores()[store.0];
+        let refill = topology.refill(*store);
+        (spec.logged || refill.is_some()).then_some((&*spec.name, refill))
+    })
+}
+
 /// What a call into the task's nodes needs from outside.
 pub(crate) struct Surroundings<'a> {
     pub(crate) out: &'a mut dyn Outbox,

@@ -19,7 +19,7 @@ use crate::{
     global_tables::GlobalTables,
     partition_group::Buffered,
     policy::{ErrorPolicy, dead_letter_headers},
-    restore::{entry, refill_store},
+    restore::{TimedEntry, as_records, entry},
     task::{Failed, Surroundings, Task},
 };
 
@@ -237,7 +237,9 @@ impl TestDriver {
                 let position = task.state.position(store).unwrap_or(0);
                 let tail = log[position as usize..].iter();
                 let entries = tail.filter_map(|record| entry(&refill, record));
-                refill_store(&mut task.state, store, entries, log.len() as i64)?;
+                let entries: Vec<TimedEntry> = entries.collect();
+                let records = &mut as_records(&entries);
+                task.state.restore(store, records, log.len() as i64)?;
             }
             task.group
                 .resume_times(|topic| self.times_before.get(topic).copied());

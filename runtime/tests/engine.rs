@@ -400,6 +400,61 @@ fn a_table_comes_back_from_its_own_topic(bed: &Bed) {
     assert!(topics.iter().all(|topic| *topic.name != *changelog));
 }
 
+fn a_copy_of_a_table_from_its_own_topic_takes_over(bed: &Bed) {
+    const ROWS: KvStore<String, String> = KvStore::new("rows", text(), text());
+    let (input, output) = (bed.topic("rows"), bed.topic("changes"));
+    let b = StreamsBuilder::new();
+    let rows = Topic::new(input, text::<String>(), text::<String>());
+    b.table(rows, FromTopic(ROWS))
+        .to_stream()
+        .to(Topic::new(output, text(), nullable(text())));
+    let topology = b.build().expect("builds");
+    let start = |instance: &str| {
+        let mut config = bed.config(instance, &bed.folder.path().join(instance));
+        config.num_standby_replicas = 1;
+        bed.start_with(&topology, config)
+    };
+    let tasks = |app: &Application| -> Vec<_> {
+        let threads = app.status().threads;
+        threads.into_iter().flat_map(|t| t.tasks).collect()
+    };
+    let (first, second) = (start("first"), start("second"));
+    let both = || {
+        let all = [&first, &second].map(|app| tasks(app).len());
+        all.iter().sum::<usize>() == PARTITIONS as usize && !all.contains(&0)
+    };
+    wait(|| both() && second.health() == Health::Running);
+    // In two parts, so that the standbys read on from where they had to stop.
+    for part in 0..2 {
+        bed.feed(input, part * 250, 250, 10);
+        wait(|| total(bed, output) == 250 * (part as usize + 1));
+        let read = || {
+            let positions = |app: &Application| -> Vec<i64> {
+                let standbys = app.status().standbys;
+                standbys.iter().map(|s| s.positions["rows"]).collect()
+            };
+            let read = [positions(&first), positions(&second)].concat();
+            read.len() == PARTITIONS as usize
+                && read.iter().sum::<i64>() == 250 * (i64::from(part) + 1)
+        };
+        wait(read);
+    }
+    first.close().expect("closes");
+    wait(|| tasks(&second).len() == PARTITIONS as usize && second.health() == Health::Running);
+    let stores = tasks(&second).into_iter().flat_map(|task| task.stores);
+    assert_eq!(stores.map(|store| store.replayed).sum::<u64>(), 0);
+    bed.feed(input, 500, 100, 10);
+    wait(|| total(bed, output) == 600);
+    for n in 0..10 {
+        let found = second
+            .queries()
+            .get(&ROWS, &format!("k{n}"))
+            .expect("reads");
+        assert_eq!(found.map(|(value, _)| value), Some((590 + n).to_string()));
+    }
+    second.close().expect("closes");
+}
+
 macro_rules! on_both_logs {
     ($($case:ident),+ $(,)?) => {
         mod embedded {
@@ -421,4 +476,5 @@ on_both_logs!(
     two_instances_share_the_work_and_one_takes_over,
     a_repartition_topic_connects_two_tasks,
     a_table_comes_back_from_its_own_topic,
+    a_copy_of_a_table_from_its_own_topic_takes_over,
 );

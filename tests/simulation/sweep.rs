@@ -17,7 +17,6 @@ use crate::{
 /// The application makes no such calls.
 const NOT_CALLED: &[&str] = &[
     "admin.cluster_id",
-    "admin.committed",
     "admin.delete_topics",
     "admin.groups",
     "admin.offset_at",

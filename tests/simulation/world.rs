@@ -13,7 +13,9 @@ use millstream_broker::{
 };
 use millstream_operators::Topology;
 use millstream_runtime::{Config, Health, Part, Policies, Stepped, TaskPhase, full_name};
-use millstream_topology::{Headers, SubTopology, TaskId, partition_for_key};
+use millstream_topology::{
+    Headers, StoreId, StoreSpec, SubTopology, TaskId, partition_for_key,
+};
 
 use crate::{
     chance::Chance,
@@ -503,7 +505,7 @@ impl<'a> World<'a> {
         }
         let standbys = self.standby_disks().len();
         let wanted = match self.storm.standbys > 0 && self.slots.len() > 1 {
-            true => self.logged_tasks(),
+            true => self.followed_tasks(),
             false => 0,
         };
         if standbys != wanted {
@@ -561,11 +563,30 @@ impl<'a> World<'a> {
     }
 
     /// How many tasks have something that a standby can follow.
-    fn logged_tasks(&self) -> usize {
-        let stores = self.feed.topology.plan().stores();
-        let subs = self.feed.topology.subtopologies().iter();
-        let logged = subs.filter(|sub| sub.stores.iter().any(|store| stores[store.0].logged));
-        logged.count() * self.feed.partitions as usize
+    fn followed_tasks(&self) -> usize {
+        let topology = &self.feed.topology;
+        let stores = topology.plan().stores();
+        let is_followed =
+            |store: &StoreId| stores[store.0].logged || topology.refill(*store).is_some();
+        let subs = topology.subtopologies().iter();
+        let followed = subs.filter(|sub| sub.stores.iter().any(is_followed));
+        followed.count() * self.feed.partitions as usize
+    }
+
+    /// Where a standby of a store stands when it has everything: behind the last record of its
+    /// changelog, or where the group stands in the input that it is restored from.
+    fn end_of(&self, store: &str, partition: i32) -> i64 {
+        let topology = &self.feed.topology;
+        let named = |spec: &StoreSpec| &*spec.name == store;
+        let id = topology.plan().stores().iter().position(named);
+        let id = StoreId(id.expect("it stands in the plan"));
+        if let Some(refill) = topology.refill(id) {
+            let at = TopicPartition::new(refill.topic().clone(), partition);
+            return self.log.group(APP).offsets.get(&at).copied().unwrap_or(0);
+        }
+        let at = TopicPartition::new(format!("{APP}-{store}-changelog"), partition);
+        let last = self.log.committed_records(&at).last().map(|r| r.offset);
+        last.map_or(0, |last| last + 1)
     }
 
     /// The disks of standbys that say that they have read everything.
@@ -580,10 +601,7 @@ impl<'a> World<'a> {
             for task in owners.keys() {
                 let mut of_task = standbys.iter().filter(|s| s.id == task.to_string());
                 let is_ready = |(store, position): (&String, &i64)| {
-                    let topic = format!("{APP}-{store}-changelog");
-                    let at = TopicPartition::new(topic, task.partition);
-                    let last = self.log.committed_records(&at).last().map(|r| r.offset);
-                    last.is_none_or(|last| last < *position)
+                    self.end_of(store, task.partition) <= *position
                 };
                 if of_task.any(|standby| standby.positions.iter().all(is_ready)) {
                     disks.insert(*task, slot.disk.clone());

@@ -213,6 +213,15 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
     let standbys = status.standbys.iter();
     let lags = standbys.map(|s| (vec![s.id.clone()], s.lag as f64));
     page.gauge("millstream_standby_lag_records", help, task, lags.collect())?;
+    let help = "How long ago a standby here was level with its task; none that never was.";
+    let standbys = status.standbys.iter();
+    let ages = standbys.filter_map(|s| Some((vec![s.id.clone()], s.stale_ms? as f64 / 1e3)));
+    page.gauge(
+        "millstream_standby_stale_seconds",
+        help,
+        task,
+        ages.collect(),
+    )?;
     let help = "Changelog records to read before the task can run.";
     let remaining = tasks(|t| t.restore_remaining as f64);
     page.gauge("millstream_task_restore_remaining", help, task, remaining)?;

@@ -21,7 +21,7 @@ pub use state::{AdminState, Check};
 ///
 /// | route | answers |
 /// |---|---|
-/// | `/` | a page that shows the topology, tasks, stores and commits, live |
+/// | `/` | a page that shows the topology, tasks, standbys, stores and commits, live |
 /// | `/live` | 200 while the process answers |
 /// | `/ready` | 200 when all stores here are restored and all checks pass, else 503 |
 /// | `/metrics` | Prometheus text |
@@ -33,6 +33,33 @@ pub use state::{AdminState, Check};
 /// | `/stores/{store}/keys/{key}` | the value of a key |
 /// | `/stores/{store}/range?from=&to=&limit=&cursor=` | entries by encoded key, `to` included |
 /// | `/stores/{store}/windows/{key}?from=&to=&limit=` | the windows of a key, `to` included |
+/// | `/stores/{store}/sessions/{key}?from=&to=&limit=` | the sessions of a key |
+///
+/// # Who answers
+/// What another instance has is fetched from there, once. An answer says in its headers who told:
+///
+/// | header | value |
+/// |---|---|
+/// | `millstream-role` | `active` for the tasks, `standby` if a part is from a standby |
+/// | `millstream-position` | `partition:offset` of each partition looked at, in its changelog |
+/// | `millstream-stale-ms` | how old the answer may be: 0 where tasks told |
+/// | `millstream-lag` | of a standby: the records that it is behind, as far as it knows |
+///
+/// A standby is as old as it is since it held all that was committed then, and `unknown` stands
+/// there if it never did since it was opened.
+///
+/// Without a word only tasks answer, and 503 with `Retry-After` says that one is on its way,
+/// restoring, or does not answer. Two parameters of the last four routes let standbys answer then,
+/// first those of this instance, then those of others, the least behind first:
+///
+/// | parameter | lets answer |
+/// |---|---|
+/// | `max_stale_ms=` | standbys that are not older |
+/// | `stale=true` | standbys of whatever age |
+///
+/// A range, or a key that nobody has, is told by several instances and is as old as the oldest of
+/// them. Instances keep standbys where
+/// [`Config::num_standby_replicas`](millstream_runtime::Config::num_standby_replicas) says so.
 pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/live", get(health::live))

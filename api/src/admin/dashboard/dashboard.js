@@ -9,6 +9,7 @@ const byId = (id) => document.getElementById(id);
 const number = (n) => (n === null || n === undefined ? "–" : n.toLocaleString("en"));
 const rate = (r) => (r === 0 ? "0" : r < 10 ? r.toFixed(1) : number(Math.round(r))) + "/s";
 const duration = (us) => (us < 1000 ? us + " µs" : (us / 1000).toFixed(1) + " ms");
+const ago = (ms) => (ms === null ? "not yet" : ms < 1000 ? ms + " ms ago" : number(Math.round(ms / 1000)) + " s ago");
 const time = (ms) => (ms < 0 ? "–" : new Date(ms).toISOString());
 
 function rows(id, cells) {
@@ -21,6 +22,12 @@ function rows(id, cells) {
     }
     return tr;
   }));
+}
+
+// As `rows`, in a section that is hidden while it has nothing to tell.
+function section(id, cells) {
+  rows(id, cells);
+  byId(id).closest("section").hidden = cells.length === 0;
 }
 
 // The layer of a node is the longest way to it from a node without inputs.
@@ -126,7 +133,7 @@ function draw(graph) {
   byId("application").textContent = graph.application_id;
 }
 
-function showTasks({ health, threads }) {
+function showTasks({ health, threads, standbys }) {
   const badge = byId("health");
   badge.textContent = health;
   badge.className = "badge " + health;
@@ -137,7 +144,17 @@ function showTasks({ health, threads }) {
     t.restore_remaining, time(t.stream_time_ms)]));
   rows("stores", tasks.flatMap((t) => t.stores.map((s) => [s.name, t.id, s.position ?? "–", s.replayed]))
     .sort((a, b) => a[0].localeCompare(b[0])));
-  byId("figures").textContent = `${threads.length} threads, ${tasks.length} tasks`;
+  section("standbys", standbys.map((s) => [s.id, s.lag, ago(s.stale_ms),
+    Object.entries(s.positions).map(([store, at]) => `${store} ${number(at)}`).join(", ")]));
+  const copies = standbys.length ? `, ${standbys.length} standbys` : "";
+  byId("figures").textContent = `${threads.length} threads, ${tasks.length} tasks${copies}`;
+}
+
+// One instance alone is no news.
+function showMembers({ items }) {
+  const standbys = (m) => Object.entries(m.standbys).map(([task, lag]) => `${task} (${number(lag)})`).join(" ");
+  section("members", items.length < 2 ? [] : items.map((m) => [m.instance_id, m.endpoint ?? "–",
+    m.tasks.toSorted().join(" ") || "–", standbys(m) || "–"]));
 }
 
 function showLag({ lag, items }) {
@@ -154,7 +171,7 @@ async function poll(path, show) {
 
 async function round() {
   const results = await Promise.allSettled([poll("topology", draw), poll("tasks", showTasks),
-    poll("lag", showLag)]);
+    poll("lag", showLag), poll("members", showMembers)]);
   if (results[1].status === "rejected") {
     byId("health").textContent = "no answer";
     byId("health").className = "badge lost";

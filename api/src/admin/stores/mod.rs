@@ -3,33 +3,30 @@
 mod point;
 mod range;
 mod windows;
+mod staleness;
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
     extract::State,
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+    http::{HeaderMap, HeaderValue, StatusCode},
     response::{IntoResponse, Response},
     routing::get,
 };
 use millstream_runtime::Queries;
-use millstream_state::{StoreDefinition, StoreView};
+use millstream_state::StoreDefinition;
 use millstream_topology::StoreKind;
-use serde::Deserialize;
 use serde_json::{Value as JsonValue, json};
 
+use self::staleness::{LAG, Origin, POSITION, ROLE, STALE_MS};
 use super::{AdminState, state::RETRY_AFTER};
-use crate::{HOP, PeerAnswer, Problem, ProblemKind, UrlPath};
+use crate::{HOP, PeerAnswer, Problem, ProblemKind};
 
 /// Entries of one answer unless the request says otherwise.
 const LIMIT_DEFAULT: usize = 100;
 /// The most entries of one answer.
 const LIMIT_MAX: usize = 1000;
-
-const POSITION: HeaderName = HeaderName::from_static("millstream-position");
-const STALE_MS: HeaderName = HeaderName::from_static("millstream-stale-ms");
-const ROLE: HeaderName = HeaderName::from_static("millstream-role");
 
 const NO_SUCH_STORE: ProblemKind = ProblemKind::new(
     "no-such-store",
@@ -58,7 +55,7 @@ pub(super) fn routes() -> Router<Arc<AdminState>> {
         .route("/stores/{store}/keys/{key}", get(point::key))
         .route("/stores/{store}/range", get(range::range))
         .route("/stores/{store}/windows/{key}", get(windows::windows))
-        .route("/stores/{store}/sessions/{key}", get(sessions))
+        .route("/stores/{store}/sessions/{key}", get(windows::sessions))
 }
 
 async fn list(State(state): State<Arc<AdminState>>) -> Result<Json<JsonValue>, Problem> {
@@ -66,22 +63,6 @@ async fn list(State(state): State<Arc<AdminState>>) -> Result<Json<JsonValue>, P
     // Counting entries walks over them.
     let stores = tokio::task::spawn_blocking(move || queries.stores()).await;
     Ok(Json(json!({ "items": stores.map_err(Problem::internal)? })))
-}
-
-async fn sessions(
-    State(state): State<Arc<AdminState>>,
-    UrlPath((store, _key)): UrlPath<(String, String)>,
-) -> Result<Response, Problem> {
-    definition(&state.queries, &store)?;
-    Err(Problem::of(OTHER_KIND).detail("there are no session stores"))
-}
-
-/// How stale an answer may be. Only active stores answer, and they show what is committed, so any
-/// bound holds.
-#[derive(Deserialize)]
-struct Staleness {
-    #[serde(default, rename = "max_stale_ms")]
-    _max_stale_ms: Option<u64>,
 }
 
 fn definition<'a>(
@@ -125,18 +106,15 @@ fn is_windowed(definition: &dyn StoreDefinition) -> bool {
     )
 }
 
-/// Where a view stands, as the header shows it: the changelog offset behind the last record it
-/// reflects.
-fn position(partition: i32, view: &StoreView) -> String {
-    format!("{partition}:{}", view.position().unwrap_or(0))
+/// An answer of this instance.
+fn answer(body: JsonValue, position: &str, origin: Origin) -> Response {
+    with_origin(Json(body).into_response(), position, origin)
 }
 
-/// An answer of this instance: it runs the task, and shows what is committed.
-fn answer(body: JsonValue, position: &str) -> Response {
-    let mut response = with_position(Json(body).into_response(), position);
-    let headers = response.headers_mut();
-    headers.insert(STALE_MS, HeaderValue::from_static("0"));
-    headers.insert(ROLE, HeaderValue::from_static("active"));
+/// Adds what was looked at, and who told.
+fn with_origin(response: Response, position: &str, origin: Origin) -> Response {
+    let mut response = with_position(response, position);
+    origin.write(response.headers_mut());
     response
 }
 
@@ -154,6 +132,7 @@ fn passed_on(from: PeerAnswer) -> Response {
         POSITION,
         STALE_MS,
         ROLE,
+        LAG,
         axum::http::header::CONTENT_TYPE,
         axum::http::header::RETRY_AFTER,
     ] {

@@ -1,7 +1,7 @@
 //! Entries of a store in the order of their encoded keys, from all partitions and instances.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as JsonValue, json};
 use tokio::task::JoinSet;
 
-use super::{answer, definition, is_hop, is_windowed, limit, not_served, parse_key};
+use super::{
+    answer, definition, is_hop, is_windowed, limit, not_served, parse_key,
+    staleness::{Allowed, Hosts, Origin, Source, Staleness, actives, copies, for_peer},
+};
 use crate::{
     Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, decode_cursor, encode_cursor,
     rfc3339,
@@ -25,8 +28,6 @@ pub(in crate::admin) struct Span {
     to: Option<String>,
     limit: Option<usize>,
     cursor: Option<String>,
-    #[serde(default, rename = "max_stale_ms")]
-    _max_stale_ms: Option<u64>,
 }
 
 /// What is asked of each partition: the encoded entries behind `after`, up to the key `to`.
@@ -45,6 +46,9 @@ struct Found {
     entries: BTreeMap<String, JsonValue>,
     /// Where each of the partitions stands.
     positions: BTreeMap<i32, i64>,
+    /// Who told of those of them that are not from their tasks.
+    #[serde(default)]
+    origins: BTreeMap<i32, Origin>,
     /// Some partition has nothing to tell of keys behind this one, as it reached its limit.
     complete_to: Option<String>,
 }
@@ -53,28 +57,44 @@ pub(in crate::admin) async fn range(
     State(state): State<Arc<AdminState>>,
     UrlPath(store): UrlPath<String>,
     QueryParams(span): QueryParams<Span>,
+    QueryParams(staleness): QueryParams<Staleness>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let bounds = bounds(&state, &store, &span)?;
-    let views = state.queries.local(&store).map_err(Problem::internal)?;
-    let limits = bounds.clone();
-    let local = tokio::task::spawn_blocking(move || read_all(&views, &limits)).await;
-    let mut found = local.map_err(Problem::internal)??;
     if is_hop(&headers) {
+        let sources = for_peer(&state, &store, &staleness)?;
+        let found = read_all(sources, &bounds).await?;
+        let origin = found.origin();
         let body = serde_json::to_value(&found).map_err(Problem::internal)?;
-        return Ok(answer(body, ""));
+        return Ok(answer(body, "", origin));
     }
     let partitions = state
         .queries
         .partitions(&store)
         .map_err(Problem::internal)?;
-    if found.positions.len() < partitions as usize {
-        for other in ask_others(&state, &store, &span, bounds.limit).await? {
+    let missing = |found: &Found| -> BTreeSet<i32> {
+        let all = 0..partitions as i32;
+        all.filter(|p| !found.positions.contains_key(p)).collect()
+    };
+    let asked = Asked {
+        state: &state,
+        store: &store,
+        params: span.params(bounds.limit),
+    };
+    let mut found = read_all(actives(&state, &store)?, &bounds).await?;
+    let allowed = staleness.allowed();
+    if !missing(&found).is_empty() {
+        for other in asked.owners(allowed.is_some()).await? {
             found.add(other);
         }
     }
-    let served: BTreeSet<i32> = found.positions.keys().copied().collect();
-    if !(0..partitions as i32).all(|p| served.contains(&p)) {
+    if let Some(allowed) = allowed {
+        let mut copies = copies(&state, &store, allowed)?;
+        copies.retain(|copy| !found.positions.contains_key(&copy.partition));
+        found.add(read_all(copies, &bounds).await?);
+        asked.hosts(allowed, &mut found, &missing).await?;
+    }
+    if !missing(&found).is_empty() {
         // Part of the entries would look like all of them.
         return Err(not_served());
     }
@@ -121,19 +141,28 @@ impl Bounds {
     }
 }
 
-fn read_all(views: &[(i32, StoreView)], bounds: &Bounds) -> Result<Found, Problem> {
-    let mut found = Found::default();
-    for (partition, view) in views {
-        found.add(read(*partition, view, bounds)?);
-    }
-    Ok(found)
+async fn read_all(sources: Vec<Source>, bounds: &Bounds) -> Result<Found, Problem> {
+    let bounds = bounds.clone();
+    let read_all = move || {
+        let mut found = Found::default();
+        for source in &sources {
+            found.add(read(source, &bounds)?);
+        }
+        Ok(found)
+    };
+    let read = tokio::task::spawn_blocking(read_all).await;
+    read.map_err(Problem::internal)?
 }
 
-fn read(partition: i32, view: &StoreView, bounds: &Bounds) -> Result<Found, Problem> {
+fn read(source: &Source, bounds: &Bounds) -> Result<Found, Problem> {
+    let (partition, view) = (source.partition, &source.view);
     let mut found = Found::default();
     found
         .positions
         .insert(partition, view.position().unwrap_or(0));
+    if source.origin != Origin::Active {
+        found.origins.insert(partition, source.origin);
+    }
     let (lower, upper) = (bounds.lower.as_deref(), bounds.upper());
     let page = view
         .range(lower, upper.as_deref(), bounds.limit)
@@ -186,39 +215,81 @@ fn item(
     Ok(Some(item))
 }
 
-async fn ask_others(
-    state: &AdminState,
-    store: &str,
-    span: &Span,
-    limit: usize,
-) -> Result<Vec<Found>, Problem> {
-    let mut asked = JoinSet::new();
-    for endpoint in state.queries.elsewhere(store).map_err(Problem::internal)? {
-        let (peer, store, span) = (state.peer.clone(), store.to_owned(), span.clone());
-        asked.spawn(async move {
-            let limit = limit.to_string();
-            let mut params = vec![("limit", limit.as_str())];
-            for (name, value) in [
-                ("from", &span.from),
-                ("to", &span.to),
-                ("cursor", &span.cursor),
-            ] {
-                params.extend(value.as_deref().map(|value| (name, value)));
-            }
-            let answer = peer
-                .get(&endpoint, &["stores", &store, "range"], &params)
-                .await?;
-            if !answer.status.is_success() {
-                return Err(not_served());
-            }
-            serde_json::from_slice::<Found>(&answer.body).map_err(Problem::internal)
-        });
+impl Span {
+    /// As parameters for another instance.
+    fn params(self, limit: usize) -> Vec<(&'static str, String)> {
+        let mut params = vec![("limit", limit.to_string())];
+        for (name, value) in [
+            ("from", self.from),
+            ("to", self.to),
+            ("cursor", self.cursor),
+        ] {
+            params.extend(value.map(|value| (name, value)));
+        }
+        params
     }
-    let mut found = Vec::new();
-    while let Some(answer) = asked.join_next().await {
-        found.push(answer.map_err(Problem::internal)??);
+}
+
+/// What other instances are asked.
+struct Asked<'a> {
+    state: &'a AdminState,
+    store: &'a str,
+    params: Vec<(&'static str, String)>,
+}
+
+impl Asked<'_> {
+    /// Asks the instances that have tasks of the store, all at once. With `lenient`, those that do
+    /// not answer are left out.
+    async fn owners(&self, lenient: bool) -> Result<Vec<Found>, Problem> {
+        let mut asked = JoinSet::new();
+        let endpoints = self.state.queries.elsewhere(self.store);
+        for endpoint in endpoints.map_err(Problem::internal)? {
+            let (peer, store) = (self.state.peer.clone(), self.store.to_owned());
+            let params = self.params.clone();
+            asked.spawn(async move {
+                let params: Vec<(&str, &str)> =
+                    params.iter().map(|(name, v)| (*name, &**v)).collect();
+                let path = ["stores", &store, "range"];
+                let answer = peer.get(&endpoint, &path, &params).await?;
+                if !answer.status.is_success() {
+                    return Err(not_served());
+                }
+                serde_json::from_slice::<Found>(&answer.body).map_err(Problem::internal)
+            });
+        }
+        let mut found = Vec::new();
+        while let Some(answer) = asked.join_next().await {
+            match answer.map_err(Problem::internal)? {
+                Err(_) if lenient => {}
+                answer => found.push(answer?),
+            }
+        }
+        Ok(found)
     }
-    Ok(found)
+
+    /// Asks the standbys of other instances for what is still missing.
+    async fn hosts(
+        &self,
+        allowed: Allowed,
+        found: &mut Found,
+        missing: impl Fn(&Found) -> BTreeSet<i32>,
+    ) -> Result<(), Problem> {
+        let mut hosts = Hosts::new(self.state, self.store, allowed);
+        loop {
+            let asks = hosts.next(&missing(found))?;
+            if asks.is_empty() {
+                return Ok(());
+            }
+            for ask in asks {
+                let path = ["stores", self.store, "range"];
+                let answer = ask.send(self.state, &path, &self.params).await;
+                let Some(answer) = answer.filter(|answer| answer.status.is_success()) else {
+                    continue;
+                };
+                found.add(serde_json::from_slice(&answer.body).map_err(Problem::internal)?);
+            }
+        }
+    }
 }
 
 impl Found {
@@ -228,7 +299,12 @@ impl Found {
             self.entries.entry(key).or_insert(item);
         }
         for (partition, position) in other.positions {
-            self.positions.entry(partition).or_insert(position);
+            if let Entry::Vacant(none) = self.positions.entry(partition) {
+                none.insert(position);
+                let origin = other.origins.get(&partition);
+                self.origins
+                    .extend(origin.map(|origin| (partition, *origin)));
+            }
         }
         self.complete_to = match (self.complete_to.take(), other.complete_to) {
             (Some(a), Some(b)) => Some(a.min(b)),
@@ -236,7 +312,16 @@ impl Found {
         };
     }
 
+    /// Who told of the part that is the oldest.
+    fn origin(&self) -> Origin {
+        self.origins
+            .values()
+            .copied()
+            .fold(Origin::Active, Origin::and)
+    }
+
     fn into_answer(mut self, limit: usize) -> Response {
+        let origin = self.origin();
         if let Some(end) = &self.complete_to {
             self.entries.retain(|key, _| key <= end);
         }
@@ -251,6 +336,6 @@ impl Found {
         }
         let at = |(partition, position)| format!("{partition}:{position}");
         let positions: Vec<String> = self.positions.iter().map(at).collect();
-        answer(body, &positions.join(","))
+        answer(body, &positions.join(","), origin)
     }
 }

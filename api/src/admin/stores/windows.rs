@@ -1,8 +1,12 @@
 //! The windows of one key of a window store, or the sessions of one key of a session store.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use axum::{extract::State, http::HeaderMap, response::Response};
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode},
+    response::{IntoResponse, Response},
+};
 use millstream_runtime::Located;
 use millstream_state::StoreView;
 use millstream_topology::{StoreKind, partition_for_key};
@@ -11,17 +15,19 @@ use serde_json::{Value as JsonValue, json};
 
 use super::{
     NO_SUCH_KEY, OTHER_KIND, answer, definition, is_hop, is_windowed, limit, not_served, parse_key,
-    passed_on, position,
+    passed_on,
+    staleness::{Hosts, Source, Staleness, actives, copies, for_peer},
+    with_origin,
 };
-use crate::{Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, parse_time, rfc3339};
+use crate::{
+    PeerAnswer, Problem, ProblemKind, QueryParams, UrlPath, admin::AdminState, parse_time, rfc3339,
+};
 
 #[derive(Deserialize)]
 pub(in crate::admin) struct Span {
     from: Option<String>,
     to: Option<String>,
     limit: Option<usize>,
-    #[serde(default, rename = "max_stale_ms")]
-    _max_stale_ms: Option<u64>,
 }
 
 impl Span {
@@ -34,10 +40,25 @@ impl Span {
     }
 }
 
+pub(in crate::admin) async fn sessions(
+    state: State<Arc<AdminState>>,
+    path: UrlPath<(String, String)>,
+    span: QueryParams<Span>,
+    staleness: QueryParams<Staleness>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let definition = definition(&state.queries, &path.0.0)?;
+    if !matches!(definition.spec().kind, StoreKind::Session { .. }) {
+        return Err(Problem::of(OTHER_KIND).detail("this is no session store"));
+    }
+    windows(state, path, span, staleness, headers).await
+}
+
 pub(in crate::admin) async fn windows(
     State(state): State<Arc<AdminState>>,
     UrlPath((store, text)): UrlPath<(String, String)>,
     QueryParams(span): QueryParams<Span>,
+    QueryParams(staleness): QueryParams<Staleness>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let definition = definition(&state.queries, &store)?;
@@ -45,50 +66,90 @@ pub(in crate::admin) async fn windows(
         return Err(Problem::of(OTHER_KIND).detail("a key-value store has no windows"));
     }
     let key = parse_key(&**definition, &text)?;
-    let from = Span::bound(span.from.as_deref(), 0)?;
-    let to = Span::bound(span.to.as_deref(), i64::MAX)?;
-    let limit = limit(span.limit)?;
-    match state
+    let wanted = Wanted {
+        from: Span::bound(span.from.as_deref(), 0)?,
+        to: Span::bound(span.to.as_deref(), i64::MAX)?,
+        limit: limit(span.limit)?,
+    };
+    let partitions = state
         .queries
-        .locate(&store, &key)
-        .map_err(Problem::internal)?
-    {
-        Located::Here(view) => {
-            let partitions = state
-                .queries
-                .partitions(&store)
-                .map_err(Problem::internal)?;
-            let partition = partition_for_key(&key, partitions);
-            let read = move || read(&view, partition, &key, (from, to), limit);
-            tokio::task::spawn_blocking(read)
-                .await
-                .map_err(Problem::internal)?
+        .partitions(&store)
+        .map_err(Problem::internal)?;
+    let partition = partition_for_key(&key, partitions);
+    let here = |sources: Vec<Source>| sources.into_iter().find(|s| s.partition == partition);
+    if is_hop(&headers) {
+        let source = here(for_peer(&state, &store, &staleness)?).ok_or_else(not_served)?;
+        return tell(source, key, wanted).await;
+    }
+    if let Some(source) = here(actives(&state, &store)?) {
+        return tell(source, key, wanted).await;
+    }
+    let path = ["stores", &store, "windows", &text];
+    let params = wanted.params();
+    let located = state.queries.locate(&store, &key);
+    if let Located::There(endpoint) = located.map_err(Problem::internal)? {
+        let params = params.each_ref().map(|(name, value)| (*name, &**value));
+        let answer = state.peer.get(&endpoint, &path, &params).await;
+        let served = |answer: &PeerAnswer| answer.status != StatusCode::SERVICE_UNAVAILABLE;
+        if staleness.allowed().is_none() || answer.as_ref().is_ok_and(served) {
+            return answer.map(passed_on);
         }
-        Located::There(endpoint) if !is_hop(&headers) => {
-            let (from, to, limit) = (from.to_string(), to.to_string(), limit.to_string());
-            let params = [("from", &*from), ("to", &*to), ("limit", &*limit)];
-            let path = ["stores", &store, "windows", &text];
-            state
-                .peer
-                .get(&endpoint, &path, &params)
-                .await
-                .map(passed_on)
+    }
+    let Some(allowed) = staleness.allowed() else {
+        return Err(not_served());
+    };
+    if let Some(source) = here(copies(&state, &store, allowed)?) {
+        return tell(source, key, wanted).await;
+    }
+    let mut hosts = Hosts::new(&state, &store, allowed);
+    while let Some(ask) = hosts.next(&BTreeSet::from([partition]))?.pop() {
+        let answer = ask.send(&state, &path, &params).await;
+        if let Some(answer) = answer.filter(|a| a.status != StatusCode::SERVICE_UNAVAILABLE) {
+            return Ok(passed_on(answer));
         }
-        Located::There(_) | Located::Nowhere => Err(not_served()),
+    }
+    Err(not_served())
+}
+
+/// Which of a key's windows are wanted.
+#[derive(Clone, Copy)]
+struct Wanted {
+    from: i64,
+    to: i64,
+    limit: usize,
+}
+
+impl Wanted {
+    /// As parameters for another instance.
+    fn params(&self) -> [(&'static str, String); 3] {
+        [
+            ("from", self.from.to_string()),
+            ("to", self.to.to_string()),
+            ("limit", self.limit.to_string()),
+        ]
     }
 }
 
-fn read(
+/// Answers from a partition that is here.
+async fn tell(source: Source, key: Vec<u8>, wanted: Wanted) -> Result<Response, Problem> {
+    let (position, origin) = (source.position(), source.origin);
+    let read = move || match matches!(source.view.kind(), StoreKind::Session { .. }) {
+        true => read_sessions(&source.view, &key, wanted),
+        false => read_windows(&source.view, &key, wanted),
+    };
+    let items = tokio::task::spawn_blocking(read).await;
+    Ok(match items.map_err(Problem::internal)?? {
+        Some(items) => answer(json!({ "items": items }), &position, origin),
+        None => with_origin(Problem::of(NO_SUCH_KEY).into_response(), &position, origin),
+    })
+}
+
+/// `None` when the key has no window at all.
+fn read_windows(
     view: &StoreView,
-    partition: i32,
     key: &[u8],
-    (from, to): (i64, i64),
-    limit: usize,
-) -> Result<Response, Problem> {
-    if matches!(view.kind(), StoreKind::Session { .. }) {
-        return read_sessions(view, partition, key, (from, to), limit);
-    }
-    let position = position(partition, view);
+    Wanted { from, to, limit }: Wanted,
+) -> Result<Option<Vec<JsonValue>>, Problem> {
     let windows = view
         .windows(key, from, to, limit)
         .map_err(Problem::internal)?;
@@ -97,7 +158,7 @@ fn read(
             .windows(key, 0, i64::MAX, 1)
             .map_err(Problem::internal)?;
         if any.is_empty() {
-            return Err(Problem::of(NO_SUCH_KEY));
+            return Ok(None);
         }
     }
     let definition = view.definition();
@@ -107,21 +168,16 @@ fn read(
         let (window, timestamp) = (json!({ "start": rfc3339(start) }), rfc3339(timestamp));
         Ok(json!({ "key": key, "value": value, "timestamp": timestamp, "window": window }))
     };
-    let items: Vec<JsonValue> = windows
-        .into_iter()
-        .map(item)
-        .collect::<Result<_, Problem>>()?;
-    Ok(answer(json!({ "items": items }), &position))
+    let items = windows.into_iter().map(item);
+    items.collect::<Result<_, Problem>>().map(Some)
 }
 
+/// `None` when the key has no session at all.
 fn read_sessions(
     view: &StoreView,
-    partition: i32,
     key: &[u8],
-    (from, to): (i64, i64),
-    limit: usize,
-) -> Result<Response, Problem> {
-    let position = position(partition, view);
+    Wanted { from, to, limit }: Wanted,
+) -> Result<Option<Vec<JsonValue>>, Problem> {
     let sessions = view
         .sessions(key, from, to, limit)
         .map_err(Problem::internal)?;
@@ -130,7 +186,7 @@ fn read_sessions(
             .sessions(key, 0, i64::MAX, 1)
             .map_err(Problem::internal)?;
         if any.is_empty() {
-            return Err(Problem::of(NO_SUCH_KEY));
+            return Ok(None);
         }
     }
     let definition = view.definition();
@@ -141,9 +197,6 @@ fn read_sessions(
         let window = json!({ "start": start, "end": end });
         Ok(json!({ "key": key, "value": value, "timestamp": end, "window": window }))
     };
-    let items: Vec<JsonValue> = sessions
-        .into_iter()
-        .map(item)
-        .collect::<Result<_, Problem>>()?;
-    Ok(answer(json!({ "items": items }), &position))
+    let items = sessions.into_iter().map(item);
+    items.collect::<Result<_, Problem>>().map(Some)
 }
