@@ -62,6 +62,7 @@ pub(crate) fn storm(seed: u64) -> Storm {
         freezes: 5,
         doubles: if seed % 4 == 1 { 3 } else { 0 },
         standbys: usize::from(seed % 5 < 2),
+        standby_steps: if seed % 10 < 2 { 100 } else { 1000 },
     }
 }
 

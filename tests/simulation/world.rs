@@ -13,9 +13,7 @@ use millstream_broker::{
 };
 use millstream_operators::Topology;
 use millstream_runtime::{Config, Health, Part, Policies, Stepped, TaskPhase, full_name};
-use millstream_topology::{
-    Headers, StoreId, StoreSpec, SubTopology, TaskId, partition_for_key,
-};
+use millstream_topology::{Headers, StoreId, StoreSpec, SubTopology, TaskId, partition_for_key};
 
 use crate::{
     chance::Chance,
@@ -46,6 +44,9 @@ pub(crate) struct Storm {
     pub(crate) doubles: u64,
     /// Of how many other instances each task has a standby.
     pub(crate) standbys: usize,
+    /// Of a thousand times that those could read on, how often they do: slow ones are behind when
+    /// they become tasks.
+    pub(crate) standby_steps: u64,
 }
 
 /// Somebody beside the application, such as a gateway that answers it.
@@ -303,12 +304,16 @@ impl<'a> World<'a> {
         self.log.advance(Duration::from_millis(ms));
     }
 
+    fn standbys_step(&mut self) -> bool {
+        self.storm.standbys > 0 && self.chance.hits(self.storm.standby_steps)
+    }
+
     fn part(&mut self) -> Part {
         match self.chance.below(10) {
             0 => Part::Members,
             1 => Part::Globals,
             2 => Part::Flush,
-            3 if self.storm.standbys > 0 => Part::Standbys,
+            3 if self.standbys_step() => Part::Standbys,
             _ => Part::Thread(0),
         }
     }
@@ -447,6 +452,7 @@ impl<'a> World<'a> {
     /// Nothing goes wrong any more; all instances come back and finish.
     pub(crate) fn heal(&mut self) -> Result<(), String> {
         self.log.set_rates(Rates::default());
+        self.storm.standby_steps = 1000;
         self.faults.lock().expect("no panic").stop();
         for zombie in self.zombies.drain(..) {
             zombie.client.kill();
