@@ -26,6 +26,7 @@ use crate::{
     members::{Herald, Members},
     queries::Queries,
     rebuilds::Rebuilds,
+    stage::Stage,
     standby::{Keeper, Standbys},
     status::{Board, Status, TaskPhase, ThreadStatus},
     stream_thread::StreamThread,
@@ -199,7 +200,10 @@ impl Shared {
         // It goes on answering stale reads until the task serves.
         if let Some(replica) = self.standbys.take(id) {
             info!(task = %id, "standby becomes the task");
-            return Ok(Task::over(&self.topology, id, replica, globals, name));
+            self.before(Stage::Take, Some(id));
+            let task = Task::over(&self.topology, id, replica, globals, name);
+            self.after(Stage::Take, Some(id));
+            return Ok(task);
         }
         let base = self.bases.open(id)?;
         Task::open(&self.topology, id, base, globals, name)

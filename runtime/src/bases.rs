@@ -9,7 +9,10 @@ use std::{
 use millstream_state::{ByteStore, MemoryBytes, RocksBytes, RocksShared};
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 
-use crate::config::{Config, StateKind};
+use crate::{
+    config::{Config, StateKind},
+    stage::{Moment, Stage},
+};
 
 /// Where the tasks of an instance keep their state: one base for all stores of a task.
 ///
@@ -28,6 +31,13 @@ pub trait Bases: Send + Sync {
     /// # Errors
     /// [`ErrorKind::State`] when it cannot be deleted.
     fn wipe(&self, task: TaskId) -> Result<()>;
+
+    /// Hears of the steps by which state comes and goes, on the thread that takes them; without a
+    /// task where a step is one of several. Nothing waits for an answer: it is for those who watch,
+    /// such as a simulation that ends the process there.
+    fn passes(&self, stage: Stage, moment: Moment, task: Option<TaskId>) {
+        let _ = (stage, moment, task);
+    }
 }
 
 /// Where a configuration says.

@@ -43,6 +43,7 @@ mod standby;
 mod tails;
 mod placement;
 mod bases;
+mod stage;
 mod flush_pool;
 mod policy;
 mod internal_topics;
@@ -66,6 +67,7 @@ pub use members::{Member, Members, StandbyHost};
 pub use policy::{ErrorPolicy, Policies};
 pub use queries::{Located, Queries, StoreInfo};
 pub use reset::{Reset, ResetTo};
+pub use stage::{Moment, Stage};
 pub use stale_reads::StaleView;
 pub use status::{
     CommitStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,

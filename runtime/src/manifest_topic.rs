@@ -19,6 +19,7 @@ use crate::{
     evolution::Evolution,
     internal_topics::{MANIFEST, Plans, changelog_name},
     manifest::Manifest,
+    stage::{Moment, Stage},
 };
 
 /// The only key of the topic.
@@ -250,5 +251,10 @@ impl Bases for Placed {
 
     fn wipe(&self, task: TaskId) -> Result<()> {
         self.bases.wipe(self.of(task))
+    }
+
+    fn passes(&self, stage: Stage, moment: Moment, task: Option<TaskId>) {
+        let task = task.map(|task| self.of(task));
+        self.bases.passes(stage, moment, task);
     }
 }

@@ -30,6 +30,8 @@ pub(crate) struct RecordQueue {
     head: Option<Result<i64, Error>>,
     /// Greatest event time handed out; -1 at first.
     partition_time: i64,
+    /// What it was at the last commit.
+    committed_time: i64,
     /// Offset behind the last record handed out; `None` before the first.
     next_offset: Option<i64>,
     /// Offset that the group has committed; `None` when it has none.
@@ -51,6 +53,8 @@ pub(crate) struct Turn {
 pub(crate) struct PartitionGroup {
     queues: Vec<RecordQueue>,
     stream_time: i64,
+    /// What it was at the last commit.
+    committed_time: i64,
 }
 
 impl RecordQueue {
@@ -68,6 +72,7 @@ impl RecordQueue {
             waiting: VecDeque::new(),
             head: None,
             partition_time: -1,
+            committed_time: -1,
             next_offset: None,
             committed_offset: None,
             poison: HashSet::new(),
@@ -123,6 +128,7 @@ impl PartitionGroup {
         Self {
             queues,
             stream_time: -1,
+            committed_time: -1,
         }
     }
 
@@ -185,7 +191,9 @@ impl PartitionGroup {
     pub(crate) fn mark_committed(&mut self) {
         for queue in &mut self.queues {
             queue.committed_offset = queue.next_offset.or(queue.committed_offset);
+            queue.committed_time = queue.partition_time;
         }
+        self.committed_time = self.stream_time;
     }
 
     /// The greatest event time handed out of each queue; -1 at first.
@@ -199,17 +207,22 @@ impl PartitionGroup {
     pub(crate) fn resume_times(&mut self, time_of: impl Fn(&str) -> Option<i64>) {
         for queue in &mut self.queues {
             queue.partition_time = time_of(&queue.topic).unwrap_or(-1);
+            queue.committed_time = queue.partition_time;
             self.stream_time = self.stream_time.max(queue.partition_time);
         }
+        self.committed_time = self.stream_time;
     }
 
-    /// Forgets what waits and where each queue stood, after an abort; poison and times stay.
+    /// Forgets what waits and what was handed out since the last commit, after an abort; poison
+    /// stays. The times go back too: timers would otherwise not fire for records that come again.
     pub(crate) fn rewind(&mut self) {
         for queue in &mut self.queues {
             queue.waiting.clear();
             queue.head = None;
             queue.next_offset = None;
+            queue.partition_time = queue.committed_time;
         }
+        self.stream_time = self.committed_time;
     }
 
     /// From now on the record at that place is handed out as a failure.
@@ -283,6 +296,20 @@ mod tests {
         fill(&mut g, 0, &[7]);
         let first = g.next().expect("one").queue;
         assert_eq!(&*g.queues()[first].topic, "a");
+    }
+
+    #[test]
+    fn after_an_abort_times_are_those_of_the_last_commit() {
+        let mut g = group(&["p1", "p2"]);
+        fill(&mut g, 0, &[5]);
+        take(&mut g).expect("the first");
+        g.mark_committed();
+        fill(&mut g, 1, &[90]);
+        assert_eq!(take(&mut g), Some((90, 90)));
+        g.rewind();
+        assert_eq!(g.stream_time(), 5);
+        let times: Vec<i64> = g.partition_times().map(|(_, time)| time).collect();
+        assert_eq!(times, [5, -1]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::{
     partition_group::RecordQueue,
     restore::{Ahead, Restoration},
     session::{Session, Slot},
+    stage::Stage,
     task::{Surroundings, Task},
 };
 
@@ -33,11 +34,17 @@ impl Session {
         for id in gone {
             self.close_task(id);
         }
+        ids.iter()
+            .for_each(|id| self.shared.before(Stage::Claim, Some(*id)));
         self.shared.standbys.claim(self.index, ids.clone());
+        ids.iter()
+            .for_each(|id| self.shared.after(Stage::Claim, Some(*id)));
         for id in &ids {
             if !self.tasks.contains_key(id) {
-                let task = self.open_task(*id)?;
-                self.tasks.insert(*id, task);
+                self.shared.before(Stage::Open, Some(*id));
+                let opened = self.open_task(*id);
+                self.shared.after(Stage::Open, Some(*id));
+                self.tasks.insert(*id, opened?);
             }
         }
         let committed = self.consumer().committed(partitions, COMMITTED_WAIT)?;
@@ -82,7 +89,9 @@ impl Session {
         let admin = &*self.shared.admin;
         let application = &self.shared.config.application_id;
         let now = self.shared.now();
+        self.shared.before(Stage::RestoreBegin, None);
         let begun = Restoration::begin(reader, admin, application, &self.tasks, ids, now);
+        self.shared.after(Stage::RestoreBegin, None);
         match begun {
             Ok(restoration) => {
                 self.restoring = Some(restoration);
@@ -105,7 +114,10 @@ impl Session {
         if self.tasks.values().any(Task::is_stalled) {
             return Ok(());
         }
-        restoring.step(&mut self.tasks, self.shared.now())?;
+        self.shared.before(Stage::RestoreRead, None);
+        let read = restoring.step(&mut self.tasks, self.shared.now());
+        self.shared.after(Stage::RestoreRead, None);
+        read?;
         for task in self.tasks.values_mut() {
             if let Some(job) = task.due_flush(false) {
                 self.shared.flush_pool.submit(job);
@@ -115,13 +127,18 @@ impl Session {
             return Ok(());
         }
         self.restoring = None;
-        self.start_tasks()?;
+        self.shared.before(Stage::RestoreStart, None);
+        let started = self.start_tasks();
+        self.shared.after(Stage::RestoreStart, None);
+        started?;
+        self.shared.before(Stage::RestoreAnnounce, None);
         for (id, task) in &self.tasks {
             self.shared.queries.register(*id, task);
         }
         self.shared
             .members
             .announce(self.index, self.tasks.keys().copied().collect());
+        self.shared.after(Stage::RestoreAnnounce, None);
         self.resume_drained()
     }
 
@@ -165,6 +182,17 @@ impl Session {
 
     /// The group takes all partitions back. What is committed stays open, as most of it comes back.
     pub(crate) fn give_up(&mut self, lost: bool) -> Result<(), Trouble> {
+        let stage = match lost {
+            true => Stage::Lose,
+            false => Stage::Revoke,
+        };
+        self.shared.before(stage, None);
+        let given_up = self.give_up_tasks(lost);
+        self.shared.after(stage, None);
+        given_up
+    }
+
+    fn give_up_tasks(&mut self, lost: bool) -> Result<(), Trouble> {
         self.restoring = None;
         if lost {
             warn!(
@@ -214,10 +242,12 @@ impl Session {
             return;
         };
         self.shared.queries.deregister(id);
+        self.shared.before(Stage::Close, Some(id));
         let clock = &*self.shared.clock;
         self.shared
             .flush_pool
             .write_out(task.state.replica(), clock);
+        self.shared.after(Stage::Close, Some(id));
     }
 }
 

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::{
     application::Shared,
     placement::hosts,
+    stage::Stage,
     tails::{Tails, Unfit},
     task::{COMMITTED_BYTES_MAX, UNWRITTEN_BYTES_MAX, definitions, origins},
 };
@@ -125,7 +126,12 @@ impl Keeper {
             self.look(shared)?;
         }
         match unwritten(shared) {
-            false => self.tails.read(shared, wait)?,
+            false => {
+                shared.before(Stage::StandbyRead, None);
+                let read = self.tails.read(shared, wait);
+                shared.after(Stage::StandbyRead, None);
+                read?;
+            }
             true => shared.clock.wait(wait),
         }
         if now - self.measured >= MEASURE_EVERY {
@@ -152,9 +158,12 @@ impl Keeper {
         let held = shared.standbys.tasks();
         if opened || held != *self.tails.tasks() {
             self.tails = Tails::default();
-            self.tails = Tails::follow(shared, held, |Unfit { task, found }| {
+            shared.before(Stage::StandbyFollow, None);
+            let followed = Tails::follow(shared, held, |Unfit { task, found }| {
                 discard(shared, task, &found);
-            })?;
+            });
+            shared.after(Stage::StandbyFollow, None);
+            self.tails = followed?;
             self.tell(shared);
             // A disk tells what it is for from the start, like those of tasks.
             write(shared, |_| true);
@@ -165,9 +174,11 @@ impl Keeper {
     /// Tells people and the other instances of the standbys.
     fn tell(&self, shared: &Shared) {
         let standbys = self.tails.status(&shared.standbys.tasks());
+        shared.before(Stage::StandbyTell, None);
         let lags = standbys.iter().map(|s| (s.id.clone(), s.lag)).collect();
         shared.members.stand_by(lags);
         shared.board.publish_standbys(standbys);
+        shared.after(Stage::StandbyTell, None);
     }
 
     fn flush(&mut self, shared: &Shared, now: Duration) {
@@ -197,7 +208,9 @@ impl Keeper {
         for (id, replica) in gone {
             shared.queries.deregister_standby(id);
             info!(task = %id, "standby is closed");
+            shared.before(Stage::StandbyClose, Some(id));
             shared.flush_pool.write_out(&replica, &*shared.clock);
+            shared.after(Stage::StandbyClose, Some(id));
         }
     }
 }
@@ -208,9 +221,14 @@ fn write(shared: &Shared, is_due: impl Fn(&Replica) -> bool) {
     let due = held.replicas.values().filter(|replica| is_due(replica));
     let jobs: Vec<_> = due.filter_map(Replica::start_flush).collect();
     drop(held);
+    if jobs.is_empty() {
+        return;
+    }
+    shared.before(Stage::StandbyFlush, None);
     for job in jobs {
         shared.flush_pool.submit(job);
     }
+    shared.after(Stage::StandbyFlush, None);
 }
 
 /// Whether a standby holds so much that it must be written first.
@@ -228,8 +246,11 @@ fn open(shared: &Shared, id: TaskId) -> bool {
         return false;
     }
     let definitions = definitions(&shared.topology, id.subtopology);
+    shared.before(Stage::StandbyOpen, Some(id));
     let opened = shared.bases.open(id);
-    match opened.and_then(|base| Replica::open(base, &definitions)) {
+    let opened = opened.and_then(|base| Replica::open(base, &definitions));
+    shared.after(Stage::StandbyOpen, Some(id));
+    match opened {
         Ok(replica) => {
             shared.queries.register_standby(id, &replica);
             held.replicas.insert(id, replica);

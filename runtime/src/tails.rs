@@ -16,6 +16,7 @@ use crate::{
     application::Shared,
     internal_topics::changelog_name,
     restore::{BATCH_RECORDS, ahead, as_records, begins_at, changelog_records, refill_entries},
+    stage::Stage,
     stale_reads::Standing,
     status::StandbyStatus,
     task::{Origin, origins},
@@ -57,10 +58,15 @@ impl Tail {
         shared: &Shared,
         change: impl FnOnce(&mut Replica, usize) -> Result<()>,
     ) -> Result<()> {
-        let store = self.store;
+        let (task, store) = (self.task, self.store);
         let applied = shared
             .standbys
-            .with(self.task, |replica| change(replica, store))
+            .with(task, |replica| {
+                shared.before(Stage::StandbyApply, Some(task));
+                let changed = change(replica, store);
+                shared.after(Stage::StandbyApply, Some(task));
+                changed
+            })
             .transpose()?;
         self.taken |= applied.is_none();
         Ok(())

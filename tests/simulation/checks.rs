@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use millstream_broker::{TopicPartition, sim::Committed};
+use millstream_broker::sim::Committed;
+use millstream_operators::Topology;
 use millstream_state::ByteStore;
-use millstream_topology::TaskId;
+use millstream_topology::{StoreKind, TaskId};
 
-use crate::{cases::PARTITIONS, machine::Disk, world::World};
+use crate::{machine::Disk, world::World};
 
 /// A record, without where it is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,14 +19,6 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    pub(crate) fn new(key: &str, value: impl Into<Bytes>, timestamp: i64) -> Self {
-        Self {
-            key: key.to_owned(),
-            value: value.into(),
-            timestamp,
-        }
-    }
-
     pub(crate) fn of(written: &Committed) -> Self {
         let record = &written.record;
         let key = record.key.as_deref().unwrap_or_default();
@@ -41,62 +34,15 @@ pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A partition holds exactly these records, in this order.
-pub(crate) fn same(at: &TopicPartition, got: &[Committed], wanted: &[Row]) -> Result<(), String> {
-    let got: Vec<Row> = got.iter().map(Row::of).collect();
-    if got == wanted {
-        return Ok(());
-    }
-    let first = got
-        .iter()
-        .zip(wanted)
-        .position(|(got, wanted)| got != wanted);
-    let first = first.unwrap_or(got.len().min(wanted.len()));
-    Err(format!(
-        "{at} differs from record {first} on: {} records, {} expected; got {:?}, expected {:?}",
-        got.len(),
-        wanted.len(),
-        got.get(first),
-        wanted.get(first)
-    ))
-}
-
-/// A partition holds exactly these sequences, each in its order, however interleaved.
-pub(crate) fn interleaved(
-    at: &TopicPartition,
-    got: &[Committed],
-    sequences: &[Vec<Row>],
-) -> Result<(), String> {
-    let mut wanted: BTreeMap<&Row, i64> = BTreeMap::new();
-    for row in sequences.iter().flatten() {
-        *wanted.entry(row).or_default() += 1;
-    }
-    let got: Vec<Row> = got.iter().map(Row::of).collect();
-    for row in &got {
-        *wanted.entry(row).or_default() -= 1;
-    }
-    if let Some((row, missing)) = wanted.into_iter().find(|(_, missing)| *missing != 0) {
-        return Err(format!("{at}: {missing} of {row:?} are missing"));
-    }
-    for sequence in sequences {
-        let mut rest = got.iter();
-        if let Some(row) = sequence.iter().find(|row| !rest.any(|r| r == *row)) {
-            return Err(format!("{at}: {row:?} is out of order"));
-        }
-    }
-    Ok(())
-}
-
 /// The disk of each task.
-pub(crate) type Disks = BTreeMap<TaskId, Disk>;
+type Disks = BTreeMap<TaskId, Disk>;
 
 /// Lets everything come to rest, has `judge` look at what came out, and compares the disks of tasks
-/// with what a new machine restores. Returns those of standbys, and what was restored.
+/// and of standbys with what a new machine restores.
 pub(crate) fn come_to_rest(
     world: &mut World<'_>,
-    retention_ms: Option<i64>,
     judge: impl FnOnce(&World<'_>) -> Result<(), String>,
-) -> Result<(Disks, Disks), String> {
+) -> Result<(), String> {
     let checked = world.heal().and_then(|()| {
         if let Some(why) = world.broken.first() {
             return Err(why.clone());
@@ -105,20 +51,18 @@ pub(crate) fn come_to_rest(
         judge(world)?;
         let beside = world.standby_disks();
         let kept = world.stop()?;
-        let rebuilt = world.rebuild()?;
-        same_disks(&kept, &rebuilt, retention_ms)?;
-        Ok((beside, rebuilt))
+        let mut rebuilt = world.rebuild()?;
+        same_disks(world.topology(), &kept, &rebuilt)?;
+        rebuilt.retain(|task, _| beside.contains_key(task));
+        let same = same_disks(world.topology(), &beside, &rebuilt);
+        same.map_err(|why| format!("standby: {why}"))
     });
     checked.map_err(|why| format!("{why} ({:?})", world.events))
 }
 
-/// Each disk holds what a machine without one restores from the changelogs (I3). Windows older than
-/// the retention are dropped at some time or other, so they may differ.
-pub(crate) fn same_disks(
-    kept: &BTreeMap<TaskId, Disk>,
-    rebuilt: &BTreeMap<TaskId, Disk>,
-    retention_ms: Option<i64>,
-) -> Result<(), String> {
+/// Each disk holds what a machine without one restores from the changelogs (I3). Windows and
+/// sessions older than their retention are dropped at some time or other, so they may differ.
+fn same_disks(topology: &Topology, kept: &Disks, rebuilt: &Disks) -> Result<(), String> {
     if !kept.keys().eq(rebuilt.keys()) {
         return Err(format!(
             "tasks differ: {:?} {:?}",
@@ -131,10 +75,11 @@ pub(crate) fn same_disks(
         let mut keys: Vec<&Bytes> = kept.keys().chain(rebuilt.keys()).collect();
         keys.sort();
         keys.dedup();
-        if let Some(retention_ms) = retention_ms {
-            let newest = keys.iter().filter_map(|key| window_start(key)).max();
-            let first_kept = newest.unwrap_or(0) - retention_ms;
-            keys.retain(|key| window_start(key).is_none_or(|start| start > first_kept));
+        for (id, retention) in retentions(topology, &rebuilt) {
+            let time = |key: &Bytes| retention.time(id, key);
+            let newest = keys.iter().filter_map(|key| time(key)).max();
+            let first_kept = newest.unwrap_or(0) - retention.ms();
+            keys.retain(|key| time(key).is_none_or(|time| time > first_kept));
         }
         for key in keys {
             let (kept, rebuilt) = (kept.get(key), rebuilt.get(key));
@@ -153,13 +98,54 @@ pub(crate) fn same_disks(
     Ok(())
 }
 
-/// The start of the window that an entry is of: `id ‖ key ‖ start ‖ sequence`.
-fn window_start(key: &[u8]) -> Option<i64> {
-    let (rest, _sequence) = key.split_last_chunk::<4>()?;
-    let (rest, start) = rest.split_last_chunk::<8>()?;
-    (!rest.starts_with(&[0, 0])).then(|| i64::from_be_bytes(*start))
+/// How long a store keeps what it has, by the time that its keys end with.
+enum Retention {
+    /// `id ‖ key ‖ start ‖ sequence`
+    Window(i64),
+    /// `id ‖ key ‖ end ‖ start`
+    Session(i64),
 }
 
+impl Retention {
+    fn ms(&self) -> i64 {
+        match self {
+            Self::Window(ms) | Self::Session(ms) => *ms,
+        }
+    }
+
+    /// The time of an entry of the store with that id.
+    fn time(&self, id: u16, key: &[u8]) -> Option<i64> {
+        let key = key.strip_prefix(&id.to_be_bytes())?;
+        let behind = match self {
+            Self::Window(_) => 4,
+            Self::Session(_) => 8,
+        };
+        let (_, time) = key[..key.len() - behind].split_last_chunk::<8>()?;
+        Some(i64::from_be_bytes(*time))
+    }
+}
+
+/// The stores of a base whose entries expire.
+fn retentions(topology: &Topology, base: &BTreeMap<Bytes, Bytes>) -> Vec<(u16, Retention)> {
+    let names = base.iter().filter_map(|(key, value)| {
+        let name = key.strip_prefix(NAMES)?;
+        let (id, _kind) = value.split_first_chunk()?;
+        Some((name, u16::from_be_bytes(*id)))
+    });
+    let expiring = names.filter_map(|(name, id)| {
+        let stores = topology.plan().stores();
+        let store = stores.iter().find(|store| store.name.as_bytes() == name)?;
+        match store.kind {
+            StoreKind::KeyValue | StoreKind::Buffer => None,
+            StoreKind::Window { retention_ms, .. } => Some((id, Retention::Window(retention_ms))),
+            StoreKind::Session { retention_ms } => Some((id, Retention::Session(retention_ms))),
+        }
+    });
+    expiring.collect()
+}
+
+/// Where a base keeps the names of its stores.
+const NAMES: &[u8] = &[0, 0, 1];
 /// Where a base keeps positions and times.
 const METAS: &[u8] = &[0, 0, 2];
 
@@ -178,19 +164,4 @@ fn dump(disk: &Disk, task: TaskId) -> BTreeMap<Bytes, Bytes> {
     let scan = bytes.scan(&[], None).expect("memory is read");
     scan.collect::<millstream_topology::Result<_>>()
         .expect("memory is read")
-}
-
-/// For each partition of `from` the rows that a task makes of it, in order.
-pub(crate) fn each_partition(
-    world: &World<'_>,
-    from: &str,
-    to: &str,
-    mut fold: impl FnMut(&[Committed]) -> Vec<Row>,
-) -> Result<(), String> {
-    let (inputs, outputs) = (world.records(from), world.records(to));
-    for p in 0..PARTITIONS as usize {
-        let at = TopicPartition::new(to, p as i32);
-        same(&at, &outputs[p], &fold(&inputs[p]))?;
-    }
-    Ok(())
 }

@@ -11,11 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use millstream_broker::sim::{SimClient, SimLog};
-use millstream_runtime::{Bases, WallClock};
+use millstream_runtime::{Bases, Moment, Stage, WallClock};
 use millstream_state::{ByteStore, Droppable, Entries, Fault, MemoryBytes, Scan};
 use millstream_topology::{Error, Result, TaskId};
 
-use crate::chance::Chance;
+use crate::spots::{Act, Watch};
 
 /// The log's time, and what the process has waited beyond it: nobody else moves while it waits.
 pub(crate) struct Clock {
@@ -59,59 +59,6 @@ impl WallClock for Clock {
     }
 }
 
-/// Where a process dies beside the log's calls.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum DiskPoint {
-    BeforeOpen,
-    BeforeIngest,
-    AfterIngest,
-}
-
-/// What goes wrong with disks: chances in a thousand, or the `nth` pass of a point.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct DiskPlan {
-    pub(crate) crash: u64,
-    pub(crate) full: u64,
-    pub(crate) script: Option<(DiskPoint, u64)>,
-}
-
-/// How often each point was passed, and how often the process died there.
-pub(crate) type DiskPasses = BTreeMap<DiskPoint, (u64, u64)>;
-
-pub(crate) struct DiskFaults {
-    plan: DiskPlan,
-    chance: Chance,
-    passes: DiskPasses,
-}
-
-impl DiskFaults {
-    pub(crate) fn new(seed: u64, plan: DiskPlan) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self {
-            plan,
-            chance: Chance::new(seed ^ 0xd15c),
-            passes: BTreeMap::new(),
-        }))
-    }
-
-    pub(crate) fn stop(&mut self) {
-        self.plan = DiskPlan::default();
-    }
-
-    pub(crate) fn passes(&self) -> DiskPasses {
-        self.passes.clone()
-    }
-
-    /// Whether the process dies at this point.
-    fn strike(&mut self, point: DiskPoint) -> bool {
-        let drawn = self.chance.hits(self.plan.crash);
-        let (passed, hit) = self.passes.entry(point).or_default();
-        *passed += 1;
-        let dies = drawn || self.plan.script == Some((point, *passed));
-        *hit += u64::from(dies);
-        dies
-    }
-}
-
 /// What a disk has of a task, and who has it open.
 #[derive(Default)]
 struct Folder {
@@ -134,17 +81,12 @@ impl Disk {
 pub(crate) struct Mounted {
     pub(crate) disk: Disk,
     pub(crate) client: SimClient,
-    pub(crate) faults: Arc<Mutex<DiskFaults>>,
+    pub(crate) watch: Watch,
 }
 
 impl Bases for Mounted {
     fn open(&self, task: TaskId) -> Result<Arc<dyn ByteStore>> {
-        if self
-            .faults
-            .lock()
-            .expect("no panic")
-            .strike(DiskPoint::BeforeOpen)
-        {
+        if self.watch.disk(Act::Open, Moment::Before, task) {
             self.client.kill();
         }
         alive(&self.client)?;
@@ -155,11 +97,13 @@ impl Bases for Mounted {
             return Err(Fault::Locked { source }.into());
         }
         let file = Arc::new(File {
+            task,
             bytes: folder.bytes.clone(),
             client: self.client.clone(),
-            faults: self.faults.clone(),
+            watch: self.watch.clone(),
         });
         folder.opened = Arc::downgrade(&file);
+        self.watch.opened(task);
         Ok(file)
     }
 
@@ -168,12 +112,20 @@ impl Bases for Mounted {
         self.disk.0.lock().expect("no panic").remove(&task);
         Ok(())
     }
+
+    fn passes(&self, stage: Stage, moment: Moment, task: Option<TaskId>) {
+        // The dead do nothing that counts.
+        if self.client.lives() && self.watch.stage(stage, moment, task) {
+            self.client.kill();
+        }
+    }
 }
 
 struct File {
+    task: TaskId,
     bytes: Arc<MemoryBytes>,
     client: SimClient,
-    faults: Arc<Mutex<DiskFaults>>,
+    watch: Watch,
 }
 
 fn failed(why: &str) -> Error {
@@ -198,17 +150,15 @@ impl ByteStore for File {
     }
 
     fn ingest(&self, entries: &mut Entries<'_>) -> Result<()> {
-        let mut faults = self.faults.lock().expect("no panic");
-        if faults.strike(DiskPoint::BeforeIngest) {
+        if self.watch.disk(Act::Write, Moment::Before, self.task) {
             self.client.kill();
         }
         alive(&self.client)?;
-        let full = faults.plan.full;
-        if faults.chance.hits(full) {
+        if self.watch.disk_is_full() {
             return Err(failed("no space left on device"));
         }
         self.bytes.ingest(entries)?;
-        if faults.strike(DiskPoint::AfterIngest) {
+        if self.watch.disk(Act::Write, Moment::After, self.task) {
             self.client.kill();
         }
         Ok(())

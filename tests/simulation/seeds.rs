@@ -16,6 +16,11 @@ fn number(variable: &str) -> Option<u64> {
     )
 }
 
+/// Whether one seed is run alone, which proves nothing about all of them.
+pub(crate) fn is_single() -> bool {
+    number("MILLSTREAM_SIM_SEED").is_some()
+}
+
 /// Those that the test asks for are thousands; of others their seed is told.
 pub(crate) fn silence_panics() {
     static ONCE: Once = Once::new();

@@ -37,6 +37,7 @@ use crate::{
     checks::come_to_rest,
     seeds::each_seed,
     small,
+    tally::Tally,
     world::{APP, Actor, Feed, Input, Storm, World},
 };
 
@@ -88,6 +89,8 @@ fn feed() -> Feed {
             produce: ErrorPolicy::DeadLetter,
             dead_letter_topic: Some(DEAD_LETTERS.name()),
         },
+        first: 0,
+        purges: false,
         record,
     }
 }
@@ -379,7 +382,7 @@ fn judge(world: &World<'_>, books: &[LedgerEntry]) -> Result<(), String> {
     }
 }
 
-fn run(feed: &Feed, seed: u64) -> Result<(), String> {
+fn run(feed: &Feed, seed: u64, tally: &Tally) -> Result<(), String> {
     let books = Arc::new(Mutex::new(Vec::new()));
     let gateway = Gateway {
         books: books.clone(),
@@ -389,14 +392,16 @@ fn run(feed: &Feed, seed: u64) -> Result<(), String> {
     };
     let mut world = World::new(seed, feed, &storm(seed)).with_actor(Box::new(gateway));
     world.storm();
-    let rested = come_to_rest(&mut world, None, |world| {
+    come_to_rest(&mut world, |world| {
         judge(world, &books.lock().expect("no panic"))
-    });
-    rested.map(|_| ())
+    })?;
+    tally.add(&world);
+    Ok(())
 }
 
 #[test]
 fn the_shop_keeps_its_promises() {
-    let feed = feed();
-    each_seed("the shop", SEEDS, |seed| run(&feed, seed));
+    let (feed, tally) = (feed(), Tally::default());
+    each_seed("the shop", SEEDS, |seed| run(&feed, seed, &tally));
+    tally.tell("the shop");
 }

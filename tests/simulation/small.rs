@@ -2,17 +2,17 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Mutex,
     time::Duration,
 };
 
-use millstream_broker::sim::{Coverage, Rates, SimConfig};
+use millstream_broker::sim::{Rates, SimConfig};
 
 use crate::{
     cases::{self, Case},
-    checks::{come_to_rest, same_disks},
-    machine::DiskPlan,
+    checks::come_to_rest,
     seeds::each_seed,
+    spots::SpotPlan,
+    tally::Tally,
     world::{Storm, World},
 };
 
@@ -49,7 +49,7 @@ pub(crate) fn storm(seed: u64) -> Storm {
             rates: if calm { Rates::default() } else { rates() },
             ..SimConfig::default()
         },
-        disk: DiskPlan {
+        spots: SpotPlan {
             crash: 2,
             full: if calm { 0 } else { 20 },
             script: None,
@@ -62,43 +62,34 @@ pub(crate) fn storm(seed: u64) -> Storm {
         freezes: 5,
         doubles: if seed % 4 == 1 { 3 } else { 0 },
         standbys: usize::from(seed % 5 < 2),
+        standby_steps: if seed % 10 < 2 { 100 } else { 1000 },
     }
 }
 
 /// Lets everything come to rest, and checks it.
 pub(crate) fn check(case: &Case, world: &mut World<'_>) -> Result<(), String> {
-    let rested = come_to_rest(world, case.retention_ms, case.check);
-    let checked = rested.and_then(|(beside, mut rebuilt)| {
-        rebuilt.retain(|task, _| beside.contains_key(task));
-        same_disks(&beside, &rebuilt, case.retention_ms).map_err(|why| format!("standby: {why}"))
-    });
+    let checked = come_to_rest(world, |world| case.judge(world));
     checked.map_err(|why| format!("{}: {why}", case.name))
 }
 
 /// One run of a case.
-fn run(case: &Case, seed: u64, storm: &Storm) -> (Coverage, Result<(), String>) {
+fn run(case: &Case, seed: u64, storm: &Storm, tally: &Tally) -> Result<(), String> {
     let mut world = World::new(seed, &case.feed, storm);
     world.storm();
-    let checked = check(case, &mut world);
-    (world.log.coverage(), checked)
+    check(case, &mut world)?;
+    tally.add(&world);
+    Ok(())
 }
 
 #[test]
 fn small_applications_lose_and_double_nothing() {
     let cases = cases::all();
-    let sum: Mutex<Option<Coverage>> = Mutex::new(None);
+    let tally = Tally::default();
     each_seed("small applications", SEEDS, |seed| {
         let case = &cases[(seed / 3) as usize % cases.len()];
-        let (coverage, checked) = run(case, seed, &storm(seed));
-        match &mut *sum.lock().expect("no panic") {
-            Some(sum) => sum.merge(&coverage),
-            none => *none = Some(coverage),
-        }
-        checked
+        run(case, seed, &storm(seed), &tally)
     });
-    if let Some(sum) = sum.into_inner().expect("no panic") {
-        println!("{sum}");
-    }
+    tally.tell("small applications");
 }
 
 #[test]
@@ -118,13 +109,13 @@ fn one_seed_is_one_run() {
 
 /// How many of two hundred seeds go wrong when the first request of each commit arrives late (F11).
 fn late_ends(init_after_late_end: bool) -> usize {
-    let cases = cases::all();
+    let (cases, tally) = (cases::all(), Tally::default());
     let wrong = |seed: &u64| {
         let mut storm = storm(*seed);
         storm.config.late_end_txn = true;
         storm.config.init_after_late_end = init_after_late_end;
         let case = &cases[*seed as usize % cases.len()];
-        let ran = catch_unwind(AssertUnwindSafe(|| run(case, *seed, &storm).1));
+        let ran = catch_unwind(AssertUnwindSafe(|| run(case, *seed, &storm, &tally)));
         !matches!(ran, Ok(Ok(())))
     };
     (0..200).filter(wrong).count()

@@ -12,13 +12,14 @@ use millstream_broker::{
     sim::{Committed, Rates, SimClient, SimConfig, SimLog},
 };
 use millstream_operators::Topology;
-use millstream_runtime::{Config, Health, Part, Policies, Stepped, full_name};
-use millstream_topology::{Headers, SubTopology, TaskId, partition_for_key};
+use millstream_runtime::{Config, Health, Part, Policies, Stepped, TaskPhase, full_name};
+use millstream_topology::{Headers, StoreId, StoreSpec, SubTopology, TaskId, partition_for_key};
 
 use crate::{
     chance::Chance,
-    machine::{Clock, Disk, DiskFaults, DiskPasses, DiskPlan, Mounted},
+    machine::{Clock, Disk, Mounted},
     seeds::silence_panics,
+    spots::{Promotions, Spot, SpotFaults, SpotPlan, Watch},
 };
 
 /// The application's id.
@@ -31,7 +32,7 @@ const HEALING_MAX: Duration = Duration::from_secs(300);
 #[derive(Clone)]
 pub(crate) struct Storm {
     pub(crate) config: SimConfig,
-    pub(crate) disk: DiskPlan,
+    pub(crate) spots: SpotPlan,
     pub(crate) instances: usize,
     pub(crate) records: u64,
     pub(crate) turns: u64,
@@ -43,6 +44,9 @@ pub(crate) struct Storm {
     pub(crate) doubles: u64,
     /// Of how many other instances each task has a standby.
     pub(crate) standbys: usize,
+    /// Of a thousand times that those could read on, how often they do: slow ones are behind when
+    /// they become tasks.
+    pub(crate) standby_steps: u64,
 }
 
 /// Somebody beside the application, such as a gateway that answers it.
@@ -61,6 +65,10 @@ pub(crate) struct Feed {
     /// Topics that others write or read, with whether they are compacted.
     pub(crate) topics: Vec<(&'static str, bool)>,
     pub(crate) policies: Policies,
+    /// How many records are there before anything starts, and before anything goes wrong.
+    pub(crate) first: u64,
+    /// Whether repartition topics are purged of what was processed.
+    pub(crate) purges: bool,
     /// The `n`th record: topic, key, value, timestamp.
     pub(crate) record: fn(&mut Chance, u64) -> Input,
 }
@@ -77,6 +85,9 @@ pub(crate) struct Input {
 struct Process {
     client: SimClient,
     app: Stepped,
+    watch: Watch,
+    /// Tasks that were standbys and run now: what they had to read is still to be counted.
+    promoted: Vec<TaskId>,
     asleep_until: Duration,
 }
 
@@ -96,7 +107,7 @@ pub(crate) struct World<'a> {
     slots: Vec<Slot>,
     /// Processes whose place another has taken, on other machines.
     zombies: Vec<Process>,
-    faults: Arc<Mutex<DiskFaults>>,
+    faults: Arc<Mutex<SpotFaults>>,
     feeder: Option<Arc<dyn Appender>>,
     actor: Option<Box<dyn Actor>>,
     fed: u64,
@@ -124,28 +135,51 @@ impl<'a> World<'a> {
         };
         let topics: Vec<NewTopic> = feed.topics.iter().map(topic).collect();
         admin.create_topics(&topics).expect("created");
-        log.set_rates(rates);
         let slot = |at: usize| Slot {
             name: format!("i{at}"),
             disk: Disk::default(),
             process: None,
             back_at: Duration::ZERO,
         };
-        Self {
+        let mut world = Self {
             log,
             feed,
             storm: storm.clone(),
             chance: Chance::new(seed),
             slots: (0..storm.instances).map(slot).collect(),
             zombies: Vec::new(),
-            faults: DiskFaults::new(seed, storm.disk.clone()),
+            faults: SpotFaults::new(seed, storm.spots.clone()),
             feeder: None,
             actor: None,
             fed: 0,
             auditing: false,
             events: BTreeMap::new(),
             broken: Vec::new(),
+        };
+        while world.fed < feed.first {
+            world.append();
         }
+        world.log.advance(Duration::from_millis(1));
+        world.log.set_rates(rates);
+        world
+    }
+
+    /// How many records were to be appended so far.
+    pub(crate) fn fed(&self) -> u64 {
+        self.fed
+    }
+
+    pub(crate) fn has_standbys(&self) -> bool {
+        self.storm.standbys > 0 && self.storm.instances > 1
+    }
+
+    /// Whether no clock is ever set to another time.
+    pub(crate) fn has_right_clocks(&self) -> bool {
+        self.storm.config.rates.clock_jump == 0.0
+    }
+
+    pub(crate) fn topology(&self) -> &'a Topology {
+        &self.feed.topology
     }
 
     pub(crate) fn with_actor(mut self, actor: Box<dyn Actor>) -> Self {
@@ -153,12 +187,16 @@ impl<'a> World<'a> {
         self
     }
 
-    pub(crate) fn disk_passes(&self) -> DiskPasses {
-        self.faults.lock().expect("no panic").passes()
+    pub(crate) fn passes(&self, spot: Spot) -> u64 {
+        self.faults.lock().expect("no panic").passes(spot)
     }
 
     fn count(&mut self, event: &'static str) {
-        *self.events.entry(event).or_default() += 1;
+        self.add(event, 1);
+    }
+
+    fn add(&mut self, event: &'static str, times: u64) {
+        *self.events.entry(event).or_default() += times;
     }
 
     fn config(&self, instance: &str) -> Config {
@@ -168,8 +206,11 @@ impl<'a> World<'a> {
         config.flush_interval = Duration::from_millis(500);
         config.records_per_turn = 7;
         config.buffered_records_max = 20;
-        // The checks read what repartition topics hold.
-        config.purge_interval = Duration::from_secs(1_000_000);
+        config.purge_interval = match self.feed.purges {
+            true => Duration::from_secs(1),
+            // The checks read what repartition topics hold.
+            false => Duration::from_secs(1_000_000),
+        };
         config.policies = self.feed.policies.clone();
         config.num_standby_replicas = self.storm.standbys;
         config
@@ -178,10 +219,11 @@ impl<'a> World<'a> {
     fn start(&mut self, at: usize) {
         let slot = &self.slots[at];
         let client = self.log.client(&slot.name);
+        let watch = Watch::new(&self.faults);
         let bases = Mounted {
             disk: slot.disk.clone(),
             client: client.clone(),
-            faults: self.faults.clone(),
+            watch: watch.clone(),
         };
         let opened = Stepped::open(
             &self.feed.topology,
@@ -201,6 +243,8 @@ impl<'a> World<'a> {
                 slot.process = Some(Process {
                     client,
                     app,
+                    watch,
+                    promoted: Vec::new(),
                     asleep_until: now,
                 });
             }
@@ -260,12 +304,16 @@ impl<'a> World<'a> {
         self.log.advance(Duration::from_millis(ms));
     }
 
+    fn standbys_step(&mut self) -> bool {
+        self.storm.standbys > 0 && self.chance.hits(self.storm.standby_steps)
+    }
+
     fn part(&mut self) -> Part {
         match self.chance.below(10) {
             0 => Part::Members,
             1 => Part::Globals,
             2 => Part::Flush,
-            3 if self.storm.standbys > 0 => Part::Standbys,
+            3 if self.standbys_step() => Part::Standbys,
             _ => Part::Thread(0),
         }
     }
@@ -288,7 +336,9 @@ impl<'a> World<'a> {
             }
             process.app.step(part);
             let health = process.app.health();
-            if !process.client.lives() {
+            let lives = process.client.lives();
+            self.count_promotions(at);
+            if !lives {
                 self.crash(at);
                 return;
             }
@@ -300,6 +350,34 @@ impl<'a> World<'a> {
                 self.crash(at);
                 return;
             }
+        }
+    }
+
+    /// Counts the standbys that have become tasks, and what those had to read before they ran.
+    fn count_promotions(&mut self, at: usize) {
+        let process = self.slots[at].process.as_mut().expect("it has just worked");
+        let Promotions {
+            count,
+            dirty,
+            running,
+        } = process.watch.promotions();
+        process.promoted.extend(running);
+        let mut replayed = Vec::new();
+        if !process.promoted.is_empty() {
+            let threads = process.app.status().threads.into_iter();
+            for task in threads.flat_map(|thread| thread.tasks) {
+                let is_told = |id: &TaskId| id.to_string() == task.id;
+                if task.phase == TaskPhase::Running && process.promoted.iter().any(is_told) {
+                    process.promoted.retain(|id| !is_told(id));
+                    replayed.push(task.stores.iter().map(|store| store.replayed).sum());
+                }
+            }
+        }
+        self.add("promotions", count);
+        self.add("promotions of dirty standbys", dirty);
+        for records in replayed {
+            self.add("promotions that read the rest", u64::from(records > 0));
+            self.add("records read by promotions", records);
         }
     }
 
@@ -374,6 +452,7 @@ impl<'a> World<'a> {
     /// Nothing goes wrong any more; all instances come back and finish.
     pub(crate) fn heal(&mut self) -> Result<(), String> {
         self.log.set_rates(Rates::default());
+        self.storm.standby_steps = 1000;
         self.faults.lock().expect("no panic").stop();
         for zombie in self.zombies.drain(..) {
             zombie.client.kill();
@@ -432,7 +511,7 @@ impl<'a> World<'a> {
         }
         let standbys = self.standby_disks().len();
         let wanted = match self.storm.standbys > 0 && self.slots.len() > 1 {
-            true => self.logged_tasks(),
+            true => self.followed_tasks(),
             false => 0,
         };
         if standbys != wanted {
@@ -490,11 +569,30 @@ impl<'a> World<'a> {
     }
 
     /// How many tasks have something that a standby can follow.
-    fn logged_tasks(&self) -> usize {
-        let stores = self.feed.topology.plan().stores();
-        let subs = self.feed.topology.subtopologies().iter();
-        let logged = subs.filter(|sub| sub.stores.iter().any(|store| stores[store.0].logged));
-        logged.count() * self.feed.partitions as usize
+    fn followed_tasks(&self) -> usize {
+        let topology = &self.feed.topology;
+        let stores = topology.plan().stores();
+        let is_followed =
+            |store: &StoreId| stores[store.0].logged || topology.refill(*store).is_some();
+        let subs = topology.subtopologies().iter();
+        let followed = subs.filter(|sub| sub.stores.iter().any(is_followed));
+        followed.count() * self.feed.partitions as usize
+    }
+
+    /// Where a standby of a store stands when it has everything: behind the last record of its
+    /// changelog, or where the group stands in the input that it is restored from.
+    fn end_of(&self, store: &str, partition: i32) -> i64 {
+        let topology = &self.feed.topology;
+        let named = |spec: &StoreSpec| &*spec.name == store;
+        let id = topology.plan().stores().iter().position(named);
+        let id = StoreId(id.expect("it stands in the plan"));
+        if let Some(refill) = topology.refill(id) {
+            let at = TopicPartition::new(refill.topic().clone(), partition);
+            return self.log.group(APP).offsets.get(&at).copied().unwrap_or(0);
+        }
+        let at = TopicPartition::new(format!("{APP}-{store}-changelog"), partition);
+        let last = self.log.committed_records(&at).last().map(|r| r.offset);
+        last.map_or(0, |last| last + 1)
     }
 
     /// The disks of standbys that say that they have read everything.
@@ -509,10 +607,7 @@ impl<'a> World<'a> {
             for task in owners.keys() {
                 let mut of_task = standbys.iter().filter(|s| s.id == task.to_string());
                 let is_ready = |(store, position): (&String, &i64)| {
-                    let topic = format!("{APP}-{store}-changelog");
-                    let at = TopicPartition::new(topic, task.partition);
-                    let last = self.log.committed_records(&at).last().map(|r| r.offset);
-                    last.is_none_or(|last| last < *position)
+                    self.end_of(store, task.partition) <= *position
                 };
                 if of_task.any(|standby| standby.positions.iter().all(is_ready)) {
                     disks.insert(*task, slot.disk.clone());
