@@ -125,7 +125,7 @@ impl Restoration {
 
     /// Reads and applies a batch.
     pub(crate) fn step(&mut self, tasks: &mut BTreeMap<TaskId, Task>, now: Duration) -> Result<()> {
-        if self.items.iter().any(|i| !i.done && i.position < i.target) {
+        if self.reads() {
             self.fetched.clear();
             self.reader
                 .poll(POLL_WAIT, BATCH_RECORDS, &mut self.fetched)?;
@@ -209,6 +209,12 @@ impl Restoration {
             self.progress = now;
         }
         Ok(())
+    }
+
+    /// Whether there is something to read.
+    pub(crate) fn reads(&self) -> bool {
+        let mut items = self.items.iter();
+        items.any(|i| !i.done && i.position < i.target)
     }
 
     pub(crate) fn is_done(&self) -> bool {

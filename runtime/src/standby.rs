@@ -129,7 +129,7 @@ impl Keeper {
             self.look(shared)?;
         }
         match &mut self.reader {
-            Some(reader) if !unwritten(shared) => {
+            Some(reader) if !shared.is_paused() && !unwritten(shared) => {
                 self.fetched.clear();
                 reader.poll(wait, BATCH_RECORDS, &mut self.fetched)?;
                 self.apply(shared)?;

@@ -58,6 +58,7 @@ fn storm(script: Option<(DiskPoint, u64)>) -> Storm {
         kills: 0,
         freezes: 2,
         doubles: 0,
+        moves: 0,
         standbys: 0,
     }
 }

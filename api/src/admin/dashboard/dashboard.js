@@ -126,7 +126,7 @@ function draw(graph) {
   byId("application").textContent = graph.application_id;
 }
 
-function showTasks({ health, threads }) {
+function showTasks({ health, threads, threads_wanted: wanted }) {
   const badge = byId("health");
   badge.textContent = health;
   badge.className = "badge " + health;
@@ -137,7 +137,8 @@ function showTasks({ health, threads }) {
     t.restore_remaining, time(t.stream_time_ms)]));
   rows("stores", tasks.flatMap((t) => t.stores.map((s) => [s.name, t.id, s.position ?? "–", s.replayed]))
     .sort((a, b) => a[0].localeCompare(b[0])));
-  byId("figures").textContent = `${threads.length} threads, ${tasks.length} tasks`;
+  const of = threads.length === wanted ? "" : ` of ${wanted} wanted`;
+  byId("figures").textContent = `${threads.length}${of} threads, ${tasks.length} tasks`;
 }
 
 function showLag({ lag, items }) {
