@@ -83,8 +83,8 @@ impl Application {
     }
 
     /// Stops processing until [`resume`](Self::resume), as in Kafka Streams (KIP-834): no record is
-    /// processed, no timer fires, no store is restored, no standby follows. What is processed
-    /// already is committed at once.
+    /// processed, no timer fires, no standby follows, and no store is restored that has more than a
+    /// thousand records to read. What is processed already is committed at once.
     ///
     /// The instance stays in the group and keeps its tasks; polling goes on, up to
     /// [`buffered_records_max`](crate::Config::buffered_records_max) of each partition;

@@ -22,6 +22,10 @@ const OPEN_WAIT: Duration = Duration::from_secs(30);
 /// The pause before it is looked again whether it has.
 pub(crate) const OPEN_PAUSE: Duration = Duration::from_millis(50);
 
+/// Changelog records that are restored even in a pause, so that what hardly has moved is served on.
+/// There is always something to read: markers of transactions take offsets, too.
+const RESTORED_IN_PAUSE_MAX: i64 = 1000;
+
 /// What the group gave, while not all of its tasks are open.
 pub(crate) struct Assigned {
     /// With the offset that is committed.
@@ -138,8 +142,7 @@ impl Session {
         let Some(restoring) = &mut self.restoring else {
             return Ok(());
         };
-        // In a pause only what has nothing to read comes to its end.
-        if self.shared.is_paused() && restoring.reads() {
+        if self.shared.is_paused() && restoring.all_remaining() > RESTORED_IN_PAUSE_MAX {
             return Ok(());
         }
         if self.tasks.values().any(Task::is_stalled) {

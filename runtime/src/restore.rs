@@ -34,6 +34,12 @@ struct Item {
     done: bool,
 }
 
+impl Item {
+    fn remaining(&self) -> i64 {
+        (self.target - self.position).max(0)
+    }
+}
+
 /// The restore of one or more tasks, all their changelogs read at once.
 pub(crate) struct Restoration {
     reader: Box<dyn Reader>,
@@ -125,7 +131,7 @@ impl Restoration {
 
     /// Reads and applies a batch.
     pub(crate) fn step(&mut self, tasks: &mut BTreeMap<TaskId, Task>, now: Duration) -> Result<()> {
-        if self.reads() {
+        if self.items.iter().any(|i| !i.done && i.position < i.target) {
             self.fetched.clear();
             self.reader
                 .poll(POLL_WAIT, BATCH_RECORDS, &mut self.fetched)?;
@@ -211,12 +217,6 @@ impl Restoration {
         Ok(())
     }
 
-    /// Whether there is something to read.
-    pub(crate) fn reads(&self) -> bool {
-        let mut items = self.items.iter();
-        items.any(|i| !i.done && i.position < i.target)
-    }
-
     pub(crate) fn is_done(&self) -> bool {
         self.items.iter().all(|i| i.done)
     }
@@ -224,7 +224,12 @@ impl Restoration {
     /// Changelog records that a task still has to read.
     pub(crate) fn remaining(&self, task: TaskId) -> i64 {
         let of_task = self.items.iter().filter(|i| i.task == task);
-        of_task.map(|i| (i.target - i.position).max(0)).sum()
+        of_task.map(Item::remaining).sum()
+    }
+
+    /// Changelog records that are still to be read for all tasks.
+    pub(crate) fn all_remaining(&self) -> i64 {
+        self.items.iter().map(Item::remaining).sum()
     }
 }
 

@@ -7,13 +7,15 @@ use std::{
 };
 
 use millstream_broker::{
-    Admin, Appender, Broker, Cleanup, NewTopic, OwnedRecord, TopicPartition,
+    Broker, Cleanup, NewTopic, OwnedRecord, TopicPartition,
     sim::{Fault as Mishap, SimClient, SimConfig, SimLog},
 };
 use millstream_operators::{Clock, Context, KvHandle, Processor, Punctuation, StreamsBuilder};
 use millstream_runtime::{Bases, Config, Health, Part, Stepped, WallClock};
 use millstream_state::{ByteStore, Fault, MemoryBytes};
-use millstream_topology::{Headers, KvStore, Record, Result, TaskId, Topic, text, u64_be};
+use millstream_topology::{
+    Headers, KvStore, Record, Result, TaskId, Topic, partition_for_key, text, u64_be,
+};
 
 const WORDS: Topic<String, String> = Topic::new("words", text(), text());
 const NOTHING: Topic<String, String> = Topic::new("nothing", text(), text());
@@ -88,41 +90,54 @@ impl Bases for InMemory {
     }
 }
 
+fn instance(log: &SimLog, name: &str, build: impl FnOnce(&StreamsBuilder)) -> Stepped {
+    let b = StreamsBuilder::new();
+    build(&b);
+    let mut config = Config::new("app", "unused");
+    config.instance_id = name.to_owned();
+    config.session_timeout = SESSION;
+    config.commit_pause = config.commit_interval;
+    let client = log.client(name);
+    let clock = Arc::new(Virtual(log.clone(), client.clone()));
+    let topology = b.build().expect("builds");
+    let bases = Box::new(InMemory::default());
+    Stepped::open(&topology, Arc::new(client), config, clock, bases).expect("opens")
+}
+
+fn count_words(b: &StreamsBuilder) {
+    b.stream(WORDS).group_by_key().count(COUNTS);
+}
+
 struct Bed {
     log: SimLog,
+    partitions: u32,
     app: Stepped,
 }
 
 impl Bed {
     fn new(partitions: u32, build: impl FnOnce(&StreamsBuilder)) -> Self {
         let log = SimLog::new(1, SimConfig::default());
-        let client = log.client("a");
         let topics = [WORDS.name(), NOTHING.name()].map(|name| NewTopic {
             name: name.into(),
             partitions,
             cleanup: Cleanup::Delete { retention_ms: None },
         });
-        let admin = client.admin().expect("admin");
+        let admin = log.client("setup").admin().expect("admin");
         admin.create_topics(&topics).expect("created");
-        let b = StreamsBuilder::new();
-        build(&b);
-        let mut config = Config::new("app", "unused");
-        config.session_timeout = SESSION;
-        config.commit_pause = config.commit_interval;
-        let clock = Arc::new(Virtual(log.clone(), client.clone()));
-        let topology = b.build().expect("builds");
-        let bases = Box::new(InMemory::default());
-        let app = Stepped::open(&topology, Arc::new(client), config, clock, bases).expect("opens");
-        Self { log, app }
+        let app = instance(&log, "a", build);
+        Self {
+            log,
+            partitions,
+            app,
+        }
     }
 
     fn counting(partitions: u32) -> Self {
-        Self::new(partitions, |b| {
-            b.stream(WORDS).group_by_key().count(COUNTS);
-        })
+        Self::new(partitions, count_words)
     }
 
-    fn append(&self, partition: i32, key: &str) {
+    fn append(&self, key: &str) {
+        let partition = partition_for_key(key.as_bytes(), self.partitions);
         let record = OwnedRecord {
             to: TopicPartition::new(WORDS.name(), partition),
             timestamp: 0,
@@ -189,21 +204,18 @@ fn tasks(app: &Stepped) -> Vec<usize> {
 #[test]
 fn a_thread_that_cannot_join_keeps_its_counters() {
     let mut bed = Bed::counting(1);
-    bed.append(0, "a");
+    bed.append("a");
     bed.until(|app| app.status().threads.iter().any(|t| t.commits.count > 0));
     bed.until_running();
-    let next = |point: &str| bed.log.coverage().0[point].passed + 1;
-    bed.log.script(
-        "consumer.poll.before",
-        next("consumer.poll.before"),
-        Mishap::Retriable,
-    );
-    let made = next("broker.consumer.before");
-    for nth in made..made + 3 {
+    bed.log.script("consumer.poll.before", 1, Mishap::Retriable);
+    for nth in 1..=3 {
         bed.log
             .script("broker.consumer.before", nth, Mishap::Retriable);
     }
-    bed.until(|app| app.status().threads.iter().any(|t| t.commits.rejoins == 4));
+    bed.until(|app| {
+        let threads = app.status().threads;
+        threads.iter().any(|t| t.commits.rejoins == 4)
+    });
     bed.until_running();
     let commits = bed.app.status().threads[0].commits.clone();
     assert_eq!((commits.count, commits.rejoins), (1, 4));
@@ -249,37 +261,36 @@ fn a_thread_that_leaves_gives_its_tasks_and_its_name_back() {
     bed.until_running();
     bed.app.add_thread().expect("added");
     bed.until(|app| tasks(app) == [1, 1] && app.health() == Health::Running);
-    assert_eq!(bed.members(), ["app-0-0", "app-0-1"]);
-    for partition in 0..2 {
-        bed.append(partition, &format!("k{partition}"));
-    }
+    assert_eq!(bed.members(), ["app-a-0", "app-a-1"]);
+    bed.append("k0");
+    bed.append("k1");
     bed.turns(20);
 
     assert_eq!(bed.app.remove_thread().expect("told"), Some(1));
     let began = bed.log.now();
     bed.until(|app| tasks(app) == [2] && app.health() == Health::Running);
     assert!(bed.log.now() - began < SESSION / 2);
-    assert_eq!(bed.members(), ["app-0-0"]);
+    assert_eq!(bed.members(), ["app-a-0"]);
     assert_eq!(bed.app.threads().collect::<Vec<_>>(), [0]);
     assert_eq!(bed.app.members().list()[0].tasks, ["0_0", "0_1"]);
     assert_eq!((bed.count("k0"), bed.count("k1")), (Some(1), Some(1)));
 
     assert_eq!(bed.app.add_thread().expect("added"), 1);
     bed.until(|app| tasks(app) == [1, 1] && app.health() == Health::Running);
-    assert_eq!(bed.members(), ["app-0-0", "app-0-1"]);
+    assert_eq!(bed.members(), ["app-a-0", "app-a-1"]);
 }
 
 #[test]
 fn the_last_thread_may_leave_and_another_may_come() {
     let mut bed = Bed::counting(2);
-    bed.append(0, "a");
+    bed.append("a");
     bed.until_running();
     assert_eq!(bed.app.remove_thread().expect("told"), Some(0));
     assert_eq!(bed.app.remove_thread().expect("told"), None);
     bed.until(|app| app.status().threads.is_empty());
     assert_eq!(bed.app.health(), Health::Running);
     assert!(bed.members().is_empty());
-    bed.append(0, "a");
+    bed.append("a");
     assert_eq!(bed.app.add_thread().expect("added"), 0);
     assert_eq!(bed.app.health(), Health::Starting);
     bed.until_running();
@@ -290,18 +301,18 @@ fn the_last_thread_may_leave_and_another_may_come() {
 #[test]
 fn a_pause_commits_what_is_done_and_does_no_more() {
     let mut bed = Bed::counting(2);
-    bed.append(0, "a");
+    bed.append("a");
     bed.until(|app| count(app, "a") == Some(1));
-    bed.append(0, "a");
+    bed.append("a");
     // The last commit was a moment ago, so that the next one can wait.
     bed.app.step(Part::Thread(0));
-    assert_eq!(bed.log.open_transactions().len(), 1);
+    assert_eq!(bed.count("a"), Some(1));
     bed.app.pause();
-    bed.append(0, "a");
-    bed.until(|app| app.status().threads[0].paused);
-    assert_eq!(bed.app.health(), Health::Paused);
+    bed.append("a");
+    bed.app.step(Part::Thread(0));
     assert_eq!(bed.count("a"), Some(2));
-    assert!(bed.log.open_transactions().is_empty());
+    bed.until(|app| app.status().threads.iter().any(|t| t.paused));
+    assert_eq!(bed.app.health(), Health::Paused);
     let generation = bed.log.group("app").generation;
     let before = bed.log.now();
     while bed.log.now() - before < 3 * SESSION {
@@ -324,9 +335,8 @@ fn a_pause_commits_what_is_done_and_does_no_more() {
 #[test]
 fn tasks_that_arrive_in_a_pause_are_restored_after_it() {
     let mut bed = Bed::counting(2);
-    for partition in 0..2 {
-        bed.append(partition, &format!("k{partition}"));
-    }
+    bed.append("k0");
+    bed.append("k1");
     bed.until_running();
     bed.turns(20);
     bed.app.pause();
@@ -338,6 +348,26 @@ fn tasks_that_arrive_in_a_pause_are_restored_after_it() {
     assert_eq!((bed.count("k0"), bed.count("k1")), (Some(1), Some(1)));
     bed.app.resume();
     bed.until_running();
+}
+
+#[test]
+fn a_long_restore_waits_for_the_end_of_the_pause() {
+    let mut bed = Bed::counting(1);
+    for n in 0..1500 {
+        bed.append(&format!("k{n}"));
+    }
+    bed.until(|app| count(app, "k1499") == Some(1));
+    bed.app.stop();
+    bed.turn();
+    bed.app = instance(&bed.log, "b", count_words);
+    bed.app.pause();
+    bed.turns(100);
+    assert_eq!(tasks(&bed.app), [1]);
+    assert!(!bed.app.status().is_up_to_date());
+    assert_eq!((bed.app.health(), bed.count("k0")), (Health::Paused, None));
+    bed.app.resume();
+    bed.until_running();
+    assert_eq!(bed.count("k0"), Some(1));
 }
 
 struct Ticker(KvHandle<String, u64>);
