@@ -9,6 +9,7 @@ use std::{
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
+        mpsc::channel,
     },
     time::{Duration, Instant},
 };
@@ -126,7 +127,7 @@ impl Bed {
     fn feed(&self, count: u32) {
         let appender = self.broker.appender().expect("appender");
         let input: Arc<str> = self.input().into();
-        let (sent, done) = std::sync::mpsc::channel();
+        let (sent, done) = channel();
         let from = self.fed.fetch_add(count, Ordering::Relaxed);
         for n in from..from + count {
             let key = format!("k{}", n % KEYS);
@@ -387,6 +388,32 @@ fn an_application_that_has_failed_refuses_threads_and_says_why() {
         assert!(why.contains("as the test asked"), "{why}");
     }
     app.close().expect_err("it failed");
+}
+
+#[test]
+fn a_function_that_lets_the_application_go_last_does_not_wait_for_itself() {
+    let bed = Bed::embedded();
+    let app: Arc<Mutex<Weak<Application>>> = Arc::default();
+    let (holds, is_held) = channel();
+    let (let_go, is_let_go) = channel();
+    let (ends, has_ended) = channel();
+    let called = app.clone();
+    let is_let_go = Mutex::new(is_let_go);
+    let topology = bed.counting(move |_| {
+        let app = called.lock().expect("no panic").upgrade();
+        holds.send(()).expect("the test waits");
+        let go = is_let_go.lock().expect("no panic").recv();
+        go.expect("the test lets it go");
+        drop(app.expect("the test held it"));
+        ends.send(()).expect("the test waits");
+    });
+    let running = Arc::new(bed.start(&topology, "one"));
+    *app.lock().expect("no panic") = Arc::downgrade(&running);
+    bed.feed(1);
+    is_held.recv_timeout(DEADLINE).expect("it is held");
+    drop(running);
+    let_go.send(()).expect("the function waits");
+    has_ended.recv_timeout(DEADLINE).expect("it ends");
 }
 
 macro_rules! on_both_logs {
