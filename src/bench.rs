@@ -143,7 +143,11 @@ async fn run_on_kafka(args: OnKafka) -> Outcome {
                 tell_restored(&application, started);
                 println!("RUNNING after {} ms", started.elapsed().as_millis());
             }
-            Health::Starting | Health::Running | Health::Stalled(_) | Health::Stopping => {}
+            Health::Starting
+            | Health::Running
+            | Health::Paused
+            | Health::Stalled(_)
+            | Health::Stopping => {}
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK_EVERY) => {}

@@ -466,7 +466,9 @@ fn admin_pages(
             .route("/ready", get(ok)));
     };
     let admin: Arc<dyn Admin> = log.admin()?;
-    let mut state = AdminState::new(application, &*settings.streams.application_id, admin);
+    let state = AdminState::new(application, &*settings.streams.application_id, admin);
+    // It listens on loopback only: see `bind`.
+    let mut state = state.with_changes();
     if let Some(door) = door {
         state = door
             .figures()

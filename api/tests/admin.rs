@@ -113,7 +113,24 @@ impl Answer {
 }
 
 async fn get(router: &Router, path: &str) -> Answer {
-    let request = Request::get(path).body(Body::empty()).expect("a request");
+    ask(
+        router,
+        Request::get(path).body(Body::empty()).expect("a request"),
+    )
+    .await
+}
+
+/// Posts JSON, with these headers beside it.
+async fn post(router: &Router, path: &str, body: &str, headers: &[(&str, &str)]) -> Answer {
+    let mut request = Request::post(path).header("content-type", "application/json");
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::from(body.to_owned()));
+    ask(router, request.expect("a request")).await
+}
+
+async fn ask(router: &Router, request: Request<Body>) -> Answer {
     let response = router
         .clone()
         .oneshot(request)
@@ -366,6 +383,114 @@ async fn pages(router: &Router) {
     for file in ["/dashboard.js", "/dashboard.css"] {
         assert_eq!(get(router, file).await.status, StatusCode::OK);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_operator_changes_threads_and_pauses() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let log = open_log(dir.path());
+    write_words(&*log);
+    let application = start(&log, "a", None);
+    let router = admin_router(admin(&log, &application).with_changes());
+    let router = front(router, FrontLimits::default());
+    all_counted(&router).await;
+
+    let threads = post(&router, "/threads", r#"{"count":3}"#, &[]).await;
+    assert_eq!(
+        (threads.status, &threads.json()["count"]),
+        (StatusCode::OK, &3.into())
+    );
+    let tasks = |count: usize| {
+        move |a: &Answer| {
+            let json = a.json();
+            let items = json["items"].as_array().expect("items");
+            let mut tasks = items.iter().filter_map(|thread| thread["tasks"].as_u64());
+            items.len() == count && tasks.all(|tasks| tasks > 0)
+        }
+    };
+    eventually(&router, "/threads", tasks(3)).await;
+    eventually(&router, "/ready", |a| a.status == StatusCode::OK).await;
+    let metrics = get(&router, "/metrics").await.text;
+    assert!(
+        metrics.contains("millstream_commits_total{thread=\"2\"}"),
+        "{metrics}"
+    );
+    assert!(metrics.contains("millstream_threads 3"), "{metrics}");
+    post(&router, "/threads", r#"{"count":1}"#, &[]).await;
+    eventually(&router, "/threads", tasks(1)).await;
+    let gone = get(&router, "/metrics").await.text;
+    assert!(!gone.contains("thread=\"2\""), "{gone}");
+    eventually(&router, "/ready", |a| a.json()["status"] == "ready").await;
+
+    let paused = post(&router, "/pause", "", &[]).await;
+    assert_eq!(
+        (paused.status, &paused.json()["paused"]),
+        (StatusCode::OK, &true.into())
+    );
+    eventually(&router, "/threads", |a| {
+        a.json()["items"][0]["paused"] == true
+    })
+    .await;
+    let ready = get(&router, "/ready").await;
+    assert_eq!(
+        (ready.status, &ready.json()["status"]),
+        (StatusCode::OK, &"paused".into())
+    );
+    assert_eq!(get(&router, "/tasks").await.json()["health"], "paused");
+    let metrics = get(&router, "/metrics").await.text;
+    assert!(
+        metrics.contains("millstream_health{state=\"paused\"} 1"),
+        "{metrics}"
+    );
+    all_counted(&router).await;
+    post(&router, "/resume", "", &[]).await;
+    eventually(&router, "/ready", |a| a.json()["status"] == "ready").await;
+    changes_are_refused(&router, &log, &application).await;
+}
+
+async fn changes_are_refused(
+    router: &Router,
+    log: &Arc<dyn Broker>,
+    application: &Arc<Application>,
+) {
+    for (body, status) in [
+        (r#"{"count":65}"#, 422),
+        (r#"{"count":-1}"#, 422),
+        (r#"{"number":1}"#, 422),
+        ("", 400),
+    ] {
+        is_problem(&post(router, "/threads", body, &[]).await, status);
+    }
+    // A page of another origin, of this one under a name of the attacker's, and a form.
+    for header in [
+        ("origin", "http://evil.example"),
+        ("origin", "null"),
+        ("sec-fetch-site", "same-origin"),
+    ] {
+        for (path, body) in [
+            ("/threads", r#"{"count":2}"#),
+            ("/pause", ""),
+            ("/resume", ""),
+        ] {
+            is_problem(&post(router, path, body, &[header]).await, 403);
+        }
+    }
+    let still = get(router, "/threads").await.json();
+    assert_eq!(
+        (&still["count"], &still["paused"]),
+        (&1.into(), &false.into())
+    );
+    // Who has not asked for changes has none, but may look.
+    let looks = front(
+        admin_router(admin(log, application)),
+        FrontLimits::default(),
+    );
+    assert_eq!(get(&looks, "/threads").await.json()["count"], 1);
+    is_problem(&post(&looks, "/threads", r#"{"count":2}"#, &[]).await, 405);
+    for path in ["/pause", "/resume"] {
+        is_problem(&post(&looks, path, "", &[]).await, 404);
+    }
+    assert!(!application.is_paused());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
 //! `Application`: a topology that runs.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
@@ -26,9 +27,10 @@ use crate::{
     members::{Herald, Members},
     queries::Queries,
     rebuilds::Rebuilds,
+    roster::Roster,
     stage::Stage,
     standby::{Keeper, Standbys},
-    status::{Board, Status, TaskPhase, ThreadStatus},
+    status::{Board, Status, ThreadStatus},
     stream_thread::StreamThread,
     task::Task,
 };
@@ -45,10 +47,12 @@ pub(crate) struct Shared {
     pub(crate) queries: Queries,
     pub(crate) members: Members,
     pub(crate) board: Board,
+    pub(crate) roster: Roster,
     pub(crate) flush_pool: FlushPool,
     pub(crate) rebuilds: Rebuilds,
     pub(crate) standbys: Standbys,
     globals: Ready,
+    pub(crate) pause: AtomicBool,
     stop: AtomicBool,
     failure: Mutex<Option<Error>>,
 }
@@ -88,6 +92,7 @@ impl Shared {
             false => Some(Reading::begin(&topology, broker.reader()?, &*admin)?),
         };
         let shared = Self {
+            roster: Roster::of(config.threads),
             topology,
             config,
             broker,
@@ -102,6 +107,7 @@ impl Shared {
             rebuilds: Rebuilds::default(),
             standbys: Standbys::default(),
             globals,
+            pause: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             failure: Mutex::new(None),
         };
@@ -145,15 +151,14 @@ impl Shared {
         if self.stopping() {
             return Health::Stopping;
         }
-        let threads = self.board.read().threads;
-        if let Some(why) = threads.iter().find_map(ThreadStatus::stalled_by) {
+        let status = self.status();
+        if let Some(why) = status.threads.iter().find_map(ThreadStatus::stalled_by) {
             return Health::Stalled(why.to_owned());
         }
-        let running = |thread: &ThreadStatus| {
-            let mut tasks = thread.tasks.iter();
-            thread.joined && tasks.all(|task| task.phase == TaskPhase::Running)
-        };
-        match threads.len() == self.config.threads && threads.iter().all(running) {
+        if status.paused {
+            return Health::Paused;
+        }
+        match status.is_up_to_date() {
             true => Health::Running,
             false => Health::Starting,
         }
@@ -162,11 +167,20 @@ impl Shared {
     /// Threads, tasks, stores and commits at this moment.
     pub(crate) fn status(&self) -> Status {
         let mut status = Status {
+            threads_wanted: self.roster.wanted(),
+            paused: self.is_paused(),
             rebuilds: self.rebuilds.totals(),
             ..self.board.read()
         };
         self.queries.date(&mut status.standbys);
+        for thread in &mut status.threads {
+            thread.leaving = self.roster.is_leaving(thread.index);
+        }
         status
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.pause.load(Ordering::Acquire)
     }
 
     pub(crate) fn stopping(&self) -> bool {
@@ -217,6 +231,8 @@ pub enum Health {
     Starting,
     /// All tasks of this instance run.
     Running,
+    /// It was told to pause: it processes nothing, but stays in the group and answers queries.
+    Paused,
     /// State cannot be written to disk, for that reason. It goes on by itself when it can again.
     Stalled(String),
     /// It was told to stop.
@@ -226,9 +242,15 @@ pub enum Health {
 }
 
 /// A topology that runs on a log. Dropping it closes it.
+///
+/// While it runs its stream threads can be [added](Self::add_thread) and
+/// [removed](Self::remove_thread), and it can be [paused](Self::pause).
 pub struct Application {
-    shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    pub(crate) shared: Arc<Shared>,
+    /// The stream threads by index. One that has left stays here until its index is given again.
+    pub(crate) threads: Mutex<BTreeMap<usize, JoinHandle<()>>>,
+    /// What works beside them.
+    others: Vec<JoinHandle<()>>,
 }
 
 impl Application {
@@ -255,37 +277,31 @@ impl Application {
         let bases = bases::configured(&config)?;
         let flush_pool = FlushPool::start().map_err(no_thread)?;
         let (shared, workers) = Shared::open(topology, broker, config, clock, bases, flush_pool)?;
-        let mut threads = Vec::new();
-        let herald = workers.herald;
-        threads.push(spawn("members".to_owned(), move || herald.run())?);
-        if let Some(reading) = workers.globals {
+        let Workers { herald, globals } = workers;
+        let mut others = vec![spawn("members".to_owned(), move || herald.run())?];
+        if let Some(reading) = globals {
             let shared = shared.clone();
-            threads.push(spawn("global".to_owned(), move || {
+            others.push(spawn("global".to_owned(), move || {
                 follow(&shared, reading)
             })?);
         }
         if shared.config.num_standby_replicas > 0 {
             let shared = shared.clone();
-            threads.push(spawn("standbys".to_owned(), move || stand_by(&shared))?);
+            others.push(spawn("standbys".to_owned(), move || stand_by(&shared))?);
         }
-        for index in 0..shared.config.threads {
-            let shared = shared.clone();
-            let run = move || {
-                shared.globals.wait(|| shared.stopping());
-                let thread = StreamThread::new(&shared, index);
-                if catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {
-                    let what = format!("a stream thread panicked. thread={index}");
-                    shared.fail(Error::new(ErrorKind::User, what));
-                }
-            };
-            threads.push(spawn(index.to_string(), run)?);
-        }
+        let threads = 0..shared.config.threads;
+        let threads = threads.map(|index| Ok((index, start_thread(&shared, index)?)));
+        let threads = threads.collect::<Result<_>>()?;
         info!(
             application = shared.config.application_id,
             threads = shared.config.threads,
             "started"
         );
-        Ok(Self { shared, threads })
+        Ok(Self {
+            shared,
+            threads: Mutex::new(threads),
+            others,
+        })
     }
 
     /// Whether it serves.
@@ -334,7 +350,13 @@ impl Application {
     fn stop(&mut self) {
         self.shared.stop();
         self.shared.members.close();
-        for thread in self.threads.drain(..) {
+        let threads = self.threads.get_mut();
+        let threads = std::mem::take(threads.expect("nothing panics with this lock"));
+        for thread in threads.into_values().chain(self.others.drain(..)) {
+            // A function of the user that holds the application may be the last to let it go.
+            if thread.thread().id() == std::thread::current().id() {
+                continue;
+            }
             // A panic in there was reported through `fail`.
             let _ = thread.join();
         }
@@ -365,6 +387,21 @@ fn stand_by(shared: &Shared) {
             "the thread of the standbys panicked",
         ));
     }
+}
+
+/// Starts the stream thread that has this place.
+pub(crate) fn start_thread(shared: &Arc<Shared>, index: usize) -> Result<JoinHandle<()>> {
+    let shared = shared.clone();
+    let run = move || {
+        let leaving = || shared.roster.is_leaving(index);
+        shared.globals.wait(|| shared.stopping() || leaving());
+        let thread = StreamThread::new(&shared, index);
+        if catch_unwind(AssertUnwindSafe(|| thread.run())).is_err() {
+            let what = format!("a stream thread panicked. thread={index}");
+            shared.fail(Error::new(ErrorKind::User, what));
+        }
+    };
+    spawn(index.to_string(), run)
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {

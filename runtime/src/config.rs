@@ -24,7 +24,7 @@ pub struct Config {
     /// Names this process among the instances, the same after a restart, so that it gets its tasks
     /// and its transactional ids back.
     pub instance_id: String,
-    /// How many stream threads; each is a member of the group.
+    /// How many stream threads there are at the start; each is a member of the group.
     pub threads: usize,
     /// Where state is kept.
     pub state: StateKind,
@@ -60,6 +60,8 @@ pub struct Config {
     pub endpoint: Option<String>,
 }
 
+/// More stream threads than this in one instance are a mistake.
+pub(crate) const THREADS_MAX: usize = 256;
 /// Kafka's limit on a client's name leaves this much for ours.
 const ID_LENGTH_MAX: usize = 100;
 /// More copies than this are a mistake.
@@ -106,8 +108,11 @@ impl Config {
                 ));
             }
         }
-        if self.threads == 0 {
-            return wrong("threads must be at least 1. threads=0".to_owned());
+        if !(1..=THREADS_MAX).contains(&self.threads) {
+            let threads = self.threads;
+            return wrong(format!(
+                "threads must be 1 to {THREADS_MAX}. threads={threads}"
+            ));
         }
         if self.num_standby_replicas > STANDBYS_MAX {
             let wanted = self.num_standby_replicas;

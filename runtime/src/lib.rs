@@ -25,6 +25,8 @@
 //! What this crate is not: it knows no HTTP and no SQL.
 
 mod application;
+mod movement;
+mod roster;
 mod stepped;
 mod config;
 mod stream_thread;

@@ -151,11 +151,12 @@ impl Members {
 
     /// Says which tasks a stream thread of this instance runs from now on.
     pub(crate) fn announce(&self, thread: usize, tasks: Vec<TaskId>) {
-        self.0
-            .own
-            .lock()
-            .expect("nothing panics with this lock")
-            .insert(thread, tasks);
+        let mut own = self.0.own.lock().expect("nothing panics with this lock");
+        match tasks.is_empty() {
+            true => own.remove(&thread),
+            false => own.insert(thread, tasks),
+        };
+        drop(own);
         self.0.changed.store(true, Ordering::Release);
     }
 

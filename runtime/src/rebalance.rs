@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use millstream_broker::{ProducerError, Start, TopicPartition};
+use millstream_broker::{PartitionIx, ProducerError, Start, TopicPartition};
 use millstream_state::Fault;
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{info, warn};
@@ -20,11 +20,26 @@ use crate::{
 const COMMITTED_WAIT: Duration = Duration::from_secs(60);
 /// How long another thread may take to close a task that comes here.
 const OPEN_WAIT: Duration = Duration::from_secs(30);
+/// The pause before it is looked again whether it has.
+pub(crate) const OPEN_PAUSE: Duration = Duration::from_millis(50);
+
+/// Changelog records that are restored even in a pause, so that what hardly has moved is served on.
+/// There is always something to read: markers of transactions take offsets, too.
+const RESTORED_IN_PAUSE_MAX: i64 = 1000;
+
+/// What the group gave, while not all of its tasks are open.
+pub(crate) struct Assigned {
+    /// With the offset that is committed.
+    partitions: Vec<(TopicPartition, Option<i64>)>,
+    /// When it is given up.
+    until: Duration,
+}
 
 impl Session {
-    /// The group gave this member these partitions: opens what is new, closes what went elsewhere.
-    pub(crate) fn take(&mut self, partitions: &[TopicPartition]) -> Result<(), Trouble> {
-        let ids = self.readers.tasks_of(partitions);
+    /// The group gave this member these partitions: closes what went elsewhere, and begins to open
+    /// what is new.
+    pub(crate) fn take(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Trouble> {
+        let ids = self.readers.tasks_of(&partitions);
         let gone: Vec<TaskId> = self
             .tasks
             .keys()
@@ -34,20 +49,15 @@ impl Session {
         for id in gone {
             self.close_task(id);
         }
+        self.shared
+            .members
+            .announce(self.index, self.tasks.keys().copied().collect());
         ids.iter()
             .for_each(|id| self.shared.before(Stage::Claim, Some(*id)));
         self.shared.standbys.claim(self.index, ids.clone());
         ids.iter()
             .for_each(|id| self.shared.after(Stage::Claim, Some(*id)));
-        for id in &ids {
-            if !self.tasks.contains_key(id) {
-                self.shared.before(Stage::Open, Some(*id));
-                let opened = self.open_task(*id);
-                self.shared.after(Stage::Open, Some(*id));
-                self.tasks.insert(*id, opened?);
-            }
-        }
-        let committed = self.consumer().committed(partitions, COMMITTED_WAIT)?;
+        let committed = self.consumer().committed(&partitions, COMMITTED_WAIT)?;
         let starts: Vec<(TopicPartition, Start)> = partitions
             .iter()
             .zip(&committed)
@@ -55,20 +65,49 @@ impl Session {
             .collect();
         self.consumer().assign(&starts)?;
         self.slots.clear();
-        for (partition, at) in partitions.iter().zip(committed) {
-            let id = self
-                .readers
-                .task_of(partition)
-                .ok_or_else(|| unknown(partition))?;
+        for at in 0..partitions.len() {
+            self.consumer().pause(PartitionIx(at as u32))?;
+        }
+        self.assigned = Some(Assigned {
+            partitions: partitions.into_iter().zip(committed).collect(),
+            until: self.shared.now() + OPEN_WAIT,
+        });
+        Ok(())
+    }
+
+    /// Opens what the group gave. While another thread of this process has yet to close some of it,
+    /// the group must be listened to: its next word may be that it goes elsewhere after all.
+    pub(crate) fn open_assigned(&mut self) -> Result<(), Trouble> {
+        let Some(assigned) = &self.assigned else {
+            return Ok(());
+        };
+        let until = assigned.until;
+        let partitions = assigned.partitions.iter().map(|(partition, _)| partition);
+        let ids: BTreeSet<TaskId> = partitions.filter_map(|p| self.readers.task_of(p)).collect();
+        for id in &ids {
+            if !self.tasks.contains_key(id) {
+                self.shared.before(Stage::Open, Some(*id));
+                let opened = self.try_open(*id, until);
+                self.shared.after(Stage::Open, Some(*id));
+                let Some(task) = opened? else {
+                    return Ok(());
+                };
+                self.tasks.insert(*id, task);
+            }
+        }
+        let assigned = self.assigned.take().expect("looked at above");
+        for (partition, at) in assigned.partitions {
+            let id = self.readers.task_of(&partition);
+            let id = id.ok_or_else(|| unknown(&partition))?;
             let task = self.tasks.get_mut(&id).expect("opened above");
             let of_topic = |q: &RecordQueue| q.topic == partition.topic;
             let queue = task.group.queues().iter().position(of_topic);
-            let queue = queue.ok_or_else(|| unknown(partition))?;
+            let queue = queue.ok_or_else(|| unknown(&partition))?;
             task.group.set_committed(queue, at);
             self.slots.push(Slot {
                 task: id,
                 queue,
-                paused: false,
+                paused: true,
             });
         }
         let names: Vec<String> = ids.iter().map(TaskId::to_string).collect();
@@ -83,7 +122,9 @@ impl Session {
 
     pub(crate) fn begin_restore(&mut self, ids: &BTreeSet<TaskId>) -> Result<(), Trouble> {
         for at in 0..self.slots.len() {
-            self.set_paused(at, true)?;
+            if !self.slots[at].paused {
+                self.set_paused(at, true)?;
+            }
         }
         let reader = self.shared.broker.reader()?;
         let admin = &*self.shared.admin;
@@ -111,6 +152,9 @@ impl Session {
         let Some(restoring) = &mut self.restoring else {
             return Ok(());
         };
+        if self.shared.is_paused() && restoring.all_remaining() > RESTORED_IN_PAUSE_MAX {
+            return Ok(());
+        }
         if self.tasks.values().any(Task::is_stalled) {
             return Ok(());
         }
@@ -158,18 +202,28 @@ impl Session {
     }
 
     pub(crate) fn open_task(&mut self, id: TaskId) -> Result<Task> {
-        let deadline = self.shared.now() + OPEN_WAIT;
+        let until = self.shared.now() + OPEN_WAIT;
+        loop {
+            if let Some(task) = self.try_open(id, until)? {
+                return Ok(task);
+            }
+            self.shared.clock.wait(OPEN_PAUSE);
+        }
+    }
+
+    /// Opens a task; `None` when that is to be tried again.
+    fn try_open(&mut self, id: TaskId, until: Duration) -> Result<Option<Task>> {
         loop {
             let error = match self.shared.open_task(id) {
-                Ok(task) => return Ok(task),
+                Ok(task) => return Ok(Some(task)),
                 Err(error) => error,
             };
             match Fault::of(&error) {
                 // Another thread of this process still closes it; it has been told to. Or a flush
                 // of its last owner waits.
-                Some(Fault::Locked { .. }) if self.shared.now() < deadline => {
+                Some(Fault::Locked { .. }) if self.shared.now() < until => {
                     if !self.shared.flush_pool.help() {
-                        self.shared.clock.wait(Duration::from_millis(50));
+                        return Ok(None);
                     }
                 }
                 Some(fault) if fault.means_rebuild() => {
@@ -194,6 +248,7 @@ impl Session {
 
     fn give_up_tasks(&mut self, lost: bool) -> Result<(), Trouble> {
         self.restoring = None;
+        self.assigned = None;
         if lost {
             warn!(
                 thread = self.index,
@@ -233,6 +288,7 @@ impl Session {
         self.shared.standbys.claim(self.index, BTreeSet::new());
         self.slots.clear();
         self.restoring = None;
+        self.assigned = None;
     }
 
     /// Closes a task that is committed: its state goes to disk, so that its next start replays

@@ -33,6 +33,12 @@ struct Item {
     done: bool,
 }
 
+impl Item {
+    fn remaining(&self) -> i64 {
+        (self.target - self.position).max(0)
+    }
+}
+
 /// The restore of one or more tasks, all their changelogs read at once.
 pub(crate) struct Restoration {
     reader: Box<dyn Reader>,
@@ -217,7 +223,12 @@ impl Restoration {
     /// Changelog records that a task still has to read.
     pub(crate) fn remaining(&self, task: TaskId) -> i64 {
         let of_task = self.items.iter().filter(|i| i.task == task);
-        of_task.map(|i| (i.target - i.position).max(0)).sum()
+        of_task.map(Item::remaining).sum()
+    }
+
+    /// Changelog records that are still to be read for all tasks.
+    pub(crate) fn all_remaining(&self) -> i64 {
+        self.items.iter().map(Item::remaining).sum()
     }
 }
 

@@ -20,6 +20,7 @@ use crate::{
     outbox::Producing,
     partition_group::Buffered,
     policy::{ErrorPolicy, dead_letter_headers},
+    rebalance::{Assigned, OPEN_PAUSE},
     restore::Restoration,
     status::CommitTimes,
     task::{Failed, Surroundings, Task},
@@ -48,6 +49,8 @@ pub(crate) struct Session {
     pub(crate) tasks: BTreeMap<TaskId, Task>,
     /// By `PartitionIx` of the present assignment; empty between revoke and assign.
     pub(crate) slots: Vec<Slot>,
+    /// What the group gave and is not taken yet.
+    pub(crate) assigned: Option<Assigned>,
     pub(crate) restoring: Option<Restoration>,
     pub(crate) joined: bool,
     pub(crate) last_commit: Duration,
@@ -63,11 +66,7 @@ pub(crate) struct Session {
 
 impl Session {
     /// Joins the group.
-    pub(crate) fn join(
-        shared: &Arc<Shared>,
-        index: usize,
-        times: CommitTimes,
-    ) -> Result<Self, Trouble> {
+    pub(crate) fn join(shared: &Arc<Shared>, index: usize) -> Result<Self, Trouble> {
         let config = &shared.config;
         let member = format!("{}-{}-{index}", config.application_id, config.instance_id);
         let producing = Producing::new(
@@ -93,6 +92,7 @@ impl Session {
             producing,
             tasks: BTreeMap::new(),
             slots: Vec::new(),
+            assigned: None,
             restoring: None,
             joined: false,
             last_commit: now,
@@ -101,7 +101,7 @@ impl Session {
             last_flush: now,
             last_publish: now,
             last_purge: now,
-            times,
+            times: CommitTimes::new(),
             fetched: Vec::with_capacity(POLL_RECORDS_MAX),
         })
     }
@@ -125,11 +125,12 @@ impl Session {
         let event = self.consumer().poll(wait, POLL_RECORDS_MAX, &mut fetched);
         let delivered = event.map(|event| match event {
             Event::Records => self.deliver(&mut fetched),
-            Event::Assigned(partitions) => self.take(&partitions),
+            Event::Assigned(partitions) => self.take(partitions),
             Event::Revoked { lost } => self.give_up(lost),
         });
         self.fetched = fetched;
         delivered??;
+        self.open_assigned()?;
         self.restore()?;
         self.process()?;
         self.punctuate()?;
@@ -139,10 +140,10 @@ impl Session {
         self.housekeeping()
     }
 
-    /// False while a rebalance or a restore keeps the tasks from working: they may be others' by
-    /// now.
-    pub(crate) fn works(&self) -> bool {
-        !self.slots.is_empty() && self.restoring.is_none()
+    /// False while a rebalance or a restore keeps the tasks from working, as they may be others' by
+    /// now, and while the application is paused.
+    fn works(&self) -> bool {
+        !self.slots.is_empty() && self.restoring.is_none() && !self.shared.is_paused()
     }
 
     pub(crate) fn consumer(&mut self) -> &mut dyn Consumer {
@@ -153,9 +154,13 @@ impl Session {
 
     /// How long the next poll may wait.
     fn wait(&self) -> Duration {
+        if self.assigned.is_some() {
+            return OPEN_PAUSE;
+        }
         let stalled = self.tasks.values().any(Task::is_stalled);
         let has_work = |task: &Task| !task.group.is_empty() && !task.is_stalled();
-        if (self.restoring.is_some() && !stalled) || self.tasks.values().any(has_work) {
+        let has_work = self.restoring.is_some() && !stalled || self.tasks.values().any(has_work);
+        if has_work && !self.shared.is_paused() {
             return Duration::ZERO;
         }
         let mut wait = IDLE_WAIT;
@@ -389,7 +394,7 @@ impl Session {
     }
 
     /// Under load at the interval; at once when the input has run dry, so that an idle pipeline
-    /// answers in milliseconds.
+    /// answers in milliseconds, and in a pause, which may be long.
     fn commit_is_due(&self) -> bool {
         if !self.uncommitted {
             return false;
@@ -399,6 +404,7 @@ impl Session {
         let dry = self.tasks.values().all(|t| t.group.is_empty());
         since >= config.commit_interval
             || (dry && since >= config.commit_pause)
+            || self.shared.is_paused()
             || self.records_in_transaction >= TRANSACTION_RECORDS_MAX
     }
 
@@ -429,7 +435,9 @@ impl Session {
     /// everything clean, and so may be dropped.
     fn shed(&mut self) {
         let config = &self.shared.config;
-        let share = config.memory_budget / 2 / config.threads / self.tasks.len().max(1);
+        // A thread that leaves still has its tasks, so that there may be none but it.
+        let threads = self.shared.roster.wanted().max(1);
+        let share = config.memory_budget / 2 / threads / self.tasks.len().max(1);
         for task in self.tasks.values_mut() {
             if task.state.live_bytes() > share {
                 task.state.shed(share / 2);

@@ -125,7 +125,7 @@ impl Keeper {
             mend(shared);
             self.look(shared)?;
         }
-        match unwritten(shared) {
+        match shared.is_paused() || unwritten(shared) {
             false => {
                 shared.before(Stage::StandbyRead, None);
                 let read = self.tails.read(shared, wait);

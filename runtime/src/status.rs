@@ -13,6 +13,10 @@ use serde::Serialize;
 pub struct Status {
     /// Its stream threads.
     pub threads: Vec<ThreadStatus>,
+    /// How many stream threads there should be, those that leave not counted.
+    pub threads_wanted: usize,
+    /// True when it was told to pause. Each thread says when it does.
+    pub paused: bool,
     /// How many records each node has taken since the start, by node name.
     pub nodes: BTreeMap<String, u64>,
     /// How often the state of a task was found damaged and was rebuilt from its changelogs, by
@@ -20,6 +24,19 @@ pub struct Status {
     pub rebuilds: BTreeMap<String, u64>,
     /// The tasks of other instances whose stores this one keeps a copy of.
     pub standbys: Vec<StandbyStatus>,
+}
+
+impl Status {
+    /// Whether all threads that should be there have joined the group, and the stores of all their
+    /// tasks are up to date.
+    pub fn is_up_to_date(&self) -> bool {
+        let staying = || self.threads.iter().filter(|thread| !thread.leaving);
+        let running = |thread: &ThreadStatus| {
+            let mut tasks = thread.tasks.iter();
+            thread.joined && tasks.all(|task| task.phase == TaskPhase::Running)
+        };
+        staying().count() == self.threads_wanted && staying().all(running)
+    }
 }
 
 /// A standby at one moment.
@@ -43,6 +60,10 @@ pub struct ThreadStatus {
     pub index: usize,
     /// True once it has joined the group and runs, or restores, what it was given.
     pub joined: bool,
+    /// True when it was told to leave: it is about to commit, close its tasks and end.
+    pub leaving: bool,
+    /// True while it is paused, and all that it has processed is committed.
+    pub paused: bool,
     /// Its tasks.
     pub tasks: Vec<TaskStatus>,
     /// Its commits.
@@ -176,6 +197,12 @@ impl Board {
     pub(crate) fn publish(&self, status: ThreadStatus, nodes: BTreeMap<String, u64>) {
         let mut board = self.0.lock().expect("publishing does not panic");
         board.threads.insert(status.index, (status, nodes));
+    }
+
+    /// A thread is gone.
+    pub(crate) fn retire(&self, thread: usize) {
+        let mut board = self.0.lock().expect("publishing does not panic");
+        board.threads.remove(&thread);
     }
 
     pub(crate) fn publish_standbys(&self, standbys: Vec<StandbyStatus>) {

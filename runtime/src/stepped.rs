@@ -1,7 +1,7 @@
 //! `Stepped`: an application without threads, for simulations: whoever holds it decides which part
 //! works next, and what time it is.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use millstream_broker::Broker;
 use millstream_operators::Topology;
@@ -102,7 +102,7 @@ pub enum Part {
 /// ```
 pub struct Stepped {
     shared: Arc<Shared>,
-    threads: Vec<StreamThread>,
+    threads: BTreeMap<usize, StreamThread>,
     herald: Herald,
     follower: Option<Follower>,
     keeper: Keeper,
@@ -126,7 +126,9 @@ impl Stepped {
         let follower = globals.map(Reading::open).transpose()?;
         let threads = 0..shared.config.threads;
         Ok(Self {
-            threads: threads.map(|i| StreamThread::new(&shared, i)).collect(),
+            threads: threads
+                .map(|index| (index, StreamThread::new(&shared, index)))
+                .collect(),
             keeper: Keeper::new(&shared),
             shared,
             herald,
@@ -137,9 +139,7 @@ impl Stepped {
     /// Lets a part work for one turn. `false` when it has nothing to do any more, or not yet.
     pub fn step(&mut self, part: Part) -> bool {
         match part {
-            Part::Thread(index) => {
-                self.shared.tables_are_there() && self.threads[index].step() == Step::Worked
-            }
+            Part::Thread(index) => self.step_thread(index),
             Part::Members => self.herald.step(Duration::ZERO),
             Part::Globals => self.follower.as_mut().is_some_and(|follower| {
                 let stepped = self.shared.follow(follower, Duration::ZERO);
@@ -148,6 +148,53 @@ impl Stepped {
             Part::Standbys => self.keeper.step(&self.shared, Duration::ZERO),
             Part::Flush => self.shared.flush_pool.help(),
         }
+    }
+
+    fn step_thread(&mut self, index: usize) -> bool {
+        let may_work = self.shared.tables_are_there() || self.shared.roster.is_leaving(index);
+        let Some(thread) = self.threads.get_mut(&index).filter(|_| may_work) else {
+            return false;
+        };
+        let step = thread.step();
+        if step == Step::Ended {
+            self.threads.remove(&index);
+        }
+        step == Step::Worked
+    }
+
+    /// The indices of the stream threads that have not ended.
+    pub fn threads(&self) -> impl Iterator<Item = usize> {
+        self.threads.keys().copied()
+    }
+
+    /// As [`Application::add_thread`](crate::Application::add_thread).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_thread(&mut self) -> Result<usize> {
+        let index = self.shared.add_thread()?;
+        let thread = StreamThread::new(&self.shared, index);
+        self.threads.insert(index, thread);
+        Ok(index)
+    }
+
+    /// As [`Application::remove_thread`](crate::Application::remove_thread): the thread leaves when
+    /// it is stepped.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn remove_thread(&self) -> Result<Option<usize>> {
+        self.shared.remove_thread()
+    }
+
+    /// As [`Application::pause`](crate::Application::pause).
+    pub fn pause(&self) {
+        self.shared.pause();
+    }
+
+    /// As [`Application::resume`](crate::Application::resume).
+    pub fn resume(&self) {
+        self.shared.resume();
     }
 
     /// From now on threads finish what they have and end; step each until it returns `false`.

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use millstream_broker::ProducerError;
 use millstream_state::Fault;
 use millstream_topology::{Error, ErrorKind};
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use crate::{
     application::Shared,
@@ -29,7 +29,7 @@ pub(crate) enum Step {
     Worked,
     /// Nothing can be done before so much time has passed.
     Paused(Duration),
-    /// The thread has ended, as the application stops or has failed.
+    /// The thread has ended, as it was told to leave, or the application stops or has failed.
     Ended,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct StreamThread {
     index: usize,
     session: Option<Session>,
     /// Those of the sessions before, while there is no session.
-    times: Option<CommitTimes>,
+    times: CommitTimes,
     /// When the session was begun.
     began: Duration,
     /// When the next one may begin.
@@ -53,7 +53,7 @@ impl StreamThread {
             shared: shared.clone(),
             index,
             session: None,
-            times: Some(CommitTimes::new()),
+            times: CommitTimes::new(),
             began: Duration::ZERO,
             join_at: Duration::ZERO,
             pause: PAUSE_MIN,
@@ -61,7 +61,7 @@ impl StreamThread {
         }
     }
 
-    /// Works until the application stops or fails.
+    /// Works until it is told to leave, or the application stops or fails.
     pub(crate) fn run(mut self) {
         loop {
             match self.step() {
@@ -75,22 +75,22 @@ impl StreamThread {
 
     /// Joins the group, or does one turn of the session's work, or ends.
     pub(crate) fn step(&mut self) -> Step {
-        let stopping = self.shared.stopping();
+        let ending = self.shared.stopping() || self.shared.roster.is_leaving(self.index);
         let Some(session) = &mut self.session else {
-            return match stopping {
-                true => Step::Ended,
+            return match ending {
+                true => self.end(),
                 false => self.join(),
             };
         };
-        let worked = match stopping {
+        let worked = match ending {
             true => session.commit(),
             false => session.step(),
         };
         match worked {
-            Ok(()) if !stopping => Step::Worked,
+            Ok(()) if !ending => Step::Worked,
             Ok(()) => {
                 self.leave();
-                Step::Ended
+                self.end()
             }
             Err(trouble) => {
                 self.leave();
@@ -105,9 +105,9 @@ impl StreamThread {
             return Step::Paused(self.join_at - now);
         }
         self.began = now;
-        let times = self.times.take().unwrap_or_else(CommitTimes::new);
-        match Session::join(&self.shared, self.index, times) {
-            Ok(session) => {
+        match Session::join(&self.shared, self.index) {
+            Ok(mut session) => {
+                std::mem::swap(&mut session.times, &mut self.times);
                 self.session = Some(session);
                 Step::Worked
             }
@@ -116,14 +116,27 @@ impl StreamThread {
     }
 
     fn leave(&mut self) {
-        let closed = self.session.take().map(Session::close);
-        self.times = closed.or_else(|| self.times.take());
+        if let Some(session) = self.session.take() {
+            self.times = session.close();
+        }
+    }
+
+    /// Nothing of this thread is left but its place, which is free from now on if it was told to
+    /// leave.
+    fn end(&self) -> Step {
+        let (shared, thread) = (&self.shared, self.index);
+        if shared.roster.is_leaving(thread) {
+            shared.board.retire(thread);
+            shared.members.announce(thread, Vec::new());
+            shared.roster.free(thread);
+            info!(thread, "stream thread has left");
+        }
+        Step::Ended
     }
 
     fn recover(&mut self, trouble: Trouble) -> Step {
-        let times = self.times.get_or_insert_with(CommitTimes::new);
-        times.stats.rejoins += 1;
-        let commits = times.snapshot();
+        self.times.stats.rejoins += 1;
+        let commits = self.times.snapshot();
         let remedy = remedy(trouble);
         let stalled = match &remedy {
             Remedy::Wait(why) => Some(why.clone()),

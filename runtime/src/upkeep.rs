@@ -73,9 +73,10 @@ impl Session {
         let status = ThreadStatus {
             index: self.index,
             joined: self.joined,
+            paused: self.shared.is_paused() && !self.uncommitted,
             tasks,
             commits,
-            stalled: None,
+            ..ThreadStatus::default()
         };
         let mut nodes: BTreeMap<String, u64> = BTreeMap::new();
         for task in self.tasks.values() {
@@ -94,7 +95,7 @@ impl Session {
         };
         TaskStatus {
             id: task.id.to_string(),
-            phase: if restoring.is_some() {
+            phase: if restoring.is_some() || self.assigned.is_some() {
                 TaskPhase::Restoring
             } else {
                 TaskPhase::Running

@@ -1,6 +1,7 @@
 //! Thousands of seeds of small applications in which everything goes wrong by chance.
 
 use std::{
+    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -17,6 +18,7 @@ use crate::{
 };
 
 const SEEDS: u64 = 10_000;
+const MOVEMENT_SEEDS: u64 = 1_000;
 
 fn rates() -> Rates {
     Rates {
@@ -61,6 +63,7 @@ pub(crate) fn storm(seed: u64) -> Storm {
         kills: 8,
         freezes: 5,
         doubles: if seed % 4 == 1 { 3 } else { 0 },
+        moves: if (seed / 4).is_multiple_of(3) { 15 } else { 0 },
         standbys: usize::from(seed % 5 < 2),
         standby_steps: if seed % 10 < 2 { 100 } else { 1000 },
     }
@@ -90,6 +93,48 @@ fn small_applications_lose_and_double_nothing() {
         run(case, seed, &storm(seed), &tally)
     });
     tally.tell("small applications");
+}
+
+/// Hardly anything but movement.
+fn movement(seed: u64) -> Storm {
+    let storm = storm(seed);
+    Storm {
+        config: SimConfig {
+            rates: Rates {
+                short_poll: 0.1,
+                slow_markers: 0.1,
+                ..Rates::default()
+            },
+            ..storm.config
+        },
+        disk: DiskPlan::default(),
+        kills: 1,
+        freezes: 1,
+        doubles: 0,
+        moves: 60,
+        ..storm
+    }
+}
+
+#[test]
+fn threads_that_come_and_go_and_pauses_lose_and_double_nothing() {
+    let cases = cases::all();
+    let events: Mutex<BTreeMap<&str, u64>> = Mutex::default();
+    each_seed("movement", MOVEMENT_SEEDS, |seed| {
+        let case = &cases[seed as usize % cases.len()];
+        let mut world = World::new(seed, &case.feed, &movement(seed));
+        world.storm();
+        let checked = check(case, &mut world);
+        for (event, times) in &world.events {
+            *events.lock().expect("no panic").entry(event).or_default() += times;
+        }
+        checked
+    });
+    let events = events.into_inner().expect("no panic");
+    println!("{events:?}");
+    for event in ["added", "removed", "pauses", "resumes"] {
+        assert!(events.contains_key(event), "nothing was ever {event}");
+    }
 }
 
 #[test]

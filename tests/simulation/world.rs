@@ -25,6 +25,8 @@ use crate::{
 /// The application's id.
 pub(crate) const APP: &str = "app";
 const SESSION: Duration = Duration::from_secs(6);
+/// Stream threads that an instance has at most.
+const THREADS_MAX: usize = 3;
 /// Virtual time within which everything must be at rest once nothing goes wrong any more.
 const HEALING_MAX: Duration = Duration::from_secs(300);
 
@@ -42,6 +44,8 @@ pub(crate) struct Storm {
     pub(crate) kills: u64,
     pub(crate) freezes: u64,
     pub(crate) doubles: u64,
+    /// And how many add or remove a stream thread, or pause or resume an instance.
+    pub(crate) moves: u64,
     /// Of how many other instances each task has a standby.
     pub(crate) standbys: usize,
     /// Of a thousand times that those could read on, how often they do: slow ones are behind when
@@ -112,7 +116,7 @@ pub(crate) struct World<'a> {
     actor: Option<Box<dyn Actor>>,
     fed: u64,
     auditing: bool,
-    /// Starts, kills, freezes and doubles.
+    /// Starts, kills, freezes, doubles and moves.
     pub(crate) events: BTreeMap<&'static str, u64>,
     /// What should not have happened.
     pub(crate) broken: Vec<String>,
@@ -266,6 +270,9 @@ impl<'a> World<'a> {
             if self.chance.hits(self.storm.doubles) {
                 self.double();
             }
+            if self.chance.hits(self.storm.moves) {
+                self.rearrange();
+            }
             if self.chance.hits(2) {
                 self.log.compact();
             }
@@ -284,7 +291,7 @@ impl<'a> World<'a> {
         self.work(at);
         if !self.zombies.is_empty() {
             let at = self.chance.below(self.zombies.len() as u64) as usize;
-            let part = self.part();
+            let part = part(&mut self.chance, &self.storm, &self.zombies[at].app);
             let zombie = &mut self.zombies[at];
             zombie.app.step(part);
             let gone = !zombie.client.lives() || ended(&zombie.app.health());
@@ -304,20 +311,6 @@ impl<'a> World<'a> {
         self.log.advance(Duration::from_millis(ms));
     }
 
-    fn standbys_step(&mut self) -> bool {
-        self.storm.standbys > 0 && self.chance.hits(self.storm.standby_steps)
-    }
-
-    fn part(&mut self) -> Part {
-        match self.chance.below(10) {
-            0 => Part::Members,
-            1 => Part::Globals,
-            2 => Part::Flush,
-            3 if self.standbys_step() => Part::Standbys,
-            _ => Part::Thread(0),
-        }
-    }
-
     /// Lets the process of a slot work for some steps, or starts one.
     fn work(&mut self, at: usize) {
         let now = self.log.now();
@@ -328,9 +321,9 @@ impl<'a> World<'a> {
             return;
         }
         for _ in 0..=self.chance.below(6) {
-            let part = self.part();
             let slot = &mut self.slots[at];
             let process = slot.process.as_mut().expect("checked above");
+            let part = part(&mut self.chance, &self.storm, &process.app);
             if now < process.asleep_until {
                 return;
             }
@@ -409,6 +402,32 @@ impl<'a> World<'a> {
         }
     }
 
+    /// An instance gets a stream thread more or less, or is paused or resumed.
+    fn rearrange(&mut self) {
+        let at = self.chance.below(self.slots.len() as u64) as usize;
+        let what = self.chance.below(4);
+        let Some(process) = &mut self.slots[at].process else {
+            return;
+        };
+        let app = &mut process.app;
+        // An application that is about to end refuses.
+        let (done, event) = match what {
+            0 if app.threads().count() < THREADS_MAX => (app.add_thread().is_ok(), "added"),
+            1 => (matches!(app.remove_thread(), Ok(Some(_))), "removed"),
+            2 => {
+                app.pause();
+                (true, "pauses")
+            }
+            _ => {
+                app.resume();
+                (true, "resumes")
+            }
+        };
+        if done {
+            self.count(event);
+        }
+    }
+
     /// A second process of the same name starts on another machine, while the first still works.
     fn double(&mut self) {
         let at = self.chance.below(self.slots.len() as u64) as usize;
@@ -459,6 +478,11 @@ impl<'a> World<'a> {
         }
         for process in self.slots.iter_mut().filter_map(|s| s.process.as_mut()) {
             process.asleep_until = Duration::ZERO;
+            process.app.resume();
+            if process.app.status().threads_wanted == 0 {
+                // One that has failed refuses, and is started anew.
+                let _ = process.app.add_thread();
+            }
         }
         let until = self.log.now() + HEALING_MAX;
         loop {
@@ -548,7 +572,9 @@ impl<'a> World<'a> {
     fn owners(&self) -> BTreeMap<TaskId, usize> {
         let mut owners = BTreeMap::new();
         for (member, partitions) in self.log.group(APP).members {
-            let of = |slot: &Slot| format!("{APP}-{}-0", slot.name) == member;
+            // Behind the instance stands the index of the thread.
+            let instance = member.rsplit_once('-').map(|(instance, _)| instance);
+            let of = |slot: &Slot| instance == Some(&*format!("{APP}-{}", slot.name));
             let Some(at) = self.slots.iter().position(of) else {
                 continue;
             };
@@ -625,7 +651,9 @@ impl<'a> World<'a> {
         for slot in &mut self.slots {
             let mut process = slot.process.take().expect("at rest");
             process.app.stop();
-            process.app.step(Part::Thread(0));
+            for thread in process.app.threads().collect::<Vec<_>>() {
+                process.app.step(Part::Thread(thread));
+            }
             process.app.step(Part::Standbys);
             if let Health::Failed(why) = process.app.health() {
                 return Err(format!("did not end well: {why}"));
@@ -653,6 +681,24 @@ impl<'a> World<'a> {
     pub(crate) fn records(&self, topic: &str) -> Vec<Vec<Committed>> {
         let each = (0..self.feed.partitions as i32).map(|p| TopicPartition::new(topic, p));
         each.map(|at| self.log.committed_records(&at)).collect()
+    }
+}
+
+/// What works next, mostly a stream thread.
+fn part(chance: &mut Chance, storm: &Storm, app: &Stepped) -> Part {
+    match chance.below(10) {
+        0 => Part::Members,
+        1 => Part::Globals,
+        2 => Part::Flush,
+        3 if storm.standbys > 0 && chance.hits(storm.standby_steps) => Part::Standbys,
+        _ => {
+            let threads: Vec<usize> = app.threads().collect();
+            match threads.len() {
+                0 => Part::Flush,
+                1 => Part::Thread(threads[0]),
+                several => Part::Thread(threads[chance.below(several as u64) as usize]),
+            }
+        }
     }
 }
 

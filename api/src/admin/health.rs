@@ -26,8 +26,13 @@ pub(super) async fn live() -> Response {
 
 pub(super) async fn ready(State(state): State<Arc<AdminState>>) -> Result<Response, Problem> {
     let not_ready = |why: String| Problem::of(NOT_READY).detail(why).retry_after(RETRY_AFTER);
-    match state.health() {
-        Health::Running => {}
+    let status = match state.health() {
+        Health::Running => "ready",
+        Health::Paused if state.status().is_up_to_date() => "paused",
+        Health::Paused => {
+            let why = "the application is paused, and not all of its stores are restored";
+            return Err(not_ready(why.to_owned()));
+        }
         Health::Starting => {
             let status = state.status();
             let tasks = status.threads.iter().flat_map(|t| &t.tasks);
@@ -42,9 +47,9 @@ pub(super) async fn ready(State(state): State<Arc<AdminState>>) -> Result<Respon
         Health::Stopping => return Err(not_ready("the application stops".to_owned())),
         // Why it failed is in the program's log.
         Health::Failed(_) => return Err(not_ready("the application failed".to_owned())),
-    }
+    };
     for check in &state.checks {
         (check.run)().map_err(|why| not_ready(format!("{}: {why}", check.name)))?;
     }
-    Ok(Json(json!({ "status": "ready" })).into_response())
+    Ok(Json(json!({ "status": status })).into_response())
 }

@@ -172,6 +172,9 @@ fn write_status(page: &Page, status: &Status) -> prometheus::Result<()> {
         &["thread", "quantile"],
         quantiles.collect(),
     )?;
+    let help = "Stream threads that there should be.";
+    let wanted = vec![(vec![], status.threads_wanted as f64)];
+    page.gauge("millstream_threads", help, &[], wanted)?;
     let nodes = status
         .nodes
         .iter()
@@ -275,7 +278,9 @@ fn write_instance(
     let help = "About how many entries this instance holds of a store.";
     page.gauge("millstream_store_entries", help, &["store"], rows)?;
     let now = state.health_name();
-    let healths = ["starting", "running", "stalled", "stopping", "failed"];
+    let healths = [
+        "starting", "running", "paused", "stalled", "stopping", "failed",
+    ];
     let rows = healths
         .iter()
         .map(|h| (vec![(*h).to_owned()], f64::from(u8::from(*h == now))));

@@ -1,11 +1,12 @@
-//! `admin_router`: health, metrics, topology, tasks, lag, members, stores, and the page that shows
-//! them.
+//! `admin_router`: health, metrics, topology, tasks, lag, members, threads, stores, and the page
+//! that shows them.
 
 mod state;
 mod health;
 mod metrics;
 mod topology;
 mod lag;
+mod movement;
 mod stores;
 mod dashboard;
 
@@ -29,6 +30,7 @@ pub use state::{AdminState, Check};
 /// | `/tasks` | stream threads with their tasks, stores and commits, and standbys |
 /// | `/lag` | each input partition with its position and its end |
 /// | `/members` | the instances of the application |
+/// | `/threads` | how many stream threads there should be, those that there are, and whether it is paused |
 /// | `/stores` | the stores |
 /// | `/stores/{store}/keys/{key}` | the value of a key |
 /// | `/stores/{store}/range?from=&to=&limit=&cursor=` | entries by encoded key, `to` included |
@@ -60,6 +62,22 @@ pub use state::{AdminState, Check};
 /// A range, or a key that nobody has, is told by several instances and is as old as the oldest of
 /// them. Instances keep standbys where
 /// [`Config::num_standby_replicas`](millstream_runtime::Config::num_standby_replicas) says so.
+///
+/// With [`AdminState::with_changes`] there are also routes that change the running application. All
+/// answer as `/threads` does.
+///
+/// | route | does |
+/// |---|---|
+/// | `POST /threads`, `{"count": 3}` | adds and removes stream threads, in the background |
+/// | `POST /pause` | stops processing, as [`Application::pause`] says |
+/// | `POST /resume` | goes on |
+///
+/// `/ready` is 200 while the application is paused, with `{"status": "paused"}`, if its stores were
+/// restored before: it answers queries as ever, and taking all instances that somebody pauses out
+/// of service would help nobody. A pause shows as `health` of `/tasks`, and in `/metrics` as
+/// `millstream_health{state="paused"}`.
+///
+/// [`Application::pause`]: millstream_runtime::Application::pause
 pub fn admin_router(state: AdminState) -> Router {
     Router::new()
         .route("/live", get(health::live))
@@ -69,6 +87,7 @@ pub fn admin_router(state: AdminState) -> Router {
         .route("/tasks", get(tasks))
         .route("/lag", get(lag::lag))
         .route("/members", get(members))
+        .merge(movement::routes(state.changes))
         .merge(stores::routes())
         .merge(dashboard::routes())
         .with_state(Arc::new(state))
@@ -77,7 +96,12 @@ pub fn admin_router(state: AdminState) -> Router {
 async fn tasks(State(state): State<Arc<AdminState>>) -> Json<JsonValue> {
     let status = state.status();
     let health = state.health_name();
-    Json(json!({ "health": health, "threads": status.threads, "standbys": status.standbys }))
+    Json(json!({
+        "health": health,
+        "threads_wanted": status.threads_wanted,
+        "threads": status.threads,
+        "standbys": status.standbys,
+    }))
 }
 
 async fn members(State(state): State<Arc<AdminState>>) -> Json<JsonValue> {

@@ -1,7 +1,7 @@
 //! `AdminState`: what the operations pages look at.
 
 use std::{
-    sync::{Arc, Weak},
+    sync::{Arc, Mutex, Weak},
     time::Duration,
 };
 
@@ -38,6 +38,9 @@ pub struct AdminState {
     pub(crate) peer: Peer,
     pub(crate) figures: Vec<Figure>,
     pub(crate) checks: Vec<Check>,
+    pub(crate) changes: bool,
+    /// Held while threads are added and removed.
+    pub(crate) moving: Mutex<()>,
     pub(crate) sampler: Sampler,
     pub(crate) lag: LagCache,
     pub(crate) entries: StoreEntries,
@@ -67,6 +70,8 @@ impl AdminState {
             peer: Peer::new(),
             figures: Vec::new(),
             checks: Vec::new(),
+            changes: false,
+            moving: Mutex::default(),
             sampler: Sampler::default(),
             lag: LagCache::default(),
             entries: StoreEntries::default(),
@@ -87,17 +92,29 @@ impl AdminState {
         self
     }
 
+    /// Adds the routes that change the running application. Nobody is asked who he is: only for
+    /// addresses that nobody reaches but its operators.
+    #[must_use]
+    pub fn with_changes(mut self) -> Self {
+        self.changes = true;
+        self
+    }
+
+    /// To be held for a moment only: whoever lets it go last closes it.
+    pub(crate) fn application(&self) -> Option<Arc<Application>> {
+        self.application.upgrade()
+    }
+
     /// Whether the application serves.
     pub(crate) fn health(&self) -> Health {
-        self.application
-            .upgrade()
-            .map_or(Health::Stopping, |a| a.health())
+        self.application().map_or(Health::Stopping, |a| a.health())
     }
 
     pub(crate) fn health_name(&self) -> &'static str {
         match self.health() {
             Health::Starting => "starting",
             Health::Running => "running",
+            Health::Paused => "paused",
             Health::Stalled(_) => "stalled",
             Health::Stopping => "stopping",
             Health::Failed(_) => "failed",
@@ -106,10 +123,7 @@ impl AdminState {
 
     /// What it is doing at this moment.
     pub(crate) fn status(&self) -> Status {
-        self.application
-            .upgrade()
-            .map(|a| a.status())
-            .unwrap_or_default()
+        self.application().map(|a| a.status()).unwrap_or_default()
     }
 
     /// The name of a topic on the log.

@@ -133,7 +133,7 @@ function draw(graph) {
   byId("application").textContent = graph.application_id;
 }
 
-function showTasks({ health, threads, standbys }) {
+function showTasks({ health, threads, threads_wanted: wanted, standbys }) {
   const badge = byId("health");
   badge.textContent = health;
   badge.className = "badge " + health;
@@ -147,7 +147,8 @@ function showTasks({ health, threads, standbys }) {
   section("standbys", standbys.map((s) => [s.id, s.lag, ago(s.stale_ms),
     Object.entries(s.positions).map(([store, at]) => `${store} ${number(at)}`).join(", ")]));
   const copies = standbys.length ? `, ${standbys.length} standbys` : "";
-  byId("figures").textContent = `${threads.length} threads, ${tasks.length} tasks${copies}`;
+  const of = threads.length === wanted ? "" : ` of ${wanted} wanted`;
+  byId("figures").textContent = `${threads.length}${of} threads, ${tasks.length} tasks${copies}`;
 }
 
 // One instance alone is no news.
