@@ -2,7 +2,10 @@
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -99,6 +102,33 @@ fn small_applications_lose_and_double_nothing() {
     if let Some(sum) = sum.into_inner().expect("no panic") {
         println!("{sum}");
     }
+}
+
+#[test]
+fn of_two_processes_of_one_name_the_older_gives_up() {
+    let cases = cases::all();
+    let given_up = AtomicU64::new(0);
+    each_seed("two of a name", 300, |seed| {
+        let case = &cases[seed as usize % cases.len()];
+        let storm = Storm {
+            config: SimConfig::default(),
+            disk: DiskPlan::default(),
+            kills: 0,
+            freezes: 0,
+            doubles: 10,
+            ..storm(seed)
+        };
+        let mut world = World::new(seed, &case.feed, &storm);
+        world.storm();
+        let gave_up = world.events.get("given up").copied().unwrap_or_default();
+        given_up.fetch_add(gave_up, Ordering::Relaxed);
+        check(case, &mut world)
+    });
+    println!("{} processes gave up", given_up.load(Ordering::Relaxed));
+    assert!(
+        given_up.into_inner() > 0 || std::env::var_os("MILLSTREAM_SIM_SEED").is_some(),
+        "nobody gave up"
+    );
 }
 
 #[test]

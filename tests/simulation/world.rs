@@ -243,7 +243,14 @@ impl<'a> World<'a> {
             let part = self.part();
             let zombie = &mut self.zombies[at];
             zombie.app.step(part);
-            let gone = !zombie.client.lives() || ended(&zombie.app.health());
+            let (lives, health) = (zombie.client.lives(), zombie.app.health());
+            let gone = !lives || ended(&health);
+            if let (true, Health::Failed(why)) = (lives, health) {
+                match is_for_its_name(&why) {
+                    true => self.count("given up"),
+                    false => self.broken.push(format!("a second process stopped: {why}")),
+                }
+            }
             if gone || self.chance.hits(5) {
                 self.zombies.swap_remove(at).client.kill();
             }
@@ -293,8 +300,9 @@ impl<'a> World<'a> {
                 return;
             }
             if let Health::Failed(why) = health {
-                // Losing the place to another process is the only reason to give up.
-                if !why.contains("has taken this one's place") {
+                // Losing the place to another process is the only reason to give up. The one that
+                // joined last goes on; what starts processes starts the other again.
+                if !is_for_its_name(&why) {
                     self.broken.push(format!("an instance stopped: {why}"));
                 }
                 self.crash(at);
@@ -559,6 +567,11 @@ impl<'a> World<'a> {
         let each = (0..self.feed.partitions as i32).map(|p| TopicPartition::new(topic, p));
         each.map(|at| self.log.committed_records(&at)).collect()
     }
+}
+
+/// Whether it stopped because another process has its place.
+fn is_for_its_name(why: &str) -> bool {
+    why.contains("another process runs under this instance id")
 }
 
 fn ended(health: &Health) -> bool {
