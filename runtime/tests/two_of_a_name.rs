@@ -75,19 +75,32 @@ impl Counting {
 
     fn spawn(&self, instance: &str, folder: &str, protocol: GroupProtocol) -> Process {
         let folder = self.bed.state_dir(folder);
-        Process::spawn(&self.bed.name, instance, &folder, [self.input, self.output], protocol)
+        Process::spawn(
+            &self.bed.name,
+            instance,
+            &folder,
+            [self.input, self.output],
+            protocol,
+        )
     }
 
     /// All that was fed so far is counted once.
     #[track_caller]
     fn check(&self) {
         let done = (self.fed * KEYS) as usize;
-        wait("all is counted", || read(&self.bed, self.output).len() >= done);
+        wait("all is counted", || {
+            read(&self.bed, self.output).len() >= done
+        });
         let mut counts: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for record in read(&self.bed, self.output) {
             let key = String::from_utf8(record.key.expect("key").to_vec()).expect("text");
-            let value = record.value.expect("value")[..].try_into().expect("8 bytes");
-            counts.entry(key).or_default().push(u64::from_be_bytes(value));
+            let value = record.value.expect("value")[..]
+                .try_into()
+                .expect("8 bytes");
+            counts
+                .entry(key)
+                .or_default()
+                .push(u64::from_be_bytes(value));
         }
         assert_eq!(counts.len(), KEYS as usize);
         for (key, values) in counts {
@@ -114,7 +127,10 @@ fn read(bed: &Bed, topic: &str) -> Vec<Fetched> {
             reader
                 .poll(Duration::from_millis(50), 1000, records)
                 .expect("polls");
-            reader.position(millstream_broker::PartitionIx(p)).expect("position") >= high
+            reader
+                .position(millstream_broker::PartitionIx(p))
+                .expect("position")
+                >= high
         });
     }
     let (_, mut records) = records.into_inner().expect("no panic");
@@ -139,7 +155,14 @@ impl Process {
         protocol: GroupProtocol,
     ) -> Self {
         let folder = folder.to_str().expect("text");
-        let what = [application, instance, folder, topics[0], topics[1], &format!("{protocol:?}")];
+        let what = [
+            application,
+            instance,
+            folder,
+            topics[0],
+            topics[1],
+            &format!("{protocol:?}"),
+        ];
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "an_instance_of_its_own", "--nocapture"])
             .env(CHILD, what.join("|"))
@@ -167,7 +190,9 @@ impl Process {
     fn is(&self, what: &str) -> bool {
         let said = self.said.lock().expect("no panic");
         let mut healths = said.iter().filter_map(|line| line.strip_prefix("health "));
-        healths.next_back().is_some_and(|health| health.starts_with(what))
+        healths
+            .next_back()
+            .is_some_and(|health| health.starts_with(what))
     }
 
     fn signal(&self, signal: &str) {
@@ -210,7 +235,12 @@ fn an_instance_of_its_own() {
     let mut before = None;
     // Whoever started it ends it.
     loop {
-        let tasks = app.status().threads.iter().map(|t| t.tasks.len()).sum::<usize>();
+        let tasks = app
+            .status()
+            .threads
+            .iter()
+            .map(|t| t.tasks.len())
+            .sum::<usize>();
         let now = (app.health(), tasks);
         if before.as_ref() != Some(&now) {
             println!("\nhealth {:?} tasks={tasks}", now.0);
@@ -223,7 +253,10 @@ fn an_instance_of_its_own() {
 fn failed_for_its_name(app: &Application) -> bool {
     match app.health() {
         Health::Failed(why) => {
-            assert!(why.contains("another process runs under this instance id"), "{why}");
+            assert!(
+                why.contains("another process runs under this instance id"),
+                "{why}"
+            );
             assert!(why.contains("instance_id=`one`"), "{why}");
             true
         }
@@ -242,7 +275,12 @@ fn of_two_processes_of_one_name_the_older_ends(bed: Bed) {
     wait("the newer one runs", || newer.health() == Health::Running);
     counting.check();
     assert_eq!(newer.health(), Health::Running);
-    let rejoins: u64 = newer.status().threads.iter().map(|t| t.commits.rejoins).sum();
+    let rejoins: u64 = newer
+        .status()
+        .threads
+        .iter()
+        .map(|t| t.commits.rejoins)
+        .sum();
     assert_eq!(rejoins, 0, "the older one did not fight back");
     let error = older.close().expect_err("it has failed");
     assert_eq!(error.kind(), millstream_topology::ErrorKind::Fenced);
@@ -264,7 +302,9 @@ fn of_two_processes_of_one_name_the_older_ends_on_kafka() {
 /// Freezes a process until the group has given its tasks to others.
 fn freeze(process: &Process, other: &Application) {
     process.signal("-STOP");
-    wait("the group gives its tasks to the other", || tasks(other) == 4);
+    wait("the group gives its tasks to the other", || {
+        tasks(other) == 4
+    });
 }
 
 fn tasks(app: &Application) -> usize {
@@ -279,7 +319,9 @@ fn a_frozen_process_comes_back(protocol: GroupProtocol) {
     let mut counting = Counting::new(bed);
     let other = counting.start("other", "other");
     let process = counting.spawn("one", "one", protocol);
-    wait("both have tasks", || tasks(&other) == 2 && process.is("Running tasks=2"));
+    wait("both have tasks", || {
+        tasks(&other) == 2 && process.is("Running tasks=2")
+    });
     counting.feed();
     freeze(&process, &other);
     counting.feed();
@@ -311,7 +353,9 @@ fn a_frozen_process_whose_place_was_taken_ends() {
     let mut counting = Counting::new(bed);
     let other = counting.start("other", "other");
     let process = counting.spawn("one", "one", GroupProtocol::Classic);
-    wait("both have tasks", || tasks(&other) == 2 && process.is("Running tasks=2"));
+    wait("both have tasks", || {
+        tasks(&other) == 2 && process.is("Running tasks=2")
+    });
     counting.feed();
     freeze(&process, &other);
     // As when what watches over it starts it again.
@@ -341,20 +385,26 @@ fn counts_are_exact_while_members_of_the_new_protocol_come_and_go() {
     wait("it has all tasks", || tasks(&first) == 4);
     counting.feed();
     let second = counting.start("second", "second");
-    wait("the tasks are shared", || tasks(&first) == 2 && tasks(&second) == 2);
+    wait("the tasks are shared", || {
+        tasks(&first) == 2 && tasks(&second) == 2
+    });
     counting.feed();
     second.close().expect("closes");
     wait("the first has all tasks again", || tasks(&first) == 4);
     counting.feed();
     let process = counting.spawn("third", "third", protocol);
-    wait("the tasks are shared", || tasks(&first) == 2 && process.is("Running tasks=2"));
+    wait("the tasks are shared", || {
+        tasks(&first) == 2 && process.is("Running tasks=2")
+    });
     counting.feed();
     process.signal("-KILL");
     counting.feed();
     // Another one of its name, on another disk, has to wait for the end of its session.
     let third = counting.start("third", "fourth");
     counting.feed();
-    wait("it takes the place", || tasks(&first) == 2 && tasks(&third) == 2);
+    wait("it takes the place", || {
+        tasks(&first) == 2 && tasks(&third) == 2
+    });
     counting.feed();
     counting.check();
     for app in [first, third] {
@@ -380,7 +430,12 @@ fn under_the_new_protocol_the_newer_of_two_processes_of_one_name_ends() {
     counting.feed();
     counting.check();
     assert_eq!(older.health(), Health::Running);
-    let rejoins: u64 = older.status().threads.iter().map(|t| t.commits.rejoins).sum();
+    let rejoins: u64 = older
+        .status()
+        .threads
+        .iter()
+        .map(|t| t.commits.rejoins)
+        .sum();
     assert_eq!(rejoins, 0, "it noticed nothing");
     older.close().expect("closes");
 }

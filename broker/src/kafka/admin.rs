@@ -447,7 +447,7 @@ impl Admin for KafkaAdmin {
                 members = self.members_of_either_protocol(group.name())?;
             }
             members.sort_unstable();
-            Ok((group.name().to_owned(), members))
+            Ok::<_, Error>((group.name().to_owned(), members))
         });
         let mut groups: Vec<_> = groups.collect::<Result<_>>()?;
         groups.sort_unstable();

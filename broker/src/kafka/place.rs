@@ -196,7 +196,7 @@ impl KafkaConsumer {
                 .map_err(|e| Error::client("cannot ask who is in the group", e))?;
             let mut own = members
                 .into_iter()
-                .filter(|m| m.instance.as_deref() == Some(member));
+                .filter(|m| m.instance.as_deref() == Some(member.as_str()));
             let now = raw::member_id(consumer);
             let known = [now.clone(), consumer.context().member_id()];
             if own.all(|m| known.contains(&Some(m.id))) {

@@ -52,8 +52,7 @@ pub(in super::super) fn members<C: ConsumerContext>(
         sys::rd_kafka_AdminOptions_destroy(options);
     }
     // SAFETY: Alive, as above.
-    let event =
-        unsafe { sys::rd_kafka_queue_poll(queue.0.as_ptr(), millis(wait + ANSWER_WAIT)) };
+    let event = unsafe { sys::rd_kafka_queue_poll(queue.0.as_ptr(), millis(wait + ANSWER_WAIT)) };
     let event = NonNull::new(event).ok_or_else(|| failed(RDKafkaErrorCode::OperationTimedOut))?;
     // SAFETY: Owned: what is read of the event is copied before it is given back below.
     unsafe {
