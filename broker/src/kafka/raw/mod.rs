@@ -24,7 +24,7 @@ use std::{ptr, ptr::NonNull};
 use rdkafka::{bindings as sys, types::RDKafkaRespErr};
 
 pub(super) use self::{
-    group::{GroupMember, members},
+    group::members,
     incoming::{Batch, Joint, Message, Source, generation, member_id},
     outgoing::{Delivery, Events, Topic},
 };
