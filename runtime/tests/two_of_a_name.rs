@@ -16,12 +16,12 @@ use std::{
 
 use log_bed::{Bed, wait};
 use millstream_broker::{
-    Broker, Fetched, Start, TopicPartition,
+    Fetched, OwnedRecord, Start, TopicPartition,
     kafka::{GroupProtocol, KafkaBroker, KafkaConfig},
 };
 use millstream_operators::{StreamsBuilder, Topology};
 use millstream_runtime::{Application, Config, Health};
-use millstream_topology::{KvStore, Topic, text, u64_be};
+use millstream_topology::{Headers, KvStore, Topic, partition_for_key, text, u64_be};
 
 const PARTITIONS: u32 = 4;
 const KEYS: u32 = 20;
@@ -62,7 +62,24 @@ impl Counting {
 
     fn feed(&mut self) {
         const MORE: u32 = 10;
-        self.bed.feed(self.input, MORE * KEYS, KEYS);
+        let appender = self.bed.broker.appender().expect("appender");
+        let (sent, done) = std::sync::mpsc::channel();
+        for n in 0..MORE * KEYS {
+            let key = format!("k{}", n % KEYS);
+            let partition = partition_for_key(key.as_bytes(), PARTITIONS);
+            let record = OwnedRecord {
+                to: TopicPartition::new(self.input, partition),
+                timestamp: 1,
+                key: Some(key.into()),
+                value: Some("word".into()),
+                headers: Headers::default(),
+            };
+            let sent = sent.clone();
+            let ack = move |result| sent.send(result).expect("the test waits");
+            appender.append(record, Box::new(ack)).expect("queued");
+        }
+        drop(sent);
+        assert!(done.iter().all(|written| written.is_ok()));
         self.fed += MORE;
     }
 

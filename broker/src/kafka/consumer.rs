@@ -131,6 +131,11 @@ impl KafkaConsumer {
                 return Ok(None);
             }
             if self.queue().events_waiting() == 0 {
+                if !self.holds {
+                    // The name changes while the client joins, and is lost with its session.
+                    let consumer = self.consumer();
+                    consumer.context().remember(raw::member_id(consumer));
+                }
                 return Ok(self.tell_of_nothing());
             }
         }

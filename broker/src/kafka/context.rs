@@ -115,7 +115,7 @@ pub(super) struct MemberContext {
     common: Context,
     /// The group gives and takes partitions one by one.
     incremental: bool,
-    /// What the group called this member when it last gave it partitions.
+    /// What the group called this member last.
     member_id: Mutex<Option<String>>,
     rebalances: Mutex<VecDeque<Rebalance>>,
     timed_out: AtomicBool,
@@ -142,9 +142,16 @@ impl MemberContext {
         !lock(&self.rebalances).is_empty()
     }
 
-    /// What the group called this member when it last gave it partitions.
+    /// What the group called this member last, also after the client has forgotten it.
     pub(super) fn member_id(&self) -> Option<String> {
         lock(&self.member_id).clone()
+    }
+
+    /// Keeps what the group calls this member now, if it is in the group.
+    pub(super) fn remember(&self, member_id: Option<String>) {
+        if member_id.is_some() {
+            *lock(&self.member_id) = member_id;
+        }
     }
 
     /// True when the session ran out, as the client believes, and nothing was assigned since.
@@ -196,7 +203,7 @@ impl ConsumerContext for MemberContext {
         }
         let rebalance = if gives {
             self.timed_out.store(false, Ordering::SeqCst);
-            *lock(&self.member_id) = raw::member_id(consumer);
+            self.remember(raw::member_id(consumer));
             Rebalance::Assign(named(partitions))
         } else {
             Rebalance::Revoke {
