@@ -5,9 +5,9 @@ use std::sync::Arc;
 use millstream_broker::{
     Broker,
     embedded::{EmbeddedBroker, EmbeddedConfig},
-    kafka::{KafkaBroker, KafkaConfig},
+    kafka::{GroupProtocol, KafkaBroker, KafkaConfig},
 };
-use millstream_config::Settings;
+use millstream_config::{GroupProtocol as Wanted, Settings};
 use millstream_processors::sql::Tables;
 use millstream_sinks::Database;
 
@@ -31,6 +31,10 @@ pub(crate) fn log(settings: &Settings) -> Outcome<Arc<dyn Broker>> {
             Ok(KafkaBroker::new(KafkaConfig {
                 client_id: settings.streams.application_id.clone(),
                 properties: kafka.properties.clone(),
+                group_protocol: match kafka.group_protocol {
+                    Wanted::Classic => GroupProtocol::Classic,
+                    Wanted::Consumer => GroupProtocol::Consumer,
+                },
                 transaction_timeout: kafka.transaction_timeout.duration(),
                 request_timeout: kafka.request_timeout.duration(),
                 ..KafkaConfig::new(&**brokers)

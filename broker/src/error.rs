@@ -46,6 +46,9 @@ pub enum Error {
     /// Somebody else owns this client's place.
     #[error("another member has taken this one's place. member=`{0}`")]
     Fenced(String),
+    /// The log cannot do what it is configured to.
+    #[error("{0}")]
+    Unsupported(String),
     /// A call that the present state does not allow: a bug of the caller.
     #[error("call out of order: {0}")]
     State(&'static str),
@@ -76,7 +79,9 @@ impl From<Error> for millstream_topology::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
             Error::Fenced(_) => ErrorKind::Fenced,
-            Error::PartitionCount { .. } | Error::UnknownPartition(_) => ErrorKind::Config,
+            Error::PartitionCount { .. } | Error::UnknownPartition(_) | Error::Unsupported(_) => {
+                ErrorKind::Config
+            }
             Error::OffsetOutOfRange { .. }
             | Error::Full
             | Error::State(_)

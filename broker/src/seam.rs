@@ -223,6 +223,14 @@ pub trait Consumer {
     /// When the member has not joined.
     fn group_metadata(&self) -> Result<GroupMetadata>;
 
+    /// Whether another consumer, of whatever process, has this one's place by now. A place that
+    /// was lost by silence, and that nobody took, is not replaced. Waits up to `wait` for the
+    /// answer.
+    ///
+    /// # Errors
+    /// When the log does not answer in time.
+    fn is_replaced(&mut self, wait: Duration) -> Result<bool>;
+
     /// Leaves the group. With `keep_place` a static member's partitions stay reserved until its
     /// session times out, so that a quick restart moves nothing.
     fn close(self: Box<Self>, keep_place: bool);

@@ -38,7 +38,8 @@ pub use flags::Flags;
 pub use listen::ListenAddress;
 pub use role::{Role, Roles};
 pub use settings::{
-    Inventory, InventoryMode, Kafka, Log, LogFormat, Payment, Settings, Shop, Streams,
+    GroupProtocol, Inventory, InventoryMode, Kafka, Log, LogFormat, Payment, Settings, Shop,
+    Streams,
 };
 pub use size::{InvalidSize, Size};
 pub use time::{InvalidTime, Time};

@@ -72,7 +72,7 @@ mod tests {
     use figment::value::{Dict, Map, Value};
 
     use super::*;
-    use crate::{Role, Size, Time};
+    use crate::{GroupProtocol, Role, Size, Time};
 
     /// Stands for variables of the environment, which tests that run side by side cannot set.
     struct Variables(&'static [(&'static str, &'static str)]);
@@ -135,7 +135,10 @@ mod tests {
         );
         let flags = Flags {
             data_dir: Some("/srv/c".into()),
-            set: vec!["payment.deadline=5s".into()],
+            set: vec![
+                "payment.deadline=5s".into(),
+                "kafka.group_protocol=consumer".into(),
+            ],
             ..flags(Some(file.path()))
         };
         let variables = Variables(&[
@@ -152,6 +155,7 @@ mod tests {
         assert!(settings.roles.has(Role::Door) && !settings.roles.has(Role::Sink));
         assert_eq!(settings.payment.deadline, Time::from_secs(5));
         assert_eq!(settings.kafka.properties["security.protocol"], "ssl");
+        assert_eq!(settings.kafka.group_protocol, GroupProtocol::Consumer);
         assert_eq!(settings.database(), "sqlite:///srv/c/shop.db");
     }
 

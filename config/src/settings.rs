@@ -116,12 +116,26 @@ pub struct Payment {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kafka {
+    /// How the processes of a shop share its partitions; all of them say the same.
+    pub group_protocol: GroupProtocol,
     /// A transaction open for longer is aborted by the brokers.
     pub transaction_timeout: Time,
     /// How long one question to the cluster may take.
     pub request_timeout: Time,
     /// More properties of librdkafka, such as `security.protocol`.
     pub properties: BTreeMap<String, String>,
+}
+
+/// How the processes of a shop share its partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GroupProtocol {
+    /// They deal them out among themselves, and all stop for it.
+    #[default]
+    Classic,
+    /// The brokers, of version 4.0 or later, deal them out, and only those that move are stopped
+    /// (KIP-848).
+    Consumer,
 }
 
 /// What is logged, and how.
@@ -181,6 +195,7 @@ impl Default for Settings {
                 retry_max: Time::from_secs(5 * 60),
             },
             kafka: Kafka {
+                group_protocol: GroupProtocol::Classic,
                 transaction_timeout: Time::from_secs(10),
                 request_timeout: Time::from_secs(30),
                 properties: BTreeMap::new(),

@@ -25,6 +25,8 @@ pub(crate) struct Producing {
     chosen: BTreeMap<Arc<str>, Target>,
     changelogs: BTreeMap<Arc<str>, TopicIx>,
     dead_letters: Option<Target>,
+    /// False until the producer was initialised, which fences its predecessors.
+    ready: bool,
     open: bool,
     /// Where the next record without a key goes; such records are spread evenly.
     spread: u32,
@@ -39,8 +41,7 @@ impl Producing {
         application_id: &str,
         layout: &Layout,
         dead_letter_topic: Option<&str>,
-    ) -> Result<Self, ProducerError> {
-        producer.init()?;
+    ) -> Self {
         let mut target = |name: &str| Target {
             topic: producer.topic(name),
             partitions: layout.partitions.get(name).copied().unwrap_or(1),
@@ -62,19 +63,31 @@ impl Producing {
                 (s.name.clone(), topic)
             })
             .collect();
-        let (open, spread, failed) = (false, 0, None);
+        let (ready, open, spread, failed) = (false, false, 0, None);
         let (partitions, chosen) = (layout.partitions.clone(), BTreeMap::new());
-        Ok(Self {
+        Self {
             producer,
             sinks,
             partitions,
             chosen,
             changelogs,
             dead_letters,
+            ready,
             open,
             spread,
             failed,
-        })
+        }
+    }
+
+    /// Ends what an earlier producer of this name has open, and fences it. To be called before the
+    /// first record, and not before the group has accepted this member: until then another process
+    /// of its name may work.
+    pub(crate) fn take_over(&mut self) -> Result<(), ProducerError> {
+        if !self.ready {
+            self.producer.init()?;
+            self.ready = true;
+        }
+        Ok(())
     }
 
     /// True while a transaction is open.
@@ -200,7 +213,10 @@ impl Producing {
     pub(crate) fn abort(&mut self) -> Result<(), ProducerError> {
         self.failed = None;
         self.open = false;
-        self.producer.abort()
+        match self.ready {
+            true => self.producer.abort(),
+            false => Ok(()),
+        }
     }
 
     pub(crate) fn ends(&self, each: &mut dyn FnMut(TopicIx, i32, i64)) {

@@ -18,6 +18,8 @@ use crate::{
 
 /// How long an earlier owner's open transaction may keep the group's offsets from being read.
 const COMMITTED_WAIT: Duration = Duration::from_secs(60);
+/// How long the group may take to say who has this member's place.
+const PLACE_WAIT: Duration = Duration::from_secs(5);
 /// How long another thread may take to close a task that comes here.
 const OPEN_WAIT: Duration = Duration::from_secs(30);
 /// The pause before it is looked again whether it has.
@@ -39,6 +41,7 @@ impl Session {
     /// The group gave this member these partitions: closes what went elsewhere, and begins to open
     /// what is new.
     pub(crate) fn take(&mut self, partitions: Vec<TopicPartition>) -> Result<(), Trouble> {
+        self.producing.take_over()?;
         let ids = self.readers.tasks_of(&partitions);
         let gone: Vec<TaskId> = self
             .tasks
@@ -272,6 +275,18 @@ impl Session {
         self.slots.clear();
         self.consumer().unassign()?;
         Ok(())
+    }
+
+    /// Whether another process has this member's place. Where the group does not say so in time, it
+    /// says so later.
+    pub(crate) fn is_replaced(&mut self) -> bool {
+        match self.consumer().is_replaced(PLACE_WAIT) {
+            Ok(replaced) => replaced,
+            Err(error) => {
+                warn!(thread = self.index, %error, "the group does not say who has this place");
+                false
+            }
+        }
     }
 
     /// Drops all tasks with what they have not committed.

@@ -17,6 +17,7 @@ use crate::{
     application::Shared,
     assignment::Readers,
     commit::{Trouble, commit},
+    config::Config,
     outbox::Producing,
     partition_group::Buffered,
     policy::{ErrorPolicy, dead_letter_headers},
@@ -64,18 +65,22 @@ pub(crate) struct Session {
     fetched: Vec<Fetched>,
 }
 
+fn member(config: &Config, index: usize) -> String {
+    format!("{}-{}-{index}", config.application_id, config.instance_id)
+}
+
 impl Session {
     /// Joins the group.
     pub(crate) fn join(shared: &Arc<Shared>, index: usize) -> Result<Self, Trouble> {
         let config = &shared.config;
-        let member = format!("{}-{}-{index}", config.application_id, config.instance_id);
+        let member = member(config, index);
         let producing = Producing::new(
             shared.broker.producer(&member)?,
             &shared.topology,
             &config.application_id,
             &shared.layout,
             config.policies.dead_letter_topic,
-        )?;
+        );
         let readers = Readers::of(&shared.topology, &config.application_id);
         let consumer = shared.broker.consumer(ConsumerConfig {
             group_id: config.application_id.clone(),
@@ -104,6 +109,11 @@ impl Session {
             times: CommitTimes::new(),
             fetched: Vec::with_capacity(POLL_RECORDS_MAX),
         })
+    }
+
+    /// What this member is called in its group.
+    pub(crate) fn member(&self) -> String {
+        member(&self.shared.config, self.index)
     }
 
     /// One turn of the work: polls, processes, commits what is due.

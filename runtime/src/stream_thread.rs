@@ -93,8 +93,15 @@ impl StreamThread {
                 self.end()
             }
             Err(trouble) => {
+                let mut remedy = remedy(trouble);
+                // Whoever joins takes the place of its name: joining again would only make the
+                // other process do the same.
+                if !matches!(remedy, Remedy::Stop(_) | Remedy::Yield(_)) && session.is_replaced() {
+                    let replaced = millstream_broker::Error::Fenced(session.member());
+                    remedy = Remedy::Yield(replaced.into());
+                }
                 self.leave();
-                self.recover(trouble)
+                self.recover(remedy)
             }
         }
     }
@@ -111,7 +118,7 @@ impl StreamThread {
                 self.session = Some(session);
                 Step::Worked
             }
-            Err(trouble) => self.recover(trouble),
+            Err(trouble) => self.recover(remedy(trouble)),
         }
     }
 
@@ -134,13 +141,12 @@ impl StreamThread {
         Step::Ended
     }
 
-    fn recover(&mut self, trouble: Trouble) -> Step {
+    fn recover(&mut self, remedy: Remedy) -> Step {
         self.times.stats.rejoins += 1;
         let commits = self.times.snapshot();
-        let remedy = remedy(trouble);
         let stalled = match &remedy {
             Remedy::Wait(why) => Some(why.clone()),
-            Remedy::Join(_) | Remedy::Rebuild(_) | Remedy::Stop(_) => None,
+            Remedy::Join(_) | Remedy::Rebuild(_) | Remedy::Yield(_) | Remedy::Stop(_) => None,
         };
         self.shared.board.publish(
             ThreadStatus {
@@ -167,6 +173,16 @@ impl StreamThread {
                 }
                 warn!(thread, error = %error.chain(), "local state failed; joins again");
             }
+            Remedy::Yield(error) => {
+                let instance = &self.shared.config.instance_id;
+                let what = format!(
+                    "another process runs under this instance id: stop one of the two, or give each \
+                     its own. instance_id=`{instance}`"
+                );
+                self.shared
+                    .fail(Error::caused(ErrorKind::Fenced, what, error));
+                return Step::Ended;
+            }
             Remedy::Stop(error) => {
                 self.shared.fail(error);
                 return Step::Ended;
@@ -187,6 +203,8 @@ enum Remedy {
     Wait(String),
     /// Join again; local state may have been thrown away.
     Rebuild(Error),
+    /// Another process has this one's place: leave it to that one.
+    Yield(Error),
     /// Nothing but a person can help.
     Stop(Error),
 }
@@ -197,7 +215,8 @@ fn remedy(trouble: Trouble) -> Remedy {
             error @ (ProducerError::Abort(_) | ProducerError::Fenced(_) | ProducerError::Fatal(_)),
         ) => Remedy::Join(Error::from(error).chain()),
         Trouble::Error(error) => match error.kind() {
-            ErrorKind::Broker | ErrorKind::Fenced => Remedy::Join(error.chain()),
+            ErrorKind::Broker => Remedy::Join(error.chain()),
+            ErrorKind::Fenced => Remedy::Yield(error),
             ErrorKind::State => match Fault::of(&error) {
                 Some(Fault::Full { .. }) => Remedy::Wait(error.chain()),
                 _ => Remedy::Rebuild(error),

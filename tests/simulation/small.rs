@@ -3,6 +3,10 @@
 use std::{
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -135,6 +139,33 @@ fn threads_that_come_and_go_and_pauses_lose_and_double_nothing() {
     for event in ["added", "removed", "pauses", "resumes"] {
         assert!(events.contains_key(event), "nothing was ever {event}");
     }
+}
+
+#[test]
+fn of_two_processes_of_one_name_the_older_gives_up() {
+    let cases = cases::all();
+    let given_up = AtomicU64::new(0);
+    each_seed("two of a name", 300, |seed| {
+        let case = &cases[seed as usize % cases.len()];
+        let storm = Storm {
+            config: SimConfig::default(),
+            disk: DiskPlan::default(),
+            kills: 0,
+            freezes: 0,
+            doubles: 10,
+            ..storm(seed)
+        };
+        let mut world = World::new(seed, &case.feed, &storm);
+        world.storm();
+        let gave_up = world.events.get("given up").copied().unwrap_or_default();
+        given_up.fetch_add(gave_up, Ordering::Relaxed);
+        check(case, &mut world)
+    });
+    println!("{} processes gave up", given_up.load(Ordering::Relaxed));
+    assert!(
+        given_up.into_inner() > 0 || std::env::var_os("MILLSTREAM_SIM_SEED").is_some(),
+        "nobody gave up"
+    );
 }
 
 #[test]

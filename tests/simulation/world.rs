@@ -294,7 +294,14 @@ impl<'a> World<'a> {
             let part = part(&mut self.chance, &self.storm, &self.zombies[at].app);
             let zombie = &mut self.zombies[at];
             zombie.app.step(part);
-            let gone = !zombie.client.lives() || ended(&zombie.app.health());
+            let (lives, health) = (zombie.client.lives(), zombie.app.health());
+            let gone = !lives || ended(&health);
+            if let (true, Health::Failed(why)) = (lives, health) {
+                match is_for_its_name(&why) {
+                    true => self.count("given up"),
+                    false => self.broken.push(format!("a second process stopped: {why}")),
+                }
+            }
             if gone || self.chance.hits(5) {
                 self.zombies.swap_remove(at).client.kill();
             }
@@ -336,8 +343,9 @@ impl<'a> World<'a> {
                 return;
             }
             if let Health::Failed(why) = health {
-                // Losing the place to another process is the only reason to give up.
-                if !why.contains("has taken this one's place") {
+                // Losing the place to another process is the only reason to give up. The one that
+                // joined last goes on; what starts processes starts the other again.
+                if !is_for_its_name(&why) {
                     self.broken.push(format!("an instance stopped: {why}"));
                 }
                 self.crash(at);
@@ -700,6 +708,11 @@ fn part(chance: &mut Chance, storm: &Storm, app: &Stepped) -> Part {
             }
         }
     }
+}
+
+/// Whether it stopped because another process has its place.
+fn is_for_its_name(why: &str) -> bool {
+    why.contains("another process runs under this instance id")
 }
 
 fn ended(health: &Health) -> bool {

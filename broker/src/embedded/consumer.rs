@@ -166,6 +166,11 @@ impl Consumer for EmbeddedConsumer {
         Ok(GroupMetadata::new(self.group.proof(&self.seat)?))
     }
 
+    fn is_replaced(&mut self, _wait: Duration) -> Result<bool> {
+        self.running.log.check()?;
+        Ok(self.group.is_replaced(&self.seat))
+    }
+
     fn close(self: Box<Self>, keep_place: bool) {
         self.group.leave(&self.seat, keep_place);
     }

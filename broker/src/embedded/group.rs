@@ -172,8 +172,10 @@ impl Group {
         state.expire(now);
         state.deal(now, count);
         let Some(member) = state.member(seat) else {
-            let fenced = state.seats.get(&seat.instance_id) != Some(&seat.number);
-            return if fenced { News::Fenced } else { News::Dropped };
+            return match state.is_replaced(seat) {
+                true => News::Fenced,
+                false => News::Dropped,
+            };
         };
         match member.stage {
             Stage::ToAssign => {
@@ -200,6 +202,11 @@ impl Group {
         // A little more, so that it is over when the member looks.
         next.saturating_add(Duration::from_millis(1))
             .min(own.unwrap_or_default())
+    }
+
+    /// Whether another consumer has had the seat's name since.
+    pub(super) fn is_replaced(&self, seat: &Seat) -> bool {
+        lock(&self.state).is_replaced(seat)
     }
 
     /// The member has given its partitions back.
@@ -374,6 +381,10 @@ impl State {
         self.members
             .get_mut(&seat.instance_id)
             .filter(|member| member.seat == seat.number && !member.away)
+    }
+
+    fn is_replaced(&self, seat: &Seat) -> bool {
+        self.seats.get(&seat.instance_id) != Some(&seat.number)
     }
 
     fn ring_all(&self) {

@@ -24,7 +24,7 @@ use super::{
     context::{Context, lock},
     create, deadline,
     offsets::{committed, is_missing},
-    retire, triage,
+    raw, retire, triage,
 };
 use crate::{Admin, Cleanup, Error, NewTopic, Result, TopicInfo, TopicPartition, Watermarks};
 
@@ -35,6 +35,9 @@ const GROUP_CLIENTS_MAX: usize = 8;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// What brokers call the state of a classic group without members.
+const NOBODY: &str = "Empty";
 
 /// Librdkafka's name for "as many copies as the brokers are told to keep".
 const DEFAULT_REPLICATION: i32 = -1;
@@ -97,6 +100,17 @@ impl KafkaAdmin {
         AdminOptions::new()
             .request_timeout(Some(wait))
             .operation_timeout(Some(wait))
+    }
+
+    /// The listing tells the members of classic groups alone.
+    fn members_of_either_protocol(&self, group_id: &str) -> Result<Vec<String>> {
+        let wait = self.config.request_timeout;
+        let members = raw::members(self.watcher(), group_id, wait);
+        let members = members.map_err(|e| Error::client("cannot describe a group", e))?;
+        Ok(members
+            .into_iter()
+            .map(|m| m.instance.unwrap_or(m.id))
+            .collect())
     }
 
     /// All topics.
@@ -425,15 +439,17 @@ impl Admin for KafkaAdmin {
             .fetch_group_list(None, self.config.request_timeout);
         let list = list.map_err(|e| Error::client("cannot list groups", e))?;
         let groups = list.groups().iter().map(|group| {
-            let mut members: Vec<_> = group
-                .members()
-                .iter()
+            let members = group.members().iter();
+            let mut members: Vec<_> = members
                 .map(|m| member_name(m.id(), m.client_id()))
                 .collect();
+            if members.is_empty() && group.state() != NOBODY {
+                members = self.members_of_either_protocol(group.name())?;
+            }
             members.sort_unstable();
-            (group.name().to_owned(), members)
+            Ok::<_, Error>((group.name().to_owned(), members))
         });
-        let mut groups: Vec<_> = groups.collect();
+        let mut groups: Vec<_> = groups.collect::<Result<_>>()?;
         groups.sort_unstable();
         Ok(groups)
     }

@@ -22,6 +22,11 @@ pub struct KafkaConfig {
     /// More properties of librdkafka, for all clients. Those on which exactly-once rests are
     /// refused.
     pub properties: BTreeMap<String, String>,
+    /// How members of a group share its partitions.
+    pub group_protocol: GroupProtocol,
+    /// How long a member waits where the brokers keep its place for another one of its name, which
+    /// may have died. They do so under [`GroupProtocol::Consumer`] until that one's session ends.
+    pub release_wait: Duration,
     /// A transaction open for longer is aborted by the brokers and its producer fenced. It also
     /// bounds how long the records of a dead producer that never comes back hold up readers.
     pub transaction_timeout: Duration,
@@ -46,6 +51,20 @@ pub struct KafkaConfig {
     pub append_timeout: Duration,
 }
 
+/// How the members of a group come to their partitions. All members of a group use the same one;
+/// brokers let a group change over while its members are restarted one by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// A member deals the partitions out, and all stop for it. A process that is started in the
+    /// place of another takes it over at once.
+    #[default]
+    Classic,
+    /// KIP-848, for brokers from 4.0 on: the brokers deal the partitions out, and only those that
+    /// move are stopped. How long a silent member keeps its place is set in the brokers
+    /// (`group.consumer.session.timeout.ms`), and only then may another process take it.
+    Consumer,
+}
+
 /// Properties that this crate decides: another value would break a promise of the seam.
 const DECIDED: &[&str] = &[
     "acks",
@@ -59,6 +78,7 @@ const DECIDED: &[&str] = &[
     "group.id",
     "group.instance.id",
     "group.protocol",
+    "group.protocol.type",
     "group.remote.assignor",
     "isolation.level",
     "log.connection.close",
@@ -72,6 +92,12 @@ const DECIDED: &[&str] = &[
     "transactional.id",
 ];
 
+/// What the client believes a session to last where the brokers decide it.
+const SESSION_DEFAULT: Duration = Duration::from_secs(45);
+
+/// A session is theirs to decide, and lasts at most a minute by default.
+const RELEASE_WAIT: Duration = Duration::from_secs(75);
+
 /// Kafka's shortest useful transaction: below it, the bounds derived from it make no sense.
 const TRANSACTION_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
@@ -82,6 +108,8 @@ impl KafkaConfig {
             bootstrap_servers: bootstrap_servers.into(),
             client_id: "millstream".to_owned(),
             properties: BTreeMap::new(),
+            group_protocol: GroupProtocol::default(),
+            release_wait: RELEASE_WAIT,
             transaction_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             poll_interval_max: Duration::from_secs(300),
@@ -163,22 +191,33 @@ impl KafkaConfig {
 
     /// A member of a group.
     pub(super) fn member(&self, group: &crate::ConsumerConfig) -> ClientConfig {
-        let session = group.session_timeout;
-        let heartbeat = (session / 10).clamp(Duration::from_millis(100), Duration::from_secs(3));
         let mut config = self.fetching();
         config
             .set("group.id", &group.group_id)
             .set("group.instance.id", &group.instance_id)
-            .set("group.protocol", "classic")
-            .set("partition.assignment.strategy", "range")
-            .set("auto.offset.reset", "earliest")
-            .set("session.timeout.ms", millis(session))
-            .set("heartbeat.interval.ms", millis(heartbeat))
-            // The client wants the poll interval to be no shorter than the session.
-            .set(
-                "max.poll.interval.ms",
-                millis(self.poll_interval_max.max(session)),
-            );
+            .set("auto.offset.reset", "earliest");
+        let session = match self.group_protocol {
+            GroupProtocol::Classic => {
+                let session = group.session_timeout;
+                let heartbeat =
+                    (session / 10).clamp(Duration::from_millis(100), Duration::from_secs(3));
+                config
+                    .set("group.protocol", "classic")
+                    .set("partition.assignment.strategy", "range")
+                    .set("session.timeout.ms", millis(session))
+                    .set("heartbeat.interval.ms", millis(heartbeat));
+                session
+            }
+            GroupProtocol::Consumer => {
+                config
+                    .set("group.protocol", "consumer")
+                    .set("group.remote.assignor", "range");
+                SESSION_DEFAULT
+            }
+        };
+        // The client wants the poll interval to be no shorter than the session.
+        let poll_interval = self.poll_interval_max.max(session);
+        config.set("max.poll.interval.ms", millis(poll_interval));
         self.with_properties(config)
     }
 
@@ -300,7 +339,12 @@ mod tests {
 
     #[test]
     fn every_client_understands_its_configuration() {
-        let config = KafkaConfig::new("localhost:9092");
+        let mut config = KafkaConfig::new("localhost:9092");
+        config.poll_interval_max = Duration::from_secs(1);
+        let consumer_protocol = KafkaConfig {
+            group_protocol: GroupProtocol::Consumer,
+            ..config.clone()
+        };
         let group = crate::ConsumerConfig {
             group_id: "g".into(),
             instance_id: "i".into(),
@@ -309,6 +353,7 @@ mod tests {
         };
         for client in [
             config.member(&group),
+            consumer_protocol.member(&group),
             config.reader(),
             config.group_reader("g"),
             config.watching(),

@@ -5,21 +5,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rdkafka::{
-    TopicPartitionList,
-    consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata},
-    error::KafkaError,
-    types::RDKafkaErrorCode,
-};
-use tracing::{debug, info, warn};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerGroupMetadata};
+use tracing::info;
 
 use super::{
-    config::KafkaConfig,
+    again,
+    config::{GroupProtocol, KafkaConfig},
     context::{MemberContext, Rebalance, Signal},
-    create, deadline,
+    deadline,
     joint_queue::JointQueue,
     offsets::committed,
-    raw, retire, triage,
+    place::{Refused, make, subscribe},
+    raw,
+    share::{Change, Next, Share},
 };
 use crate::{
     Consumer, ConsumerConfig, Error, Event, Fetched, GroupMetadata, PartitionIx, Result, Start,
@@ -32,34 +30,37 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// A partition that was just assigned may not be ready for a seek yet.
 const SEEK_WAIT: Duration = Duration::from_secs(10);
 
-/// Pause between two tries of a question that the cluster could not answer yet.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
+/// A member that has been in its group for so long without being given anything is told that it
+/// has nothing; under the new protocol librdkafka does not say so.
+const NOTHING_AFTER: Duration = Duration::from_secs(1);
 
-/// How long leaving the group and closing the client may hold up the caller.
-const LEAVE_WAIT: Duration = Duration::from_secs(5);
-const CLOSE_WAIT: Duration = Duration::from_secs(10);
-
-/// A static member of a classic group, assigned by range.
+/// A static member of a group, assigned by range.
 ///
 /// `Invariant:` partitions are assigned and given back only by [`Consumer::assign`] and
 /// [`Consumer::unassign`], never inside librdkafka's callback.
 pub(super) struct KafkaConsumer {
-    config: KafkaConfig,
-    group: ConsumerConfig,
+    pub(super) config: KafkaConfig,
+    pub(super) group: ConsumerConfig,
     /// Holds the client; taken only when this is dropped.
-    queue: Option<JointQueue<MemberContext>>,
-    signal: Arc<Signal>,
-    awaited: Option<Answer>,
+    pub(super) queue: Option<JointQueue<MemberContext>>,
+    pub(super) signal: Arc<Signal>,
+    pub(super) awaited: Option<Answer>,
     /// The caller holds partitions and was not told otherwise.
-    holds: bool,
+    pub(super) holds: bool,
     /// The client was made anew: the answer awaited is for one that is gone.
-    detached: bool,
-    fenced: bool,
+    pub(super) detached: bool,
+    pub(super) fenced: bool,
+    /// What the group has given, where it gives and takes partitions one by one.
+    pub(super) share: Option<Share>,
+    /// The brokers refuse this member, as another one has its name.
+    pub(super) refused: Option<Refused>,
+    /// Since when this member has been in its group without having anything.
+    idle_since: Option<Instant>,
 }
 
 /// What the group waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
+pub(super) enum Answer {
     Assign,
     Unassign,
 }
@@ -67,8 +68,11 @@ enum Answer {
 impl KafkaConsumer {
     pub(super) fn new(config: &KafkaConfig, group: ConsumerConfig) -> Result<Self> {
         let signal = Arc::new(Signal::default());
+        let queue = make(config, &group, &signal)?;
+        subscribe(&queue, &group)?;
+        let incremental = config.group_protocol == GroupProtocol::Consumer;
         Ok(Self {
-            queue: Some(join(config, &group, &signal)?),
+            queue: Some(queue),
             config: config.clone(),
             group,
             signal,
@@ -76,30 +80,10 @@ impl KafkaConsumer {
             holds: false,
             detached: false,
             fenced: false,
+            share: incremental.then(Share::default),
+            refused: None,
+            idle_since: None,
         })
-    }
-
-    /// Starts over under the same name, which the brokers let a static member do at any time.
-    ///
-    /// A client whose session ran out forgets its member id and goes on with its heartbeats until
-    /// the revocation is answered; brokers that remember the member then call it fenced, though
-    /// nobody else is there. If there is somebody else after all, the new client is fenced again or
-    /// fences in turn, and one of the two is told so.
-    fn join_anew(&mut self) -> Result<Option<Event>> {
-        warn!(member = %self.group.instance_id, "session ran out: member joins anew");
-        let old = self
-            .queue
-            .replace(join(&self.config, &self.group, &self.signal)?);
-        if let Some(old) = old {
-            old.consumer().context().close();
-            retire("consumer", old, CLOSE_WAIT);
-        }
-        self.detached = self.holds || self.awaited.is_some();
-        if self.holds && self.awaited.is_none() {
-            self.awaited = Some(Answer::Unassign);
-            return Ok(Some(Event::Revoked { lost: true }));
-        }
-        Ok(None)
     }
 
     #[cfg(test)]
@@ -107,13 +91,13 @@ impl KafkaConsumer {
         self.detached
     }
 
-    fn queue(&mut self) -> &mut JointQueue<MemberContext> {
+    pub(super) fn queue(&mut self) -> &mut JointQueue<MemberContext> {
         self.queue
             .as_mut()
             .expect("the queue is taken only when this is dropped")
     }
 
-    fn consumer(&self) -> &BaseConsumer<MemberContext> {
+    pub(super) fn consumer(&self) -> &BaseConsumer<MemberContext> {
         self.queue
             .as_ref()
             .expect("the queue is taken only when this is dropped")
@@ -123,6 +107,9 @@ impl KafkaConsumer {
     /// Serves rebalances, errors and log lines. This is also what tells the group that the member
     /// is alive.
     fn serve(&mut self) -> Result<Option<Event>> {
+        if self.waits_for_release() {
+            return self.ask_again();
+        }
         loop {
             // All partitions are led away from this queue before they are assigned.
             let message = self.consumer().poll(Duration::ZERO).map(|message| {
@@ -137,63 +124,100 @@ impl KafkaConsumer {
                     }
                 }
             }
-            // One rebalance after the other: the next one waits until this one is answered.
-            let free = !self.detached;
-            if let Some(event) = free.then(|| self.rebalance()).flatten() {
+            if let Some(event) = self.rebalance()? {
                 return Ok(Some(event));
             }
-            if self.queue().events_waiting() == 0 {
+            if self.waits_for_release() {
                 return Ok(None);
             }
+            if self.queue().events_waiting() == 0 {
+                if !self.holds {
+                    // The name changes while the client joins, and is lost with its session.
+                    let consumer = self.consumer();
+                    consumer.context().remember(raw::member_id(consumer));
+                }
+                return Ok(self.tell_of_nothing());
+            }
         }
     }
 
-    fn rebalance(&mut self) -> Option<Event> {
-        let event = match self.consumer().context().next_rebalance()? {
-            Rebalance::Assign(partitions) => {
-                self.awaited = Some(Answer::Assign);
-                info!(member = %self.group.instance_id, partitions = partitions.len(), "partitions assigned");
-                Event::Assigned(partitions)
-            }
-            Rebalance::Revoke { lost } => {
-                self.awaited = Some(Answer::Unassign);
-                info!(member = %self.group.instance_id, lost, "partitions revoked");
-                Event::Revoked { lost }
-            }
+    /// One rebalance after the other: the next one waits until this one is answered.
+    fn rebalance(&mut self) -> Result<Option<Event>> {
+        if self.detached {
+            return Ok(None);
+        }
+        let Some(share) = &mut self.share else {
+            let rebalance = self.consumer().context().next_rebalance();
+            return Ok(rebalance.map(|rebalance| match rebalance {
+                Rebalance::Assign(partitions) => self.tell(Event::Assigned(partitions)),
+                Rebalance::Revoke { lost, .. } => self.tell(Event::Revoked { lost }),
+            }));
         };
-        Some(event)
-    }
-
-    /// Most errors told here pass by themselves; a fatal one does not.
-    fn check(&mut self, error: KafkaError) -> Result<Option<Event>> {
-        let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
-        if fatal && triage::is_fencing(error.rdkafka_error_code()) {
-            if self.consumer().context().timed_out() {
-                return self.join_anew();
-            }
-            self.fenced = true;
-            return Err(Error::Fenced(self.group.instance_id.clone()));
+        if self.awaited.is_some() {
+            return Ok(None);
         }
-        if fatal {
-            return Err(Error::client("consumer cannot go on", error));
+        if let Some(event) = share.to_tell().filter(|_| !self.holds) {
+            return Ok(Some(self.tell(event)));
         }
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {
-                debug!(member = %self.group.instance_id, %error, "brokers are away");
+        while let Some(rebalance) = self.consumer().context().next_rebalance() {
+            let told = self.holds;
+            let share = self.share.get_or_insert_default();
+            match share.hear(rebalance.into(), told) {
+                Next::Tell(event) => return Ok(Some(self.tell(event))),
+                Next::Answer(change) => self.release(change)?,
             }
-            _ => warn!(member = %self.group.instance_id, %error, "consumer reports an error"),
         }
         Ok(None)
     }
 
+    fn tell(&mut self, event: Event) -> Event {
+        let member = &self.group.instance_id;
+        (self.refused, self.idle_since) = (None, None);
+        match &event {
+            Event::Records => {}
+            Event::Assigned(partitions) => {
+                self.awaited = Some(Answer::Assign);
+                info!(%member, partitions = partitions.len(), "partitions assigned");
+            }
+            Event::Revoked { lost } => {
+                self.awaited = Some(Answer::Unassign);
+                info!(%member, lost, "partitions revoked");
+            }
+        }
+        event
+    }
+
+    fn tell_of_nothing(&mut self) -> Option<Event> {
+        let whole = match &self.share {
+            Some(share) if !self.holds && self.awaited.is_none() && !self.detached => share.whole(),
+            Some(_) | None => return None,
+        };
+        if raw::generation(self.consumer()) <= 0 {
+            self.idle_since = None;
+            return None;
+        }
+        let since = self.idle_since.get_or_insert_with(Instant::now);
+        (since.elapsed() >= NOTHING_AFTER).then(|| self.tell(Event::Assigned(whole)))
+    }
+
+    /// Gives up what the group takes.
+    fn release(&mut self, change: Change) -> Result<()> {
+        match change {
+            Change::Give(_) => Ok(()),
+            Change::Take { partitions, .. } => self.queue().unassign_some(&partitions),
+        }
+    }
+
     /// True when the group still waits for this answer. It does not when the member was too slow
-    /// with it and librdkafka joined anew: then the next rebalance is already due, and counts.
+    /// with it and librdkafka joined anew: then the next rebalance is already due, and counts. In
+    /// groups of the new protocol librdkafka waits.
     fn answer(&mut self, with: Answer) -> Result<bool> {
         if self.awaited != Some(with) {
             return Err(Error::State("the group does not wait for this answer"));
         }
         self.awaited = None;
-        let moved_on = self.detached || self.consumer().context().rebalance_is_due();
+        let is_due = self.share.is_none() && self.consumer().context().rebalance_is_due();
+        let moved_on = self.detached || is_due;
         self.detached = false;
         Ok(!moved_on)
     }
@@ -221,22 +245,33 @@ impl Consumer for KafkaConsumer {
     }
 
     fn assign(&mut self, partitions: &[(TopicPartition, Start)]) -> Result<()> {
-        if self.answer(Answer::Assign)? {
-            self.holds = true;
-            self.queue().assign(partitions)
-        } else {
-            Err(Error::State("the group has moved on: poll again"))
+        if !self.answer(Answer::Assign)? {
+            return Err(Error::State("the group has moved on: poll again"));
+        }
+        self.holds = true;
+        match self.share.as_mut().map(Share::taken) {
+            None => self.queue().assign(partitions),
+            Some(added) => {
+                let added = added.unwrap_or_default();
+                self.queue().assign_more(partitions, &added, SEEK_WAIT)
+            }
         }
     }
 
     fn unassign(&mut self) -> Result<()> {
         let awaited = self.answer(Answer::Unassign)?;
         self.holds = false;
-        if awaited {
-            self.queue().unassign()
-        } else {
+        if !awaited {
             self.queue().forget();
-            Ok(())
+            return Ok(());
+        }
+        match self.share.as_mut().map(Share::let_go) {
+            None => self.queue().unassign(),
+            Some(Some(change)) => self.release(change),
+            Some(None) => {
+                self.queue().forget();
+                Ok(())
+            }
         }
     }
 
@@ -251,19 +286,9 @@ impl Consumer for KafkaConsumer {
     fn seek(&mut self, partition: PartitionIx, offset: i64) -> Result<()> {
         self.queue().position(partition)?;
         let until = Instant::now() + SEEK_WAIT;
-        loop {
-            let error = match self.queue().seek(partition, offset, SEEK_WAIT) {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            if Instant::now() >= until {
-                return Err(Error::client(
-                    format!("cannot seek. offset={offset}"),
-                    error,
-                ));
-            }
-            std::thread::sleep(RETRY_PAUSE);
-        }
+        let queue = self.queue();
+        again(until, || queue.seek(partition, offset, SEEK_WAIT))
+            .map_err(|e| Error::client(format!("cannot seek. offset={offset}"), e))
     }
 
     fn committed(
@@ -278,7 +303,9 @@ impl Consumer for KafkaConsumer {
 
     fn group_metadata(&self) -> Result<GroupMetadata> {
         // Without a member id the brokers take offsets unchecked, from anybody.
-        if raw::generation(self.consumer()) < 0 || !raw::is_member(self.consumer()) {
+        let least = i32::from(self.share.is_some());
+        let consumer = self.consumer();
+        if raw::generation(consumer) < least || raw::member_id(consumer).is_none() {
             return Err(Error::State("the member has not joined its group"));
         }
         let metadata: ConsumerGroupMetadata = self
@@ -288,67 +315,13 @@ impl Consumer for KafkaConsumer {
         Ok(GroupMetadata::new(metadata))
     }
 
+    fn is_replaced(&mut self, wait: Duration) -> Result<bool> {
+        self.place_is_taken(wait)
+    }
+
     fn close(mut self: Box<Self>, keep_place: bool) {
         if !keep_place {
             self.leave();
         }
-    }
-}
-
-impl KafkaConsumer {
-    /// Tells the group that this member does not come back. A static member that merely closes says
-    /// nothing and keeps its place; one that unsubscribes first leaves like any other.
-    fn leave(&mut self) {
-        self.answer_as_closing();
-        let consumer = self.consumer();
-        consumer.unsubscribe();
-        let until = Instant::now() + LEAVE_WAIT;
-        while raw::is_member(consumer) {
-            if Instant::now() >= until {
-                warn!(member = %self.group.instance_id, "group was not left in time");
-                return;
-            }
-            self.signal.wait(RETRY_PAUSE);
-            // Events only: the context gives partitions back, and records are led elsewhere.
-            drop(consumer.poll(Duration::ZERO));
-        }
-        info!(member = %self.group.instance_id, "group left");
-    }
-
-    /// From now on rebalances are answered by the context. One that was handed out and not answered
-    /// would hold up closing for ever.
-    fn answer_as_closing(&mut self) {
-        self.consumer().context().close();
-        while self.rebalance().is_some() {}
-        let answered = match self.awaited.take() {
-            None => Ok(()),
-            Some(Answer::Assign) => self.consumer().assign(&TopicPartitionList::new()),
-            Some(Answer::Unassign) => self.consumer().unassign(),
-        };
-        if let Err(error) = answered {
-            warn!(member = %self.group.instance_id, %error, "rebalance was not answered while closing");
-        }
-    }
-}
-
-fn join(
-    config: &KafkaConfig,
-    group: &ConsumerConfig,
-    signal: &Arc<Signal>,
-) -> Result<JointQueue<MemberContext>> {
-    let who = format!("{}/{}", group.group_id, group.instance_id);
-    let consumer: BaseConsumer<_> = create(&config.member(group), MemberContext::new(who))?;
-    let queue = JointQueue::new(Arc::new(consumer), Arc::clone(signal))?;
-    let topics: Vec<&str> = group.topics.iter().map(|topic| &**topic).collect();
-    let subscribed = queue.consumer().subscribe(&topics);
-    subscribed.map_err(|e| Error::client("cannot subscribe", e))?;
-    Ok(queue)
-}
-
-impl Drop for KafkaConsumer {
-    fn drop(&mut self) {
-        self.answer_as_closing();
-        // Closing waits for the group, sometimes for ever: it gets a thread of its own.
-        retire("consumer", self.queue.take(), CLOSE_WAIT);
     }
 }

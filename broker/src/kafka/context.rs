@@ -19,6 +19,7 @@ use rdkafka::{
 };
 use tracing::{debug, info, trace, warn};
 
+use super::raw;
 use crate::TopicPartition;
 
 /// One line about lost connections per process in this time; the others are counted.
@@ -97,26 +98,36 @@ fn connection_line_is_due(now: Instant) -> Option<u64> {
 
 impl ConsumerContext for Context {}
 
-/// A rebalance that waits for the caller to answer.
+/// A rebalance that waits for the caller to answer. In a group of the new protocol the partitions
+/// are those that come or go, otherwise they are all.
 #[derive(Debug)]
 pub(super) enum Rebalance {
     Assign(Vec<TopicPartition>),
-    Revoke { lost: bool },
+    Revoke {
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+    },
 }
 
 /// The context of a group's member: rebalances are kept for the next poll.
 #[derive(Debug)]
 pub(super) struct MemberContext {
     common: Context,
+    /// The group gives and takes partitions one by one.
+    incremental: bool,
+    /// What the group called this member last.
+    member_id: Mutex<Option<String>>,
     rebalances: Mutex<VecDeque<Rebalance>>,
     timed_out: AtomicBool,
     closing: AtomicBool,
 }
 
 impl MemberContext {
-    pub(super) fn new(who: impl Into<Arc<str>>) -> Self {
+    pub(super) fn new(who: impl Into<Arc<str>>, incremental: bool) -> Self {
         Self {
             common: Context::new(who),
+            incremental,
+            member_id: Mutex::default(),
             rebalances: Mutex::default(),
             timed_out: AtomicBool::new(false),
             closing: AtomicBool::new(false),
@@ -129,6 +140,18 @@ impl MemberContext {
 
     pub(super) fn rebalance_is_due(&self) -> bool {
         !lock(&self.rebalances).is_empty()
+    }
+
+    /// What the group called this member last, also after the client has forgotten it.
+    pub(super) fn member_id(&self) -> Option<String> {
+        lock(&self.member_id).clone()
+    }
+
+    /// Keeps what the group calls this member now, if it is in the group.
+    pub(super) fn remember(&self, member_id: Option<String>) {
+        if member_id.is_some() {
+            *lock(&self.member_id) = member_id;
+        }
     }
 
     /// True when the session ran out, as the client believes, and nothing was assigned since.
@@ -166,17 +189,25 @@ impl ConsumerContext for MemberContext {
         kind: RDKafkaRespErr,
         partitions: &mut TopicPartitionList,
     ) {
+        let gives = kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::SeqCst) {
-            if let Err(error) = consumer.unassign() {
+            let answered = match (self.incremental, gives) {
+                (false, _) => consumer.unassign(),
+                (true, true) => consumer.incremental_assign(partitions),
+                (true, false) => consumer.incremental_unassign(partitions),
+            };
+            if let Err(error) = answered {
                 warn!(%error, "partitions were not given back while closing");
             }
             return;
         }
-        let rebalance = if kind == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+        let rebalance = if gives {
             self.timed_out.store(false, Ordering::SeqCst);
+            self.remember(raw::member_id(consumer));
             Rebalance::Assign(named(partitions))
         } else {
             Rebalance::Revoke {
+                partitions: named(partitions),
                 lost: consumer.assignment_lost(),
             }
         };

@@ -7,13 +7,17 @@ use std::time::{Duration, Instant};
 
 use millstream_topology::Headers;
 use rdkafka::{
+    error::KafkaError,
     mocking::MockCluster,
     producer::DefaultProducerContext,
-    types::{RDKafkaApiKey as Api, RDKafkaRespErr as Told},
+    types::{RDKafkaApiKey as Api, RDKafkaErrorCode, RDKafkaRespErr as Told},
 };
 
 use super::{
-    admin::KafkaAdmin, config::KafkaConfig, consumer::KafkaConsumer, producer::KafkaProducer,
+    admin::KafkaAdmin,
+    config::{GroupProtocol, KafkaConfig},
+    consumer::KafkaConsumer,
+    producer::KafkaProducer,
 };
 use crate::{
     Admin, Consumer, ConsumerConfig, Error, Event, Outgoing, Producer, ProducerError, Start,
@@ -173,6 +177,10 @@ fn records_fail_in_time_when_no_broker_answers() {
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn member(mock: &Mock) -> KafkaConsumer {
+    member_with(mock, KafkaConfig::new(mock.bootstrap_servers()))
+}
+
+fn member_with(mock: &Mock, config: KafkaConfig) -> KafkaConsumer {
     mock.create_topic("t", 1, 1).expect("topic");
     let group = ConsumerConfig {
         group_id: "g".into(),
@@ -181,7 +189,7 @@ fn member(mock: &Mock) -> KafkaConsumer {
         // The mock lets a group settle for three seconds.
         session_timeout: Duration::from_secs(5),
     };
-    KafkaConsumer::new(&KafkaConfig::new(mock.bootstrap_servers()), group).expect("member")
+    KafkaConsumer::new(&config, group).expect("member")
 }
 
 /// Polls until something happens other than records.
@@ -251,6 +259,24 @@ fn a_member_fenced_while_its_session_lives_is_told() {
     for _ in 0..2 {
         let error = event(&mut member).expect_err("fenced");
         assert!(matches!(error, Error::Fenced(_)), "{error:?}");
+    }
+}
+
+#[test]
+fn brokers_without_the_new_protocol_are_told_apart() {
+    let mock: Mock = MockCluster::new(1).expect("mock cluster");
+    let mut config = KafkaConfig::new(mock.bootstrap_servers());
+    config.group_protocol = GroupProtocol::Consumer;
+    let mut member = member_with(&mock, config);
+    for code in [
+        // Said by the client of brokers before 3.7, and by those after them that are told not to.
+        RDKafkaErrorCode::UnsupportedFeature,
+        RDKafkaErrorCode::UnsupportedVersion,
+    ] {
+        let told = KafkaError::MessageConsumptionFatal(code);
+        let error = member.check(told).expect_err("they do not know it");
+        assert!(matches!(error, Error::Unsupported(_)), "{error:?}");
+        assert!(error.to_string().contains("4.0"), "{error}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -98,23 +98,60 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
 
     /// Reads these partitions from these places, instead of what was read before.
     pub(super) fn assign(&mut self, partitions: &[(TopicPartition, Start)]) -> Result<()> {
+        let list = self.lead(partitions, |_| true)?;
+        self.assigned = true;
+        let assigned = self.consumer().assign(&list);
+        assigned.map_err(|e| Error::client("cannot assign partitions", e))
+    }
+
+    /// As [`assign`](Self::assign), where the client has all but the `added` ones already.
+    pub(super) fn assign_more(
+        &mut self,
+        partitions: &[(TopicPartition, Start)],
+        added: &[TopicPartition],
+        wait: Duration,
+    ) -> Result<()> {
+        let list = self.lead(partitions, |of| added.contains(of))?;
+        let assigned = self.consumer().incremental_assign(&list);
+        assigned.map_err(|e| Error::client("cannot assign partitions", e))?;
+        // The others were read on meanwhile, or were stopped in the middle.
+        for (of, start) in partitions.iter().filter(|(of, _)| !added.contains(of)) {
+            let until = Instant::now() + wait;
+            let sought = || {
+                let (topic, partition) = (&*of.topic, of.partition);
+                self.consumer().seek(topic, partition, offset(*start), wait)
+            };
+            super::again(until, sought)
+                .map_err(|e| Error::client(format!("cannot go back. of=`{of}`"), e))?;
+        }
+        Ok(())
+    }
+
+    /// Leads these partitions here, and names those of them that the client is to start.
+    fn lead(
+        &mut self,
+        partitions: &[(TopicPartition, Start)],
+        starts: impl Fn(&TopicPartition) -> bool,
+    ) -> Result<TopicPartitionList> {
         self.forget();
         let mut list = TopicPartitionList::with_capacity(partitions.len());
         for (of, start) in partitions {
             let source = self.queue.source(&of.topic, of.partition);
             let source = source.ok_or_else(|| Error::UnknownPartition(of.clone()))?;
             self.queue.lead(&source);
-            let (position, offset) = match *start {
-                Start::Offset(offset) => (Some(offset), Offset::Offset(offset)),
-                Start::Earliest => (None, Offset::Beginning),
-                Start::Latest => (None, Offset::End),
-            };
-            list.add_partition_offset(&of.topic, of.partition, offset)
-                .map_err(|e| Error::client(format!("cannot start at that offset. of=`{of}`"), e))?;
+            if starts(of) {
+                list.add_partition_offset(&of.topic, of.partition, offset(*start))
+                    .map_err(|e| {
+                        Error::client(format!("cannot start at that offset. of=`{of}`"), e)
+                    })?;
+            }
             self.slots.push(Slot {
                 of: of.clone(),
                 source,
-                position,
+                position: match *start {
+                    Start::Offset(offset) => Some(offset),
+                    Start::Earliest | Start::Latest => None,
+                },
                 told_at: -1,
                 settled: !self.assigned,
                 paused: false,
@@ -122,9 +159,7 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
             });
         }
         self.find_leaders(partitions);
-        self.assigned = true;
-        let assigned = self.consumer().assign(&list);
-        assigned.map_err(|e| Error::client("cannot assign partitions", e))
+        Ok(list)
     }
 
     /// Where the client does not know yet which broker has a partition, it would ask that broker
@@ -149,6 +184,13 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
         // so.
         self.assigned = false;
         let unassigned = self.consumer().unassign();
+        unassigned.map_err(|e| Error::client("cannot give partitions back", e))
+    }
+
+    /// Reads nothing more; of what the client reads, these partitions are stopped.
+    pub(super) fn unassign_some(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        self.forget();
+        let unassigned = self.consumer().incremental_unassign(&list(partitions));
         unassigned.map_err(|e| Error::client("cannot give partitions back", e))
     }
 
@@ -305,6 +347,23 @@ impl<C: ConsumerContext + 'static> JointQueue<C> {
                 KafkaError::MessageConsumption(other),
             ),
         }
+    }
+}
+
+/// The partitions, for the client.
+pub(super) fn list(partitions: &[TopicPartition]) -> TopicPartitionList {
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for of in partitions {
+        list.add_partition(&of.topic, of.partition);
+    }
+    list
+}
+
+fn offset(start: Start) -> Offset {
+    match start {
+        Start::Offset(offset) => Offset::Offset(offset),
+        Start::Earliest => Offset::Beginning,
+        Start::Latest => Offset::End,
     }
 }
 

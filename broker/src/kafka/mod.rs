@@ -10,11 +10,13 @@
 //! # }
 //! ```
 //!
-//! Groups use the classic protocol with the `range` assignor and static membership: equal
-//! partitions of co-partitioned topics land on one member, and a member that comes back within its
-//! session timeout gets its place without anybody noticing. What librdkafka does not offer is named
-//! where it matters: there is no custom assignor, a transaction that outlives its timeout looks
-//! like fencing, and the timestamp 0 is written as 1.
+//! Groups use the `range` assignor and static membership: equal partitions of co-partitioned topics
+//! land on one member, and a member that comes back within its session timeout gets its place
+//! without anybody noticing. They use the classic protocol, or that of KIP-848 where
+//! [`KafkaConfig::group_protocol`] says so; its changes are presented as whole assignments.
+//! What librdkafka does not offer is named where it matters: there is no custom assignor, a
+//! transaction that outlives its timeout looks like fencing, a static member of KIP-848 cannot leave
+//! for good, and the timestamp 0 is written as 1.
 
 mod admin;
 mod appender;
@@ -26,9 +28,11 @@ mod faults;
 mod joint_queue;
 mod ledger;
 mod offsets;
+mod place;
 mod producer;
 mod raw;
 mod reader;
+mod share;
 mod triage;
 
 use std::{
@@ -40,7 +44,7 @@ use crossbeam_channel::bounded;
 use rdkafka::{ClientConfig, ClientContext, config::FromClientConfigAndContext};
 use tracing::warn;
 
-pub use self::config::KafkaConfig;
+pub use self::config::{GroupProtocol, KafkaConfig};
 use crate::{Admin, Appender, Broker, Consumer, ConsumerConfig, Error, Producer, Reader, Result};
 
 /// A Kafka cluster.
@@ -101,6 +105,19 @@ where
 fn deadline(wait: Duration) -> Instant {
     const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
     Instant::now() + wait.min(LONGEST)
+}
+
+/// Pause between two tries of something that the client or the cluster is not ready for.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// Tries until it is done, or returns the last error when it is too late for another try.
+fn again<E>(until: Instant, mut done: impl FnMut() -> Result<(), E>) -> Result<(), E> {
+    loop {
+        match done() {
+            Err(_) if Instant::now() < until => std::thread::sleep(RETRY_PAUSE),
+            last => return last,
+        }
+    }
 }
 
 /// Drops a client on a thread of its own and waits so long for it: librdkafka's destructors have

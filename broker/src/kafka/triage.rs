@@ -64,6 +64,14 @@ pub(super) fn is_fencing(code: Option<Code>) -> bool {
     )
 }
 
+/// The brokers do not know a request, or do not take it.
+pub(super) fn is_unsupported(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(Code::UnsupportedFeature | Code::UnsupportedVersion | Code::UnsupportedAssignor)
+    )
+}
+
 /// Errors of a cluster that is starting, electing or waiting for a transaction to end.
 pub(super) fn may_pass(code: Option<Code>) -> bool {
     matches!(

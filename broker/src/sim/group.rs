@@ -134,8 +134,10 @@ impl Group {
         self.expire(now);
         self.deal(now, count);
         let Some(member) = self.member(seat) else {
-            let fenced = self.seats.get(&seat.instance_id) != Some(&seat.number);
-            return if fenced { News::Fenced } else { News::Dropped };
+            return match self.is_replaced(seat) {
+                true => News::Fenced,
+                false => News::Dropped,
+            };
         };
         match member.stage {
             Stage::ToAssign => {
@@ -148,6 +150,11 @@ impl Group {
             }
             Stage::Waiting | Stage::Assigned | Stage::Revoking { .. } => News::Nothing,
         }
+    }
+
+    /// Whether another consumer has had the seat's name since.
+    pub(super) fn is_replaced(&self, seat: &Seat) -> bool {
+        self.seats.get(&seat.instance_id) != Some(&seat.number)
     }
 
     /// The member has given its partitions back.

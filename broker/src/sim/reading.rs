@@ -343,6 +343,14 @@ impl Consumer for SimConsumer {
             })
     }
 
+    fn is_replaced(&mut self, _wait: Duration) -> Result<bool> {
+        let seat = &self.seat;
+        self.handle
+            .call(Call::GroupMetadata, &Place::Nobody, |state, _| {
+                Ok(state.group(&seat.group).is_replaced(seat))
+            })
+    }
+
     fn close(mut self: Box<Self>, keep_place: bool) {
         self.leave(keep_place);
     }

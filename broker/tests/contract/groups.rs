@@ -4,6 +4,9 @@ use millstream_broker::{Cleanup, Error, NewTopic, TopicPartition};
 
 use super::{Bed, DEADLINE, Member, until, wait_for};
 
+/// How often two members of one name poll while the second one waits: several heartbeats.
+const WAITING_POLLS: u32 = 100;
+
 pub(crate) fn one_member_owns_all_partitions_and_reads_them(bed: &Bed) {
     let topic = bed.topic("t", 3);
     for partition in 0..3 {
@@ -107,10 +110,26 @@ pub(crate) fn a_kept_place_is_taken_again_without_a_rebalance(bed: &Bed) {
     );
 }
 
-pub(crate) fn a_second_member_of_the_same_name_fences_the_first(bed: &Bed) {
+pub(crate) fn a_place_is_one_member_s_at_a_time(bed: &Bed) {
     let topic = bed.topic("t", 1);
     let mut old = Member::join(bed, "g", "m", &[&topic]).joined();
+    let replaced = |member: &mut Member| member.consumer.is_replaced(DEADLINE).expect("told");
+    assert!(!replaced(&mut old), "it is alone");
     let mut new = Member::join(bed, "g", "m", &[&topic]);
+    if bed.second_waits {
+        for _ in 0..WAITING_POLLS {
+            old.step();
+            new.step();
+        }
+        assert!(!replaced(&mut old), "it was there first");
+        assert_eq!(old.partitions_of(&topic), [0]);
+        assert_eq!((old.revocations, new.assignments), (0, 0));
+        drop(old);
+        until(&mut [&mut new], "the place is taken when it is free", |m| {
+            m[0].partitions_of(&topic) == [0]
+        });
+        return;
+    }
     let mut ignored = Vec::new();
     let mut fenced = false;
     wait_for("the old one is fenced and the new one owns all", || {
@@ -124,6 +143,23 @@ pub(crate) fn a_second_member_of_the_same_name_fences_the_first(bed: &Bed) {
         }
         fenced && new.partitions_of(&topic) == [0]
     });
+    assert!(replaced(&mut old));
+    assert!(!replaced(&mut new));
+}
+
+pub(crate) fn a_place_that_nobody_took_is_not_replaced(bed: &Bed) {
+    let topic = bed.topic("t", 1);
+    let silent = Member::join(bed, "g", "a", &[&topic]).joined();
+    silent.consumer.close(true);
+    // What happens to others is none of its business.
+    let mut other = Member::join(bed, "g", "b", &[&topic]);
+    let mut again = Member::join(bed, "g", "a", &[&topic]);
+    until(&mut [&mut other, &mut again], "both are told", |m| {
+        m.iter().all(|m| m.assignments > m.revocations)
+    });
+    for member in [&mut other, &mut again] {
+        assert!(!member.consumer.is_replaced(DEADLINE).expect("told"));
+    }
 }
 
 pub(crate) fn members_are_listed(bed: &Bed) {

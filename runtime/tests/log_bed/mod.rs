@@ -1,4 +1,5 @@
 //! A log for a test, with names of its own.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::{
     path::PathBuf,
@@ -42,6 +43,11 @@ impl Bed {
     }
 
     pub(crate) fn kafka() -> Option<Self> {
+        Self::kafka_with(|_| {})
+    }
+
+    /// A log on Kafka, with the defaults changed by `change`.
+    pub(crate) fn kafka_with(change: impl FnOnce(&mut KafkaConfig)) -> Option<Self> {
         let Ok(servers) = std::env::var("MILLSTREAM_TEST_KAFKA") else {
             let ci = std::env::var_os("CI").is_some();
             assert!(!ci, "MILLSTREAM_TEST_KAFKA must name a broker in CI");
@@ -53,8 +59,10 @@ impl Bed {
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
+        let mut config = KafkaConfig::new(servers);
+        change(&mut config);
         Some(Self {
-            broker: KafkaBroker::new(KafkaConfig::new(servers)).expect("broker"),
+            broker: KafkaBroker::new(config).expect("broker"),
             name,
             folder: tempfile::tempdir().expect("a folder"),
         })

@@ -184,6 +184,10 @@ impl Consumer for ScriptedConsumer {
         Ok(())
     }
 
+    fn is_replaced(&mut self, _wait: Duration) -> Result<bool> {
+        Ok(false)
+    }
+
     fn pause(&mut self, partition: PartitionIx) -> Result<()> {
         self.assigned[partition.0 as usize].2 = true;
         Ok(())

@@ -265,18 +265,20 @@ pub(in super::super) fn generation<C: ConsumerContext>(consumer: &BaseConsumer<C
     }
 }
 
-/// True while a consumer has a place in its group.
-pub(in super::super) fn is_member<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
+/// What a consumer is called in its group; `None` while it has no place there.
+pub(in super::super) fn member_id<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+) -> Option<String> {
     let client = consumer.client().native_ptr();
     // SAFETY: Alive for the call; the copied text is given back below.
     let id = unsafe { sys::rd_kafka_memberid(client) };
     if id.is_null() {
-        return false;
+        return None;
     }
     // SAFETY: Owned: a text that ends with a zero.
     unsafe {
-        let member = !CStr::from_ptr(id).is_empty();
+        let name = CStr::from_ptr(id).to_string_lossy().into_owned();
         sys::rd_kafka_mem_free(client, id.cast());
-        member
+        (!name.is_empty()).then_some(name)
     }
 }

@@ -15,6 +15,7 @@
     reason = "librdkafka's batch calls are not wrapped by rdkafka"
 )]
 
+mod group;
 mod incoming;
 mod outgoing;
 
@@ -23,7 +24,8 @@ use std::{ptr, ptr::NonNull};
 use rdkafka::{bindings as sys, types::RDKafkaRespErr};
 
 pub(super) use self::{
-    incoming::{Batch, Joint, Message, Source, generation, is_member},
+    group::members,
+    incoming::{Batch, Joint, Message, Source, generation, member_id},
     outgoing::{Delivery, Events, Topic},
 };
 
