@@ -302,7 +302,7 @@ impl Tails {
 }
 
 impl Tail {
-    /// `None` when the standby is gone.
+    /// `None` when the standby is gone, or there is nothing to read.
     fn begin(
         shared: &Shared,
         task: TaskId,
@@ -324,26 +324,12 @@ impl Tail {
         };
         let partition = TopicPartition::new(topic, task.partition);
         let asked = shared.now();
-        let (position, end) = match refill {
-            None => begins_at(&*shared.admin, &partition, task, name, stored)?,
-            Some(_) => {
-                // A topic may have fewer partitions than its sub-topology has tasks.
-                let counts = &shared.layout.partitions;
-                if counts
-                    .get(&partition.topic)
-                    .is_none_or(|n| task.partition as u32 >= *n)
-                {
-                    return Ok(None);
-                }
-                let ends = shared.admin.watermarks(&partition)?;
-                let group = &shared.config.application_id;
-                let committed = shared.admin.committed(group, &[partition.clone()])?;
-                let end = committed[0].unwrap_or(0).min(ends.high);
-                if let Some(at) = stored.filter(|at| *at > end) {
-                    return Err(ahead(task, name, at, end));
-                }
-                (stored.unwrap_or(0).max(ends.low), end)
-            }
+        let begins = match refill {
+            None => Some(begins_at(&*shared.admin, &partition, task, name, stored)?),
+            Some(_) => input_begins_at(shared, &partition, task, name, stored)?,
+        };
+        let Some((position, end)) = begins else {
+            return Ok(None);
         };
         let mut tail = Self {
             task,
@@ -367,6 +353,32 @@ impl Tail {
 
     fn start(&self) -> (TopicPartition, Start) {
         (self.partition.clone(), Start::Offset(self.position))
+    }
+}
+
+/// Where reading an input begins for a store that stands at `stored`, and what of it the group has
+/// committed; `None` when there is no such partition.
+fn input_begins_at(
+    shared: &Shared,
+    partition: &TopicPartition,
+    task: TaskId,
+    store: &str,
+    stored: Option<i64>,
+) -> Result<Option<(i64, i64)>> {
+    // A topic may have fewer partitions than its sub-topology has tasks.
+    let count = shared.layout.partitions.get(&partition.topic);
+    if count.is_none_or(|count| task.partition as u32 >= *count) {
+        return Ok(None);
+    }
+    let ends = shared.admin.watermarks(partition)?;
+    let group = &shared.config.application_id;
+    let committed = shared
+        .admin
+        .committed(group, std::slice::from_ref(partition))?;
+    let end = committed[0].unwrap_or(0).min(ends.high);
+    match stored.filter(|at| *at > end) {
+        Some(at) => Err(ahead(task, store, at, end)),
+        None => Ok(Some((stored.unwrap_or(0).max(ends.low), end))),
     }
 }
 
