@@ -207,7 +207,7 @@ impl<'a> World<'a> {
         config.records_per_turn = 7;
         config.buffered_records_max = 20;
         config.purge_interval = match self.feed.purges {
-            true => Duration::from_secs(1),
+            true => Duration::from_millis(20),
             // The checks read what repartition topics hold.
             false => Duration::from_secs(1_000_000),
         };
