@@ -425,7 +425,7 @@ impl<'a> World<'a> {
 
     /// Nothing goes wrong any more; all instances come back and finish.
     pub(crate) fn heal(&mut self) -> Result<(), String> {
-        self.log.set_rates(Rates::default());
+        self.log.calm();
         self.storm.standby_steps = 1000;
         self.faults.lock().expect("no panic").stop();
         for zombie in self.zombies.drain(..) {
