@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use millstream_broker::{
     Appender, Broker, Cleanup, NewTopic, OwnedRecord, TopicPartition,
-    sim::{Committed, Rates, SimClient, SimConfig, SimLog},
+    sim::{Committed, SimClient, SimConfig, SimLog},
 };
 use millstream_operators::Topology;
 use millstream_runtime::{Config, Health, Part, Policies, Stepped, full_name};
