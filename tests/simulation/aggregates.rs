@@ -44,6 +44,7 @@ fn counting() -> Case {
             "panics" => panic!("{}", AS_ASKED),
             _ => Ok(value),
         })
+        .named("picky")
         .group_by_key()
         .count(COUNTS)
         .to_stream()
@@ -76,7 +77,10 @@ fn counting() -> Case {
 fn count(counts: &mut Figures, taken: &Taken<'_>, made: &mut Vec<Made>) {
     let record = taken.record;
     let failed = match record.value.as_deref().unwrap_or_default() {
-        b"fails" => Some(("User", "a function failed on a record: as the test asked")),
+        b"fails" => Some((
+            "User",
+            "a function failed on a record, node=`picky`: as the test asked",
+        )),
         b"panics" => Some(("User", "a function panicked on this record")),
         [0xff, 0xfe] => Some((
             "Data",

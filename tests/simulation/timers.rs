@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use millstream_broker::{TopicPartition, sim::Committed};
 use millstream_operators::{Clock, Context, KvHandle, Processor, Punctuation, StreamsBuilder};
-use millstream_topology::{KvStore, Record, Result as Done, Topic, text};
+use millstream_topology::{Error, ErrorKind, KvStore, Record, Result as Done, Topic, text};
 use millstream_verifier::{Input as Taken, Made, Part};
 
 use crate::{
@@ -39,10 +39,12 @@ pub(crate) fn all() -> [Case; 2] {
 
 fn nothing_known((): &mut (), _: &Taken<'_>, _: &mut Vec<Made>) {}
 
-/// Keeps records until the clock ticks, and passes all on then.
+/// Keeps records until the clock ticks, and passes all on then. It knows how many they are, so that
+/// it fails if it lives on when its store goes back.
 struct Wait {
     waiting: KvHandle<String, String>,
     clock: Clock,
+    known: usize,
 }
 
 impl Processor for Wait {
@@ -53,6 +55,8 @@ impl Processor for Wait {
 
     fn init(&mut self, cx: &mut Context<'_, '_, String, String>) -> Done<()> {
         cx.schedule(Duration::from_millis(EVERY_MS as u64), self.clock);
+        let waiting = cx.store(self.waiting).range(None, None, usize::MAX)?;
+        self.known = waiting.len();
         Ok(())
     }
 
@@ -61,12 +65,18 @@ impl Processor for Wait {
         cx: &mut Context<'_, '_, String, String>,
         record: Record<String, String>,
     ) -> Done<()> {
+        self.known += 1;
         let mut waiting = cx.store(self.waiting);
         waiting.put(&record.value, record.key, record.timestamp)
     }
 
     fn punctuate(&mut self, cx: &mut Context<'_, '_, String, String>, _: Punctuation) -> Done<()> {
-        for (n, key, at) in cx.store(self.waiting).range(None, None, usize::MAX)? {
+        let waiting = cx.store(self.waiting).range(None, None, usize::MAX)?;
+        if waiting.len() != std::mem::take(&mut self.known) {
+            let what = "a processor outlives what it did";
+            return Err(Error::new(ErrorKind::User, what));
+        }
+        for (n, key, at) in waiting {
             cx.store(self.waiting).delete(&n, at)?;
             cx.forward(Record::new(key, n, at))?;
         }
@@ -77,7 +87,11 @@ impl Processor for Wait {
 fn waiting(clock: Clock) -> crate::world::Feed {
     let b = StreamsBuilder::new();
     b.stream(IN)
-        .process(WAITING, move |waiting| Wait { waiting, clock })
+        .process(WAITING, move |waiting| Wait {
+            waiting,
+            clock,
+            known: 0,
+        })
         .to(PASSED);
     let record = |chance: &mut Chance, n: u64| Input {
         topic: IN.name(),

@@ -1,5 +1,7 @@
 //! `World`: instances of one application on one simulated log, and everything that befalls them.
 
+mod standbys;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -9,17 +11,17 @@ use std::{
 use bytes::Bytes;
 use millstream_broker::{
     Appender, Broker, Cleanup, NewTopic, OwnedRecord, TopicPartition,
-    sim::{Committed, Rates, SimClient, SimConfig, SimLog},
+    sim::{Committed, SimClient, SimConfig, SimLog},
 };
 use millstream_operators::Topology;
-use millstream_runtime::{Config, Health, Part, Policies, Stepped, TaskPhase, full_name};
-use millstream_topology::{Headers, StoreId, StoreSpec, SubTopology, TaskId, partition_for_key};
+use millstream_runtime::{Config, Health, Part, Policies, Stepped, full_name};
+use millstream_topology::{Headers, SubTopology, TaskId, partition_for_key};
 
 use crate::{
     chance::Chance,
     machine::{Clock, Disk, Mounted},
     seeds::silence_panics,
-    spots::{Promotions, Spot, SpotFaults, SpotPlan, Watch},
+    spots::{Spot, SpotFaults, SpotPlan, Watch},
 };
 
 /// The application's id.
@@ -211,7 +213,7 @@ impl<'a> World<'a> {
         config.records_per_turn = 7;
         config.buffered_records_max = 20;
         config.purge_interval = match self.feed.purges {
-            true => Duration::from_secs(1),
+            true => Duration::from_millis(20),
             // The checks read what repartition topics hold.
             false => Duration::from_secs(1_000_000),
         };
@@ -354,34 +356,6 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Counts the standbys that have become tasks, and what those had to read before they ran.
-    fn count_promotions(&mut self, at: usize) {
-        let process = self.slots[at].process.as_mut().expect("it has just worked");
-        let Promotions {
-            count,
-            dirty,
-            running,
-        } = process.watch.promotions();
-        process.promoted.extend(running);
-        let mut replayed = Vec::new();
-        if !process.promoted.is_empty() {
-            let threads = process.app.status().threads.into_iter();
-            for task in threads.flat_map(|thread| thread.tasks) {
-                let is_told = |id: &TaskId| id.to_string() == task.id;
-                if task.phase == TaskPhase::Running && process.promoted.iter().any(is_told) {
-                    process.promoted.retain(|id| !is_told(id));
-                    replayed.push(task.stores.iter().map(|store| store.replayed).sum());
-                }
-            }
-        }
-        self.add("promotions", count);
-        self.add("promotions of dirty standbys", dirty);
-        for records in replayed {
-            self.add("promotions that read the rest", u64::from(records > 0));
-            self.add("records read by promotions", records);
-        }
-    }
-
     /// The process is gone; it comes back before or after its session has ended.
     fn crash(&mut self, at: usize) {
         self.count("crashes");
@@ -478,7 +452,7 @@ impl<'a> World<'a> {
 
     /// Nothing goes wrong any more; all instances come back and finish.
     pub(crate) fn heal(&mut self) -> Result<(), String> {
-        self.log.set_rates(Rates::default());
+        self.log.calm();
         self.storm.standby_steps = 1000;
         self.faults.lock().expect("no panic").stop();
         for zombie in self.zombies.drain(..) {
@@ -600,55 +574,6 @@ impl<'a> World<'a> {
             }
         }
         owners
-    }
-
-    /// How many tasks have something that a standby can follow.
-    fn followed_tasks(&self) -> usize {
-        let topology = &self.feed.topology;
-        let stores = topology.plan().stores();
-        let is_followed =
-            |store: &StoreId| stores[store.0].logged || topology.refill(*store).is_some();
-        let subs = topology.subtopologies().iter();
-        let followed = subs.filter(|sub| sub.stores.iter().any(is_followed));
-        followed.count() * self.feed.partitions as usize
-    }
-
-    /// Where a standby of a store stands when it has everything: behind the last record of its
-    /// changelog, or where the group stands in the input that it is restored from.
-    fn end_of(&self, store: &str, partition: i32) -> i64 {
-        let topology = &self.feed.topology;
-        let named = |spec: &StoreSpec| &*spec.name == store;
-        let id = topology.plan().stores().iter().position(named);
-        let id = StoreId(id.expect("it stands in the plan"));
-        if let Some(refill) = topology.refill(id) {
-            let at = TopicPartition::new(refill.topic().clone(), partition);
-            return self.log.group(APP).offsets.get(&at).copied().unwrap_or(0);
-        }
-        let at = TopicPartition::new(format!("{APP}-{store}-changelog"), partition);
-        let last = self.log.committed_records(&at).last().map(|r| r.offset);
-        last.map_or(0, |last| last + 1)
-    }
-
-    /// The disks of standbys that say that they have read everything.
-    pub(crate) fn standby_disks(&self) -> BTreeMap<TaskId, Disk> {
-        let mut disks = BTreeMap::new();
-        let owners = self.owners();
-        for slot in &self.slots {
-            let Some(process) = &slot.process else {
-                continue;
-            };
-            let standbys = process.app.status().standbys;
-            for task in owners.keys() {
-                let mut of_task = standbys.iter().filter(|s| s.id == task.to_string());
-                let is_ready = |(store, position): (&String, &i64)| {
-                    self.end_of(store, task.partition) <= *position
-                };
-                if of_task.any(|standby| standby.positions.iter().all(is_ready)) {
-                    disks.insert(*task, slot.disk.clone());
-                }
-            }
-        }
-        disks
     }
 
     /// All instances end as on SIGTERM; returns each task's disk.

@@ -360,6 +360,11 @@ impl Faults {
         self.odds = rates.odds();
     }
 
+    pub(super) fn stop(&mut self) {
+        self.set_rates(&Rates::default());
+        self.script.clear();
+    }
+
     pub(super) fn coverage(&self) -> Coverage {
         let names = points().map(|(call, phase)| call.point(phase));
         Coverage(names.zip(self.passes.iter().copied()).collect())

@@ -214,6 +214,11 @@ impl SimLog {
         lock(&self.0).faults.set_rates(&rates);
     }
 
+    /// From now on nothing goes wrong, neither by chance nor by script.
+    pub fn calm(&self) {
+        lock(&self.0).faults.stop();
+    }
+
     /// How often each point was passed and hit.
     pub fn coverage(&self) -> Coverage {
         lock(&self.0).faults.coverage()
