@@ -133,7 +133,7 @@ pub struct ConsumerConfig {
     /// The topics; all members of a group name the same, so that equal partitions land on one
     /// member.
     pub topics: Vec<Arc<str>>,
-    /// How long a silent member keeps its partitions.
+    /// How long a silent member keeps its partitions, where that is the member's to say.
     pub session_timeout: Duration,
 }
 

@@ -58,7 +58,8 @@ pub struct Streams {
     pub memory_budget: Size,
     /// How long a committed change may wait in memory before it is written to disk.
     pub flush_interval: Time,
-    /// How long a silent process keeps its tasks.
+    /// How long a silent process keeps its tasks; the brokers' to say where `kafka.group_protocol`
+    /// is `consumer`.
     pub session_timeout: Time,
     /// How many other processes keep a copy of each task's stores up to date.
     pub num_standby_replicas: usize,

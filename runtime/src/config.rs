@@ -22,7 +22,8 @@ pub struct Config {
     /// one log need two names; all instances of one application share it.
     pub application_id: String,
     /// Names this process among the instances, the same after a restart, so that it gets its tasks
-    /// and its transactional ids back.
+    /// and its transactional ids back. Of two processes with one name only one goes on; the other
+    /// fails with [`ErrorKind::Fenced`].
     pub instance_id: String,
     /// How many stream threads there are at the start; each is a member of the group.
     pub threads: usize,
@@ -38,7 +39,8 @@ pub struct Config {
     /// How long a committed change may wait in memory before it is written to disk; bounds what a
     /// restart has to replay.
     pub flush_interval: Duration,
-    /// How long a silent instance keeps its tasks.
+    /// How long a silent instance keeps its tasks. On Kafka with the group protocol of KIP-848 that
+    /// is the brokers' to say.
     pub session_timeout: Duration,
     /// How many other instances keep a copy of each task's stores up to date, as far as there are
     /// so many. A copy makes a task start at once where it lands on the instance that has it, and

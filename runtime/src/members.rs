@@ -72,6 +72,8 @@ struct Inner {
     standbys: Mutex<BTreeMap<String, i64>>,
     changed: AtomicBool,
     stop: AtomicBool,
+    /// Another process speaks under this one's name.
+    replaced: AtomicBool,
     others: RwLock<BTreeMap<String, Member>>,
 }
 
@@ -107,6 +109,7 @@ impl Members {
             standbys: Mutex::default(),
             changed: AtomicBool::new(true),
             stop: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
             others: RwLock::default(),
         }));
         let herald = Herald {
@@ -192,6 +195,12 @@ impl Members {
             self.0.changed.store(true, Ordering::Release);
         }
         *standbys = lags;
+    }
+
+    /// Says nothing any more, no goodbye either: the name is another process's, which speaks for
+    /// itself.
+    pub(crate) fn fall_silent(&self) {
+        self.0.replaced.store(true, Ordering::Release);
     }
 
     /// Takes this instance off the list of members, and says nothing any more.
@@ -302,6 +311,9 @@ impl Herald {
     /// Says what is due and hears what comes within `wait`; `false` when this was the last time.
     pub(crate) fn step(&mut self, wait: Duration) -> bool {
         let clock = &self.members.clock;
+        if self.members.replaced.load(Ordering::Acquire) {
+            return false;
+        }
         let stopping = self.members.stop.load(Ordering::Acquire);
         let now = clock.monotonic();
         let due = self.said.is_none_or(|at| now - at >= HEARTBEAT);
@@ -393,6 +405,19 @@ mod tests {
         talk(&log, &mut [&mut to_a], 1000);
         assert_eq!(names(&a), ["a"]);
         assert!(to_a.members.others.read().expect("no panic").is_empty());
+    }
+
+    #[test]
+    fn a_member_whose_name_is_another_process_s_says_no_goodbye() {
+        let log = SimLog::new(1, SimConfig::default());
+        let ((a, mut to_a), (older, mut to_older)) = (join(&log, "a"), join(&log, "b"));
+        let (_newer, mut to_newer) = join(&log, "b");
+        talk(&log, &mut [&mut to_a, &mut to_older, &mut to_newer], 1000);
+        older.fall_silent();
+        older.close();
+        assert!(!to_older.step(Duration::ZERO));
+        talk(&log, &mut [&mut to_a, &mut to_newer], 1000);
+        assert_eq!(names(&a), ["a", "b"]);
     }
 
     #[test]

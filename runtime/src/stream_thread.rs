@@ -174,6 +174,7 @@ impl StreamThread {
                 warn!(thread, error = %error.chain(), "local state failed; joins again");
             }
             Remedy::Yield(error) => {
+                self.shared.members.fall_silent();
                 let instance = &self.shared.config.instance_id;
                 let what = format!(
                     "another process runs under this instance id: stop one of the two, or give each \
