@@ -156,6 +156,7 @@ impl Session {
             return Ok(());
         };
         if self.shared.is_paused() && restoring.all_remaining() > RESTORED_IN_PAUSE_MAX {
+            restoring.rest(self.shared.now());
             return Ok(());
         }
         if self.tasks.values().any(Task::is_stalled) {

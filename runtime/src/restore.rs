@@ -185,6 +185,11 @@ impl Restoration {
         Ok(())
     }
 
+    /// It is kept waiting, which is not for a lack of progress.
+    pub(crate) fn rest(&mut self, now: Duration) {
+        self.progress = now;
+    }
+
     fn apply(&mut self, tasks: &mut BTreeMap<TaskId, Task>, now: Duration) -> Result<()> {
         self.fetched.sort_by_key(|f| (f.partition, f.offset));
         for batch in self.fetched.chunk_by(|a, b| a.partition == b.partition) {
