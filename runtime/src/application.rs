@@ -26,6 +26,7 @@ use crate::{
     members::{Herald, Members},
     queries::Queries,
     rebuilds::Rebuilds,
+    restore::Restored,
     standby::{Keeper, Standbys},
     status::{Board, Status, TaskPhase, ThreadStatus},
     stream_thread::StreamThread,
@@ -46,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) board: Board,
     pub(crate) flush_pool: FlushPool,
     pub(crate) rebuilds: Rebuilds,
+    pub(crate) restored: Restored,
     pub(crate) standbys: Standbys,
     globals: Ready,
     stop: AtomicBool,
@@ -99,6 +101,7 @@ impl Shared {
             board: Board::default(),
             flush_pool,
             rebuilds: Rebuilds::default(),
+            restored: Restored::default(),
             standbys: Standbys::default(),
             globals,
             stop: AtomicBool::new(false),
@@ -162,6 +165,7 @@ impl Shared {
     pub(crate) fn status(&self) -> Status {
         Status {
             rebuilds: self.rebuilds.totals(),
+            restored: self.restored.stats(),
             ..self.board.read()
         }
     }

@@ -89,6 +89,11 @@ pub(crate) fn commit(
     for task in tasks.values_mut() {
         let positions = changelog_positions(task, producing, &ends);
         task.state.commit(&positions)?;
+        // With offsets a commit proves that the tasks were still this member's, and so that nobody
+        // else has written to their changelogs.
+        if !offsets.is_empty() {
+            task.state.set_all_level(wall_clock_ms);
+        }
         task.mark_committed();
     }
     // 6. Writing the committed layer to disk is for the background: see `session`.

@@ -39,6 +39,7 @@ mod partition_group;
 mod outbox;
 mod commit;
 mod restore;
+mod old_state;
 mod standby;
 mod bases;
 mod flush_pool;
@@ -64,7 +65,7 @@ pub use policy::{ErrorPolicy, Policies};
 pub use queries::{Located, Queries, StoreInfo};
 pub use reset::{Reset, ResetTo};
 pub use status::{
-    CommitStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,
+    CommitStats, RestoreStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,
 };
 pub use stepped::{Part, Stepped};
 pub use test_driver::TestDriver;

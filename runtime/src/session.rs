@@ -49,6 +49,8 @@ pub(crate) struct Session {
     /// By `PartitionIx` of the present assignment; empty between revoke and assign.
     pub(crate) slots: Vec<Slot>,
     pub(crate) restoring: Option<Restoration>,
+    /// What it waits for before it can restore, when that takes long.
+    pub(crate) waits_for: Option<String>,
     pub(crate) joined: bool,
     pub(crate) last_commit: Duration,
     /// True when something was done that a commit must record.
@@ -94,6 +96,7 @@ impl Session {
             tasks: BTreeMap::new(),
             slots: Vec::new(),
             restoring: None,
+            waits_for: None,
             joined: false,
             last_commit: now,
             uncommitted: false,

@@ -19,6 +19,7 @@ use crate::{
     application::Shared,
     internal_topics::changelog_name,
     members::Member,
+    old_state::{Ages, Standing},
     restore::{BATCH_RECORDS, begins_at, changelog_records},
     status::StandbyStatus,
     task::{COMMITTED_BYTES_MAX, UNWRITTEN_BYTES_MAX, definitions, logged_stores},
@@ -72,6 +73,8 @@ struct Followed {
     partition: TopicPartition,
     position: i64,
     end: i64,
+    /// The wall clock's time before the end was asked for.
+    asked_ms: i64,
 }
 
 /// Keeps the standbys of an instance.
@@ -170,22 +173,30 @@ impl Keeper {
     /// Begins to read the changelogs of these standbys, from where each store stands.
     fn follow(&mut self, shared: &Shared, tasks: BTreeSet<TaskId>) -> Result<()> {
         let mut followed = Vec::new();
+        let mut ages = Ages::new(&*shared.admin, &*shared.clock);
         for task in tasks {
             for (store, name) in logged_stores(&shared.topology, task.subtopology).enumerate() {
                 let Some(name) = name else { continue };
                 let stored = match shared.standbys.lock().replicas.get(&task) {
-                    Some(replica) => replica.position(store),
+                    Some(replica) => Standing {
+                        position: replica.position(store),
+                        level_ms: replica.level_ms(store),
+                    },
                     None => continue,
                 };
                 let topic = changelog_name(&shared.config.application_id, name);
                 let partition = TopicPartition::new(topic, task.partition);
-                let begins = begins_at(&*shared.admin, &partition, task, name, stored);
+                let admin = &*shared.admin;
+                let begins = begins_at(admin, &mut ages, &partition, task, name, stored);
                 if let Err(error) = &begins
                     && error.kind() == ErrorKind::State
                 {
                     discard(shared, task, &error.chain());
                 }
                 let (position, end) = begins?;
+                if stored.position.is_none() {
+                    set_level(shared, task, store, ages.now_ms());
+                }
                 followed.push(Followed {
                     task,
                     store,
@@ -193,6 +204,7 @@ impl Keeper {
                     partition,
                     position,
                     end,
+                    asked_ms: ages.now_ms(),
                 });
             }
         }
@@ -235,6 +247,10 @@ impl Keeper {
     /// Looks how far behind the standbys are.
     fn measure(&mut self, shared: &Shared) -> Result<()> {
         for followed in &mut self.followed {
+            if followed.position >= followed.end {
+                set_level(shared, followed.task, followed.store, followed.asked_ms);
+            }
+            followed.asked_ms = shared.clock.now_ms();
             followed.end = shared.admin.watermarks(&followed.partition)?.high;
         }
         self.tell(shared);
@@ -272,7 +288,7 @@ impl Keeper {
         let due = |replica: &&Replica| {
             let bytes = replica.committed_bytes();
             let is_large = bytes > COMMITTED_BYTES_MAX && replica.flush_failure().is_none();
-            is_large || (timed && bytes > 0)
+            is_large || timed
         };
         let held = shared.standbys.lock();
         let due = held.replicas.values().filter(due);
@@ -300,6 +316,13 @@ impl Keeper {
             info!(task = %id, "standby is closed");
             shared.flush_pool.write_out(&replica, &*shared.clock);
         }
+    }
+}
+
+/// Notes that a store of a standby had all of its changelog at that time.
+fn set_level(shared: &Shared, task: TaskId, store: usize, at_ms: i64) {
+    if let Some(replica) = shared.standbys.lock().replicas.get(&task) {
+        replica.set_level(store, at_ms);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::Peer;
 /// When those who ask for something that is on its way may ask again.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Something else that must be well before a program is ready.
+/// Something else that should be well when a program serves.
 pub struct Check {
     /// Its name, shown while it fails.
     pub name: &'static str,
@@ -38,6 +38,7 @@ pub struct AdminState {
     pub(crate) peer: Peer,
     pub(crate) figures: Vec<Figure>,
     pub(crate) checks: Vec<Check>,
+    pub(crate) notices: Vec<Check>,
     pub(crate) sampler: Sampler,
     pub(crate) lag: LagCache,
     pub(crate) entries: StoreEntries,
@@ -67,6 +68,7 @@ impl AdminState {
             peer: Peer::new(),
             figures: Vec::new(),
             checks: Vec::new(),
+            notices: Vec::new(),
             sampler: Sampler::default(),
             lag: LagCache::default(),
             entries: StoreEntries::default(),
@@ -84,6 +86,14 @@ impl AdminState {
     #[must_use]
     pub fn with_check(mut self, check: Check) -> Self {
         self.checks.push(check);
+        self
+    }
+
+    /// Adds something that `/ready` tells of while it is not well, and answers 200 all the same:
+    /// what no other instance would do better, such as a database that is away while orders go on.
+    #[must_use]
+    pub fn with_notice(mut self, notice: Check) -> Self {
+        self.notices.push(notice);
         self
     }
 
