@@ -164,6 +164,7 @@ fn check(is_killed: impl Fn(u32) -> bool) {
         let mut third = storm.start(&three);
         storm.work(50, &mut [&mut first, &mut second, &mut third]);
         kept[0].look(&first.status());
+        kept[1].look(&second.status());
         by_third += third.status().restored.records;
         if is_killed(cycle) {
             kills += 1;
@@ -250,6 +251,7 @@ fn a_storm_under_load(bed: &log_bed::Bed) {
             let third = start("c");
             shared(&[&first, &second, &third]);
             kept[0].look(&first.status());
+            kept[1].look(&second.status());
             let status = third.status();
             records += status.restored.records;
             bytes += status.restored.bytes;

@@ -1,6 +1,6 @@
 //! A log for a test, with names of its own.
 
-#![expect(dead_code, reason = "no test needs all of it")]
+#![allow(dead_code, reason = "hardly any test needs all of it")]
 
 use std::{
     collections::BTreeMap,

@@ -1,7 +1,7 @@
 //! A simulated log for a test, with machines whose disks outlive their processes: time passes only
 //! when the test says so.
 
-#![expect(dead_code, reason = "no test needs all of it")]
+#![allow(dead_code, reason = "hardly any test needs all of it")]
 
 use std::{
     collections::BTreeMap,
