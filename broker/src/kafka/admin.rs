@@ -323,23 +323,21 @@ impl Admin for KafkaAdmin {
         let cannot = |e| Error::client(format!("cannot read settings. topic=`{topic}`"), e);
         let asked = [ResourceSpecifier::Topic(topic)];
         let told = block_on(self.admin().describe_configs(&asked, &self.options()));
-        let told = match told.map_err(cannot)?.pop() {
-            Some(Ok(told)) => told,
-            Some(Err(Code::TopicAuthorizationFailed)) => {
-                let assumed_ms = TOMBSTONES_KEPT.as_millis() as u64;
-                warn!(
-                    topic,
-                    assumed_ms,
-                    "settings of a topic may not be read; its tombstones are taken to stay as \
-                     long as brokers keep them by themselves"
-                );
-                return Ok(Some(TOMBSTONES_KEPT));
+        // A topic that is not there, or whose settings may not be read, comes without any.
+        let told = told.map_err(cannot)?.pop().and_then(|told| told.ok());
+        let Some(told) = told.filter(|told| !told.entries.is_empty()) else {
+            let at = TopicPartition::new(topic, 0);
+            if is_missing(self.watcher(), &at, self.config.request_timeout) {
+                return Err(Error::UnknownPartition(at));
             }
-            Some(Err(code)) if triage::is_unknown(Some(code)) => {
-                return Err(Error::UnknownPartition(TopicPartition::new(topic, 0)));
-            }
-            Some(Err(code)) => return Err(cannot(KafkaError::AdminOp(code))),
-            None => return Err(cannot(KafkaError::AdminOp(Code::UnknownTopicOrPartition))),
+            let assumed_ms = TOMBSTONES_KEPT.as_millis() as u64;
+            warn!(
+                topic,
+                assumed_ms,
+                "settings of a topic cannot be read; its tombstones are taken to stay as long as \
+                 brokers keep them by themselves"
+            );
+            return Ok(Some(TOMBSTONES_KEPT));
         };
         let setting = |name| told.get(name).and_then(|entry| entry.value.as_deref());
         if setting("cleanup.policy").is_some_and(|policy| !policy.contains("compact")) {
