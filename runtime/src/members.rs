@@ -27,6 +27,9 @@ use crate::{clock::WallClock, config::Config, internal_topics::MEMBERS};
 const HEARTBEAT: Duration = Duration::from_secs(3);
 /// A member that was silent for this long is not asked any more.
 const STALE_AFTER_MS: i64 = 15_000;
+/// A member that ended without a word is deleted from the topic after so long, by whoever notices:
+/// names that change with every start must not fill it.
+const FORGOTTEN_AFTER_MS: i64 = 24 * 3600 * 1000;
 /// The longest wait for news, and so for noticing a change of the own tasks.
 const NEWS_WAIT: Duration = Duration::from_millis(100);
 /// Changes read in one go.
@@ -185,7 +188,7 @@ impl Members {
         *standbys = lags;
     }
 
-    /// Says once more how this instance is, without tasks, and then nothing any more.
+    /// Takes this instance off the list of members, and says nothing any more.
     pub(crate) fn close(&self) {
         self.0
             .own
@@ -209,14 +212,20 @@ impl Inner {
         }
     }
 
-    fn say(&self, appender: &dyn Appender, news: &TopicPartition) {
-        let member = self.own_member();
-        let value = serde_json::to_vec(&member).expect("a member has a JSON form");
+    /// Writes what there is to know of a member, or that it is gone.
+    fn say(
+        &self,
+        instance_id: &str,
+        member: Option<&Member>,
+        appender: &dyn Appender,
+        news: &TopicPartition,
+    ) {
+        let json = |m: &Member| serde_json::to_vec(m).expect("a member has a JSON form");
         let record = OwnedRecord {
             to: news.clone(),
-            timestamp: member.at_ms,
-            key: Some(Bytes::from(self.instance_id.clone())),
-            value: Some(Bytes::from(value)),
+            timestamp: self.clock.now_ms(),
+            key: Some(Bytes::copy_from_slice(instance_id.as_bytes())),
+            value: member.map(json).map(Bytes::from),
             headers: Headers::default(),
         };
         let done = Box::new(|result: millstream_broker::Result<i64>| {
@@ -230,19 +239,40 @@ impl Inner {
     }
 
     fn hear(&self, record: &Fetched) {
-        let (Some(key), Some(value)) = (&record.key, &record.value) else {
+        let Some(key) = &record.key else {
             return;
         };
         if **key == *self.instance_id.as_bytes() {
             return;
         }
-        match serde_json::from_slice::<Member>(value) {
-            Ok(member) => {
-                let mut others = self.others.write().expect("nothing panics with this lock");
-                others.insert(member.instance_id.clone(), member);
+        let member = match record
+            .value
+            .as_deref()
+            .map(serde_json::from_slice::<Member>)
+        {
+            Some(Ok(member)) => Some(member),
+            None => None,
+            Some(Err(error)) => {
+                debug!(%error, "a member's news cannot be read");
+                return;
             }
-            Err(error) => debug!(%error, "a member's news cannot be read"),
-        }
+        };
+        let name = String::from_utf8_lossy(key).into_owned();
+        let mut others = self.others.write().expect("nothing panics with this lock");
+        match member {
+            Some(member) => others.insert(name, member),
+            None => others.remove(&name),
+        };
+    }
+
+    /// The members that were silent for so long that they will not come back.
+    fn forgotten(&self) -> Vec<String> {
+        let now = self.clock.now_ms();
+        let others = self.others.read().expect("nothing panics with this lock");
+        let gone = others
+            .iter()
+            .filter(|(_, m)| now - m.at_ms > FORGOTTEN_AFTER_MS);
+        gone.map(|(name, _)| name.clone()).collect()
     }
 }
 
@@ -269,12 +299,16 @@ impl Herald {
         let stopping = self.members.stop.load(Ordering::Acquire);
         let now = clock.monotonic();
         let due = self.said.is_none_or(|at| now - at >= HEARTBEAT);
-        if due || stopping || self.members.changed.swap(false, Ordering::AcqRel) {
-            self.said = Some(now);
-            self.members.say(&*self.appender, &self.news);
-        }
         if stopping {
+            self.say(&self.members.instance_id, None);
             return false;
+        }
+        if due || self.members.changed.swap(false, Ordering::AcqRel) {
+            self.said = Some(now);
+            self.say(&self.members.instance_id, Some(&self.members.own_member()));
+            for gone in self.members.forgotten() {
+                self.say(&gone, None);
+            }
         }
         self.fetched.clear();
         match self.reader.poll(wait, NEWS_MAX, &mut self.fetched) {
@@ -286,11 +320,89 @@ impl Herald {
         }
         true
     }
+
+    fn say(&self, instance_id: &str, member: Option<&Member>) {
+        let (appender, news) = (&*self.appender, &self.news);
+        self.members.say(instance_id, member, appender, news);
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use millstream_broker::sim::{SimClient, SimConfig, SimLog};
+
     use super::*;
+
+    struct Virtual(SimLog, SimClient);
+
+    impl WallClock for Virtual {
+        fn now_ms(&self) -> i64 {
+            self.1.now_ms()
+        }
+
+        fn monotonic(&self) -> Duration {
+            self.0.now()
+        }
+
+        fn wait(&self, _: Duration) {}
+    }
+
+    fn join(log: &SimLog, name: &str) -> (Members, Herald) {
+        let client = log.client(name);
+        let admin = client.admin().expect("the log answers");
+        let clock = Arc::new(Virtual(log.clone(), client.clone()));
+        let config = Config {
+            instance_id: name.to_owned(),
+            ..Config::new("shop", "unused")
+        };
+        Members::open(&client, &*admin, &config, clock).expect("the log answers")
+    }
+
+    /// Lets them talk for so long.
+    fn talk(log: &SimLog, heralds: &mut [&mut Herald], millis: u64) {
+        for _ in 0..millis / 100 {
+            for herald in &mut *heralds {
+                herald.step(Duration::ZERO);
+            }
+            log.advance(Duration::from_millis(100));
+        }
+    }
+
+    fn names(members: &Members) -> Vec<String> {
+        members.list().into_iter().map(|m| m.instance_id).collect()
+    }
+
+    #[test]
+    fn a_member_that_leaves_is_taken_off_the_list() {
+        let log = SimLog::new(1, SimConfig::default());
+        let ((a, mut to_a), (b, mut to_b)) = (join(&log, "a"), join(&log, "b"));
+        talk(&log, &mut [&mut to_a, &mut to_b], 1000);
+        assert_eq!(
+            (names(&a), names(&b)),
+            (names(&b), ["a", "b"].map(str::to_owned).into())
+        );
+
+        b.close();
+        assert!(!to_b.step(Duration::ZERO));
+        talk(&log, &mut [&mut to_a], 1000);
+        assert_eq!(names(&a), ["a"]);
+        assert!(to_a.members.others.read().expect("no panic").is_empty());
+    }
+
+    #[test]
+    fn a_member_that_ended_without_a_word_is_forgotten_after_a_day() {
+        let log = SimLog::new(1, SimConfig::default());
+        let ((a, mut to_a), (_b, mut to_b)) = (join(&log, "a"), join(&log, "b"));
+        talk(&log, &mut [&mut to_a, &mut to_b], 1000);
+        drop(to_b);
+        talk(&log, &mut [&mut to_a], 16_000);
+        assert_eq!(names(&a), ["a"], "it is not asked any more");
+        assert_eq!(to_a.members.others.read().expect("no panic").len(), 1);
+
+        log.advance(Duration::from_millis(FORGOTTEN_AFTER_MS as u64));
+        talk(&log, &mut [&mut to_a], 10_000);
+        assert!(to_a.members.others.read().expect("no panic").is_empty());
+    }
 
     #[test]
     fn what_an_older_program_tells_is_understood() {

@@ -1,6 +1,6 @@
 //! `Cluster`: three instances, a broker and a database, and what can be done to them.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -8,6 +8,7 @@ use tokio::{
 };
 
 use crate::{
+    Options,
     instance::Instance,
     ports::Ports,
     proxy::Link,
@@ -50,7 +51,13 @@ pub(crate) struct Cluster {
 
 impl Cluster {
     /// Starts services and links; instances are started by whoever keeps them.
-    pub(crate) async fn start(binary: &Path, scripts: &Path, folder: &Path) -> io::Result<Self> {
+    pub(crate) async fn start(options: &Options) -> io::Result<Self> {
+        let Options {
+            binary,
+            scripts,
+            folder,
+            ..
+        } = options;
         let ports = Ports::choose()?;
         let kafka = Arc::new(Service::kafka(
             scripts,
@@ -68,6 +75,8 @@ impl Cluster {
             links.push([to_kafka.await?, to_database.await?]);
             let mut flags = FLAGS.map(str::to_owned).to_vec();
             flags.extend([
+                "--set".to_owned(),
+                format!("streams.num_standby_replicas={}", options.standbys()),
                 "--bootstrap-servers".to_owned(),
                 format!("127.0.0.1:{}", ports.kafka_proxies[at]),
                 "--database-url".to_owned(),

@@ -37,6 +37,13 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
 }
 
+impl Options {
+    /// How many copies of each task's stores the instances keep. Odd seeds have one.
+    fn standbys(&self) -> u64 {
+        self.seed % 2
+    }
+}
+
 fn options() -> Option<Options> {
     let mut given = std::collections::BTreeMap::new();
     let mut words = std::env::args().skip(1);

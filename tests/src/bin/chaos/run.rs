@@ -57,7 +57,7 @@ pub(crate) async fn run(options: &Options) -> io::Result<bool> {
         folder.display()
     );
     let steps = schedule(*seed, *length);
-    let cluster = Arc::new(Cluster::start(&options.binary, &options.scripts, folder).await?);
+    let cluster = Arc::new(Cluster::start(options).await?);
     let mut keepers = JoinSet::new();
     for instance in &cluster.instances {
         keepers.spawn(instance.clone().keep());
