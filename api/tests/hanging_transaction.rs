@@ -73,7 +73,9 @@ async fn get(router: &Router, path: &str) -> (StatusCode, String) {
     let response = router.clone().oneshot(request).await;
     let response = response.expect("routers do not fail");
     let status = response.status();
-    let body = to_bytes(response.into_body(), 1 << 20).await.expect("a body");
+    let body = to_bytes(response.into_body(), 1 << 20)
+        .await
+        .expect("a body");
     (status, String::from_utf8(body.to_vec()).expect("text"))
 }
 

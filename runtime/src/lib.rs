@@ -65,7 +65,8 @@ pub use policy::{ErrorPolicy, Policies};
 pub use queries::{Located, Queries, StoreInfo};
 pub use reset::{Reset, ResetTo};
 pub use status::{
-    CommitStats, RestoreStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,
+    CommitStats, RestoreStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus,
+    ThreadStatus,
 };
 pub use stepped::{Part, Stepped};
 pub use test_driver::TestDriver;

@@ -325,7 +325,8 @@ impl Restored {
     fn add(&self, batch: &[Fetched]) {
         let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len) as u64;
         let bytes = batch.iter().map(|f| len(&f.key) + len(&f.value));
-        self.records.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.records
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
         self.bytes.fetch_add(bytes.sum(), Ordering::Relaxed);
     }
 

@@ -332,6 +332,15 @@ impl Task {
         })
     }
 
+    /// Where each input stands, committed or not; at its beginning before anything was.
+    pub(crate) fn standing_offsets(&self) -> impl Iterator<Item = (TopicPartition, i64)> {
+        self.group.queues().iter().map(|queue| {
+            let at = queue.next_offset().or(queue.committed_offset());
+            let of = TopicPartition::new(queue.topic.clone(), queue.partition);
+            (of, at.unwrap_or(0))
+        })
+    }
+
     /// The offsets handed out so far are committed.
     pub(crate) fn mark_committed(&mut self) {
         self.group.mark_committed();

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use log_bed::Bed;
 use millstream_operators::{FromTopic, StreamsBuilder, Topology};
-use millstream_runtime::{Application, Config, ErrorPolicy, Health, Policies};
+use millstream_runtime::{Application, ErrorPolicy, Health, Policies};
 use millstream_topology::{KvStore, Topic, nullable, text, u64_be};
 use wait::wait;
 
@@ -41,7 +41,10 @@ fn total(bed: &Bed, topic: &'static str) -> usize {
 }
 
 fn counts_are_exact_over_restarts(bed: &Bed) {
-    let (input, output) = (bed.topic("words", PARTITIONS), bed.topic("counts", PARTITIONS));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let topology = counting(input, output);
     for round in 0..3 {
         bed.feed(input, round * 2000..(round + 1) * 2000, 100);
@@ -74,7 +77,10 @@ fn counts_are_exact_over_restarts(bed: &Bed) {
 }
 
 fn lost_state_comes_back_from_the_changelog(bed: &Bed) {
-    let (input, output) = (bed.topic("words", PARTITIONS), bed.topic("counts", PARTITIONS));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let topology = counting(input, output);
     bed.feed(input, 0..1000, 50);
     let app = bed.start(&topology, "first", 1);
@@ -89,7 +95,10 @@ fn lost_state_comes_back_from_the_changelog(bed: &Bed) {
 }
 
 fn panics_and_failures_set_one_record_aside(bed: &Bed) {
-    let (input, output) = (bed.topic("words", PARTITIONS), bed.topic("counts", PARTITIONS));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let dead = bed.topic("dead", PARTITIONS);
     let b = StreamsBuilder::new();
     b.stream(Topic::new(input, text::<String>(), text::<String>()))
@@ -128,7 +137,10 @@ fn panics_and_failures_set_one_record_aside(bed: &Bed) {
 }
 
 fn a_failing_record_stops_the_application_when_the_policy_says_so(bed: &Bed) {
-    let (input, output) = (bed.topic("words", PARTITIONS), bed.topic("counts", PARTITIONS));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let b = StreamsBuilder::new();
     b.stream(Topic::new(input, text::<String>(), text::<String>()))
         .try_map_values(|_, v| match v.as_str() {
@@ -151,7 +163,10 @@ fn a_failing_record_stops_the_application_when_the_policy_says_so(bed: &Bed) {
 }
 
 fn two_instances_share_the_work_and_one_takes_over(bed: &Bed) {
-    let (input, output) = (bed.topic("words", PARTITIONS), bed.topic("counts", PARTITIONS));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let topology = counting(input, output);
     let one = bed.start(&topology, "one", 1);
     let two = bed.start(&topology, "two", 1);
@@ -169,7 +184,10 @@ fn two_instances_share_the_work_and_one_takes_over(bed: &Bed) {
 }
 
 fn a_repartition_topic_connects_two_tasks(bed: &Bed) {
-    let (input, output) = (bed.topic("words", PARTITIONS), bed.topic("counts", PARTITIONS));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     const BY_VALUE: Topic<String, String> = Topic::new("by-last-digit", text(), text());
     let b = StreamsBuilder::new();
     b.stream(Topic::new(input, text::<String>(), text::<String>()))
@@ -194,7 +212,10 @@ fn a_repartition_topic_connects_two_tasks(bed: &Bed) {
 
 fn a_table_comes_back_from_its_own_topic(bed: &Bed) {
     const ROWS: KvStore<String, String> = KvStore::new("rows", text(), text());
-    let (input, output) = (bed.topic("rows", PARTITIONS), bed.topic("changes", PARTITIONS));
+    let (input, output) = (
+        bed.topic("rows", PARTITIONS),
+        bed.topic("changes", PARTITIONS),
+    );
     let b = StreamsBuilder::new();
     b.table(
         Topic::new(input, text::<String>(), text::<String>()),

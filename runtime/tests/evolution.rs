@@ -285,9 +285,7 @@ fn a_reset_application_begins_anew(bed: &Bed) {
     );
     assert_eq!(both(&app), (Some(50), Some(50)));
     app.close().expect("closes");
-    wait(|| {
-        plan(ResetTo::Earliest).members().is_empty()
-    });
+    wait(|| plan(ResetTo::Earliest).members().is_empty());
     let text = reset(bed, &topology, ResetTo::Earliest);
     for say in [
         "counts-changelog",
@@ -301,9 +299,7 @@ fn a_reset_application_begins_anew(bed: &Bed) {
     assert!(names().all(|name| !name.contains("-changelog")));
     // From the oldest record on the same comes out again.
     check(50, 0).close().expect("closes");
-    wait(|| {
-        plan(ResetTo::Latest).members().is_empty()
-    });
+    wait(|| plan(ResetTo::Latest).members().is_empty());
     reset(bed, &topology, ResetTo::Latest);
     check(10, 20).close().expect("closes");
 }

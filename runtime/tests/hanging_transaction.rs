@@ -100,7 +100,10 @@ fn check(end: End) {
         !stuck(&apps[0].status()).is_empty()
     });
     let told_after = bed.log.now() - began;
-    assert!(told_after < TOLD_AFTER + Duration::from_secs(1), "{told_after:?}");
+    assert!(
+        told_after < TOLD_AFTER + Duration::from_secs(1),
+        "{told_after:?}"
+    );
     let wanted = format!("{changelog} at {begins} of {}", begins + 1);
     assert_eq!(stuck(&apps[0].status()), [wanted]);
 
@@ -111,17 +114,25 @@ fn check(end: End) {
         End::Abort => foreign.abort().expect("aborted"),
         End::Commit => foreign.commit().expect("committed"),
     }
-    bed.until(&mut apps, "it runs", |apps| apps[0].health() == Health::Running);
+    bed.until(&mut apps, "it runs", |apps| {
+        apps[0].health() == Health::Running
+    });
     assert_eq!(stuck(&apps[0].status()), [""; 0]);
     let hung = bed.log.now() - hangs_since;
-    assert_eq!(hung >= Duration::from_secs(100), end == End::Timeout, "{hung:?}");
+    assert_eq!(
+        hung >= Duration::from_secs(100),
+        end == End::Timeout,
+        "{hung:?}"
+    );
     let get = |key: &str| {
         let found = apps[0].queries().get(&COUNTS, &key.to_owned());
         found.ok().flatten().map(|(count, _)| count)
     };
     assert!(keys.iter().all(|key| get(key) == Some(1)));
     let committed = bed.log.committed_records(&changelog);
-    let is_there = committed.iter().any(|r| r.record.key.as_deref() == Some(b"foreign"));
+    let is_there = committed
+        .iter()
+        .any(|r| r.record.key.as_deref() == Some(b"foreign"));
     assert_eq!(is_there, end == End::Commit, "what is committed counts");
 }
 
@@ -167,10 +178,15 @@ fn on_kafka_a_hanging_transaction_on_a_changelog_is_told_and_waited_for() {
     let _foreign = hang(&*broker, &changelog);
     let app = Application::start(&topology, bed.broker.clone(), bed.config("two")).expect("starts");
     let told_after = told(&app, |status| {
-        stuck(status) .iter().any(|what| what.starts_with(&changelog.to_string()))
+        stuck(status)
+            .iter()
+            .any(|what| what.starts_with(&changelog.to_string()))
     });
     assert!(told_after >= TOLD_AFTER, "{told_after:?}");
-    assert!(told_after < TOLD_AFTER + Duration::from_secs(8), "{told_after:?}");
+    assert!(
+        told_after < TOLD_AFTER + Duration::from_secs(8),
+        "{told_after:?}"
+    );
     assert_eq!(app.health(), Health::Starting);
     // The brokers look for transactions that have timed out every ten seconds.
     let ran_after = told_after + told(&app, |status| stuck(status).is_empty());
@@ -223,13 +239,20 @@ fn on_kafka_offsets_that_a_transaction_holds_are_told_and_waited_for() {
     let told_after = told(&app, |status| waits(status).is_some());
     println!("told after {told_after:.1?}");
     let why = waits(&app.status()).expect("told");
-    assert!(why.contains("a transaction of an earlier owner is still open"), "{why}");
+    assert!(
+        why.contains("a transaction of an earlier owner is still open"),
+        "{why}"
+    );
     assert_eq!(app.health(), Health::Starting);
     producer.abort().expect("aborted");
     wait(|| app.health() == Health::Running);
     assert_eq!(waits(&app.status()), None);
     let found = app.queries().get(&COUNTS, &"k7".to_owned()).expect("reads");
-    assert_eq!(found.map(|(count, _)| count), Some(10), "nothing is counted twice");
+    assert_eq!(
+        found.map(|(count, _)| count),
+        Some(10),
+        "nothing is counted twice"
+    );
     app.close().expect("closes");
 }
 

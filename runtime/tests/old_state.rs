@@ -128,7 +128,11 @@ fn a_store_that_was_not_away_for_long_replays_the_rest() {
     let (run, forgotten) = after(TRUSTED - Duration::from_secs(60), &Machine::new("one"));
     assert!(!forgotten);
     assert_eq!(run.rebuilds, BTreeMap::new());
-    assert_eq!(run.restored, u64::from(KEYS / 2), "the deletions, and nothing else");
+    assert_eq!(
+        run.restored,
+        u64::from(KEYS / 2),
+        "the deletions, and nothing else"
+    );
 }
 
 #[test]
@@ -148,10 +152,14 @@ fn a_store_without_a_time_is_trusted_only_where_nothing_is_left_to_read() {
 fn a_time_in_the_future_is_not_trusted() {
     let machine = Machine::new("one");
     let bed = bed();
-    machine.skew_ms.store(3_600_000, std::sync::atomic::Ordering::Relaxed);
+    machine
+        .skew_ms
+        .store(3_600_000, std::sync::atomic::Ordering::Relaxed);
     run(&bed, &machine, &all_rows());
     run(&bed, &Machine::new("other"), &[(0, None)]);
-    machine.skew_ms.store(0, std::sync::atomic::Ordering::Relaxed);
+    machine
+        .skew_ms
+        .store(0, std::sync::atomic::Ordering::Relaxed);
     let run = run(&bed, &machine, &[]);
     let task = |(id, rebuilds): (&String, &u64)| (id.len(), *rebuilds);
     assert_eq!(run.rebuilds.iter().map(task).collect::<Vec<_>>(), [(3, 1)]);
@@ -201,7 +209,10 @@ fn a_standby_that_was_away_for_too_long_is_rebuilt() {
     let start = |machine| bed.start(&table(), machine, |config| config.num_standby_replicas = 1);
     let standby = |app: &Stepped| {
         let standbys = app.status().standbys;
-        standbys.len() == 1 && standbys.iter().all(|s| s.lag == 0 && !s.positions.is_empty())
+        standbys.len() == 1
+            && standbys
+                .iter()
+                .all(|s| s.lag == 0 && !s.positions.is_empty())
     };
     let (mut first, mut second) = (start(&one), start(&two));
     bed.settle(&mut [&mut first, &mut second], IN.name());
@@ -210,7 +221,9 @@ fn a_standby_that_was_away_for_too_long_is_rebuilt() {
     }
     bed.settle(&mut [&mut first, &mut second], IN.name());
     let mut apps = [&mut first, &mut second];
-    bed.until(&mut apps, "standbys are level", |apps| apps.iter().all(|a| standby(a)));
+    bed.until(&mut apps, "standbys are level", |apps| {
+        apps.iter().all(|a| standby(a))
+    });
     // While it follows it does not grow old.
     bed.work_for(Duration::from_secs(5), &mut apps);
     bed.stop(second);
@@ -225,7 +238,9 @@ fn a_standby_that_was_away_for_too_long_is_rebuilt() {
     let mut second = start(&two);
     bed.settle(&mut [&mut first, &mut second], IN.name());
     let mut apps = [&mut first, &mut second];
-    bed.until(&mut apps, "standbys are level", |apps| apps.iter().all(|a| standby(a)));
+    bed.until(&mut apps, "standbys are level", |apps| {
+        apps.iter().all(|a| standby(a))
+    });
     // One as a standby, one as a task.
     assert_eq!(second.status().rebuilds, each_task_once());
     assert_eq!(first.status().rebuilds, BTreeMap::new());

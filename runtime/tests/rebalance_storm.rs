@@ -57,7 +57,10 @@ impl Kept {
         self.0.retain(|task, _| now.contains_key(task));
         assert!(!self.0.is_empty(), "some tasks stay");
         for (task, before) in &self.0 {
-            assert_eq!(now[task], *before, "{task} stayed and has read its changelog");
+            assert_eq!(
+                now[task], *before,
+                "{task} stayed and has read its changelog"
+            );
         }
     }
 }
@@ -86,7 +89,8 @@ impl Storm {
 
     fn feed(&mut self, records: u32) {
         for n in self.fed..self.fed + records {
-            self.bed.append("words", &format!("k{}", n % KEYS), Some("x"));
+            self.bed
+                .append("words", &format!("k{}", n % KEYS), Some("x"));
         }
         self.fed += records;
     }
@@ -131,7 +135,11 @@ impl Storm {
             found.map_or(0, |(count, _)| count)
         };
         let counted: u64 = (0..KEYS).map(count).sum();
-        assert_eq!(counted, u64::from(self.fed), "nothing is lost, nothing counts twice");
+        assert_eq!(
+            counted,
+            u64::from(self.fed),
+            "nothing is lost, nothing counts twice"
+        );
     }
 }
 
@@ -218,12 +226,17 @@ fn a_storm_under_load(bed: &log_bed::Bed) {
         _ => 0,
     };
     let shared = |apps: &[&Application]| {
-        wait(|| apps.iter().all(|app| tasks(app) == PARTITIONS as usize / apps.len()));
+        wait(|| {
+            apps.iter()
+                .all(|app| tasks(app) == PARTITIONS as usize / apps.len())
+        });
     };
     let ends = || -> u64 {
         let partitions = bed.partitions_of(&COUNTS.changelog(&bed.name));
         let admin = bed.broker.admin().expect("admin");
-        let high = partitions.iter().map(|p| admin.watermarks(p).expect("watermarks").high);
+        let high = partitions
+            .iter()
+            .map(|p| admin.watermarks(p).expect("watermarks").high);
         high.sum::<i64>() as u64
     };
     let (first, second) = (start("a"), start("b"));
@@ -270,7 +283,10 @@ fn a_storm_under_load(bed: &log_bed::Bed) {
     }
     let (written, fed) = (ends() - before, fed.into_inner());
     println!("cycles={REAL_CYCLES} fed={fed} written={written} restored={records} bytes={bytes}");
-    assert!(!all.is_empty() && records > 0, "tasks have moved under load");
+    assert!(
+        !all.is_empty() && records > 0,
+        "tasks have moved under load"
+    );
     assert!(records <= written, "restored={records} written={written}");
     let count = |n: u32| {
         let mut found = [&first, &second].into_iter().map(|app| {

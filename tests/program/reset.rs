@@ -58,7 +58,14 @@ fn a_shop_that_was_reset_decides_its_orders_again_and_harms_neither_money_nor_st
     shop.stop();
 
     let data_dir = shop.data_dir();
-    let reset = ["reset", "--data-dir", &data_dir, "--to", "earliest", "--yes"];
+    let reset = [
+        "reset",
+        "--data-dir",
+        &data_dir,
+        "--to",
+        "earliest",
+        "--yes",
+    ];
     let told = succeeds(&reset);
     assert!(told.contains("set offset of shop.orders-"), "{told}");
     shop.start_again();
@@ -77,7 +84,10 @@ fn a_shop_that_was_reset_decides_its_orders_again_and_harms_neither_money_nor_st
     assert!(fine >= 12, "{verdict}");
     for (promise, n) in found {
         let is_known = TWO_HISTORIES.contains(&&*promise);
-        assert!(n == 0 || is_known, "{promise} is broken {n} times\n{verdict}");
+        assert!(
+            n == 0 || is_known,
+            "{promise} is broken {n} times\n{verdict}"
+        );
     }
     assert!(!shop.log().contains(" ERROR "), "{}", shop.log());
 }

@@ -131,6 +131,8 @@ pub(crate) fn same_disks(
         let mut keys: Vec<&Bytes> = kept.keys().chain(rebuilt.keys()).collect();
         keys.sort();
         keys.dedup();
+        // When a store was level with its changelog is each machine's own.
+        keys.retain(|key| !key.starts_with(LEVELS));
         if let Some(retention_ms) = retention_ms {
             let newest = keys.iter().filter_map(|key| window_start(key)).max();
             let first_kept = newest.unwrap_or(0) - retention_ms;
@@ -160,6 +162,7 @@ fn window_start(key: &[u8]) -> Option<i64> {
     (!rest.starts_with(&[0, 0])).then(|| i64::from_be_bytes(*start))
 }
 
+const LEVELS: &[u8] = &[0, 0, 3];
 /// Where a base keeps positions and times.
 const METAS: &[u8] = &[0, 0, 2];
 

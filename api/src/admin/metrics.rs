@@ -216,7 +216,8 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
     let help = "Changelog records to read before the task can run.";
     let remaining = tasks(|t| t.restore_remaining as f64);
     page.gauge("millstream_task_restore_remaining", help, task, remaining)?;
-    let help = "Changelogs of the task of which nothing has come for 30 s although records are left.";
+    let help =
+        "Changelogs of the task of which nothing has come for 30 s although records are left.";
     let stuck = tasks(|t| t.restore_stuck.len() as f64);
     page.gauge("millstream_task_restore_stuck", help, task, stuck)?;
     let RestoreStats { records, bytes } = status.restored;

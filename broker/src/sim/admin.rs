@@ -8,8 +8,8 @@ use super::{
     state::{Handle, Place, State},
 };
 use crate::{
-    Admin, Appended, Appender, Cleanup, Error, NewTopic, OwnedRecord, Result, TopicInfo, TopicPartition,
-    Watermarks,
+    Admin, Appended, Appender, Cleanup, Error, NewTopic, OwnedRecord, Result, TopicInfo,
+    TopicPartition, Watermarks,
 };
 
 pub(super) struct SimAdmin(pub(super) Handle);

@@ -85,7 +85,10 @@ pub(crate) fn the_retention_of_tombstones_is_known(bed: &Bed) {
     };
     assert_eq!(kept("deleted", deleted), None);
     let compacted = kept("compacted", Cleanup::Compact);
-    assert!(compacted.is_some_and(|kept| !kept.is_zero()), "{compacted:?}");
+    assert!(
+        compacted.is_some_and(|kept| !kept.is_zero()),
+        "{compacted:?}"
+    );
     assert_eq!(kept("both", both), compacted);
     let nowhere = admin.tombstone_retention(&bed.name("nowhere"));
     assert!(nowhere.is_err(), "{nowhere:?}");

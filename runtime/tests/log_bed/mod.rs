@@ -83,9 +83,7 @@ impl Bed {
             cleanup: Cleanup::Delete { retention_ms: None },
         };
         let admin = self.admin();
-        wait(|| {
-            admin.create_topics(std::slice::from_ref(&topic)).is_ok()
-        });
+        wait(|| admin.create_topics(std::slice::from_ref(&topic)).is_ok());
     }
 
     /// The partitions of a topic.
