@@ -162,9 +162,10 @@ fn window_start(key: &[u8]) -> Option<i64> {
     (!rest.starts_with(&[0, 0])).then(|| i64::from_be_bytes(*start))
 }
 
-const LEVELS: &[u8] = &[0, 0, 3];
 /// Where a base keeps positions and times.
 const METAS: &[u8] = &[0, 0, 2];
+/// Where it keeps when stores were level with their changelogs.
+const LEVELS: &[u8] = &[0, 0, 3];
 
 /// A kept position is not ahead of the rebuilt one, which may count one more marker. Times are not
 /// compared: those that operators look at decide what comes out, and that is.
