@@ -42,10 +42,14 @@ What it does not do:
   No topic with a name of its own is deleted: orders, events, commands, replies, reports and dead
   letters stay. With `--to earliest` the streams read the orders and the replies again from the
   first one and append what follows from them to the same topics a second time; programs that read
-  those topics see it twice.
+  those topics see it twice. The shop's own reports are such programs: they count each order twice.
+  Each order is decided again. Stock and money end as before: inventory knows the reservations from
+  their commands, and the gateway answers a repeated call as it did the first time. `verify` finds
+  two histories of each order and says so; docs/reliability-verify.md lists what it reports then.
   No SQL table is changed, `sink_progress` neither: the sink goes on where it was and applies what
-  is appended from then on. To build the tables anew, empty the database, too; the sink then reads
-  its topics from their beginning. The gateway's books stay, so that nothing is captured twice.
+  is appended from then on. To build the tables anew, empty them, `sink_progress` too; the sink then
+  reads its topics from their beginning. Leave `gateway_ledger` as it is: these are the books of the
+  simulated gateway, and without them it would capture again.
 
 When it is cut off, the shop does not start before the same command has been run again to its end.
 

@@ -478,13 +478,15 @@ fn admin_pages(
     if let Some(sink) = sink {
         let metrics = sink.metrics().clone();
         let run = move || metrics.last_error().map_or(Ok(()), Err);
-        let check = Check {
+        // While only the database is away, orders go on: taking an instance out of service, and the
+        // others with it, would make an outage of what is a delay.
+        let notice = Check {
             name: "sink",
             run: Box::new(run),
         };
         state = sink_figures(sink)
             .into_iter()
-            .fold(state.with_check(check), AdminState::with_figure);
+            .fold(state.with_notice(notice), AdminState::with_figure);
     }
     Ok(front(admin_router(state), FrontLimits::default()))
 }

@@ -214,6 +214,14 @@ async fn one_instance_answers_everything() {
     let unready = get(&admin_router(state), "/ready").await;
     is_problem(&unready, 503);
     assert!(unready.text.contains("sink: is behind"), "{}", unready.text);
+    let behind = Check {
+        name: "sink",
+        run: Box::new(|| Err("database is away".to_owned())),
+    };
+    let state = admin(&log, &application).with_notice(behind);
+    let ready = get(&admin_router(state), "/ready").await;
+    assert_eq!(ready.status, StatusCode::OK, "{}", ready.text);
+    assert_eq!(ready.json()["not_well"]["sink"], "database is away");
 
     drop(application);
     is_problem(&get(&router, "/ready").await, 503);

@@ -423,6 +423,17 @@ pub trait Admin: Send + Sync {
     /// When the partition does not exist, or the log does not answer in time.
     fn watermarks(&self, partition: &TopicPartition) -> Result<Watermarks>;
 
+    /// How long compaction keeps null values of a topic, at least, after it has met them, so that
+    /// who is not too slow learns of each; `None` for a topic that is not compacted.
+    ///
+    /// # Errors
+    /// When the topic does not exist, or the log does not answer in time.
+    fn tombstone_retention(&self, topic: &str) -> Result<Option<Duration>>;
+
+    /// Whether the end of a transaction takes an offset of its own in each partition that the
+    /// transaction has written, as Kafka's markers do.
+    fn ends_take_offsets(&self) -> bool;
+
     /// The group's committed offsets; `None` where there is none.
     ///
     /// # Errors

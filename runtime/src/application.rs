@@ -27,6 +27,7 @@ use crate::{
     members::{Herald, Members},
     queries::Queries,
     rebuilds::Rebuilds,
+    restore::Restored,
     roster::Roster,
     stage::Stage,
     standby::{Keeper, Standbys},
@@ -50,6 +51,7 @@ pub(crate) struct Shared {
     pub(crate) roster: Roster,
     pub(crate) flush_pool: FlushPool,
     pub(crate) rebuilds: Rebuilds,
+    pub(crate) restored: Restored,
     pub(crate) standbys: Standbys,
     globals: Ready,
     pub(crate) pause: AtomicBool,
@@ -105,6 +107,7 @@ impl Shared {
             board: Board::default(),
             flush_pool,
             rebuilds: Rebuilds::default(),
+            restored: Restored::default(),
             standbys: Standbys::default(),
             globals,
             pause: AtomicBool::new(false),
@@ -170,6 +173,7 @@ impl Shared {
             threads_wanted: self.roster.wanted(),
             paused: self.is_paused(),
             rebuilds: self.rebuilds.totals(),
+            restored: self.restored.stats(),
             ..self.board.read()
         };
         self.queries.date(&mut status.standbys);

@@ -69,10 +69,16 @@ pub(crate) fn commit(
         let logged = log_changes(task, producing);
         flushed(logged, producing)?;
     }
-    let offsets: Vec<(TopicPartition, i64)> =
+    let mut offsets: Vec<(TopicPartition, i64)> =
         tasks.values().flat_map(Task::uncommitted_offsets).collect();
     if offsets.is_empty() && !producing.is_open() {
         return Ok(Committed::default());
+    }
+    let partitions = offsets.len();
+    // Brokers ask whether the tasks are still this member's only where offsets are committed, too.
+    // So what timers alone have done is committed with an offset that stands already.
+    if offsets.is_empty() {
+        offsets.extend(tasks.values().flat_map(Task::standing_offsets).next());
     }
 
     // A read of damaged state may have failed without the operator passing that on.
@@ -89,11 +95,14 @@ pub(crate) fn commit(
     for task in tasks.values_mut() {
         let positions = changelog_positions(task, producing, &ends);
         task.state.commit(&positions)?;
+        // The commit proves that the tasks were still this member's, and so that nobody else has
+        // written to their changelogs.
+        task.state.set_all_level(wall_clock_ms);
         task.mark_committed();
     }
     // 6. Writing the committed layer to disk is for the background: see `session`.
     Ok(Committed {
-        partitions: offsets.len(),
+        partitions,
         wrote: true,
     })
 }

@@ -41,6 +41,7 @@ mod partition_group;
 mod outbox;
 mod commit;
 mod restore;
+mod old_state;
 mod standby;
 mod tails;
 mod placement;
@@ -72,7 +73,8 @@ pub use reset::{Reset, ResetTo};
 pub use stage::{Moment, Stage};
 pub use stale_reads::StaleView;
 pub use status::{
-    CommitStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus, ThreadStatus,
+    CommitStats, RestoreStats, StandbyStatus, Status, StoreStatus, TaskPhase, TaskStatus,
+    ThreadStatus,
 };
 pub use stepped::{Part, Stepped};
 pub use test_driver::TestDriver;

@@ -8,9 +8,10 @@ use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{info, warn};
 
 use crate::{
+    application::Shared,
     commit::Trouble,
     partition_group::RecordQueue,
-    restore::{Ahead, Restoration},
+    restore::{Begun, Restoration, STUCK_AFTER},
     session::{Session, Slot},
     stage::Stage,
     task::{Surroundings, Task},
@@ -20,6 +21,8 @@ use crate::{
 const COMMITTED_WAIT: Duration = Duration::from_secs(60);
 /// How long the group may take to say who has this member's place.
 const PLACE_WAIT: Duration = Duration::from_secs(5);
+/// How long one question for them may take.
+const COMMITTED_ASK: Duration = Duration::from_secs(5);
 /// How long another thread may take to close a task that comes here.
 const OPEN_WAIT: Duration = Duration::from_secs(30);
 /// The pause before it is looked again whether it has.
@@ -60,7 +63,7 @@ impl Session {
         self.shared.standbys.claim(self.index, ids.clone());
         ids.iter()
             .for_each(|id| self.shared.after(Stage::Claim, Some(*id)));
-        let committed = self.consumer().committed(&partitions, COMMITTED_WAIT)?;
+        let committed = self.committed(&partitions)?;
         let starts: Vec<(TopicPartition, Start)> = partitions
             .iter()
             .zip(&committed)
@@ -123,31 +126,69 @@ impl Session {
         self.begin_restore(&ids)
     }
 
+    /// The group's committed offsets. An open transaction of an earlier owner may hold them: it is
+    /// waited for, and told.
+    fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>, Trouble> {
+        let began = self.shared.now();
+        let mut told = began;
+        loop {
+            let asked = self.shared.now();
+            let error = match self.consumer().committed(partitions, COMMITTED_ASK) {
+                Ok(committed) => {
+                    self.waits_for = None;
+                    return Ok(committed);
+                }
+                Err(error) => Error::from(error),
+            };
+            let now = self.shared.now();
+            // What fails before its time fails for another reason.
+            let timed_out = now - asked >= COMMITTED_ASK;
+            if !timed_out || now - began >= COMMITTED_WAIT || self.shared.stopping() {
+                return Err(error.into());
+            }
+            if now - told >= STUCK_AFTER {
+                told = now;
+                warn!(
+                    thread = self.index,
+                    error = %error.chain(),
+                    "tasks cannot start before the committed offsets are known"
+                );
+            }
+            self.waits_for = Some(error.chain());
+            self.publish();
+        }
+    }
+
     pub(crate) fn begin_restore(&mut self, ids: &BTreeSet<TaskId>) -> Result<(), Trouble> {
         for at in 0..self.slots.len() {
             if !self.slots[at].paused {
                 self.set_paused(at, true)?;
             }
         }
-        let reader = self.shared.broker.reader()?;
-        let admin = &*self.shared.admin;
-        let application = &self.shared.config.application_id;
-        let now = self.shared.now();
-        self.shared.before(Stage::RestoreBegin, None);
-        let begun = Restoration::begin(reader, admin, application, &self.tasks, ids, now);
-        self.shared.after(Stage::RestoreBegin, None);
-        match begun {
-            Ok(restoration) => {
-                self.restoring = Some(restoration);
-                Ok(())
-            }
-            Err(error) => match Ahead::of(&error) {
-                Some(ahead) => {
-                    self.reopen(ahead.task, Some(&error.chain()))?;
-                    self.begin_restore(ids)
+        // A task that is thrown away again and again stops the application.
+        loop {
+            let Shared {
+                broker,
+                admin,
+                clock,
+                config,
+                ..
+            } = &*self.shared;
+            let (reader, id) = (broker.reader()?, &config.application_id);
+            self.shared.before(Stage::RestoreBegin, None);
+            let begun = Restoration::begin(reader, &**admin, id, &self.tasks, ids, &**clock);
+            self.shared.after(Stage::RestoreBegin, None);
+            match begun? {
+                Begun::Restores(restoration) => {
+                    self.restoring = Some(restoration);
+                    return Ok(());
                 }
-                None => Err(error.into()),
-            },
+                Begun::Unusable(tasks) => {
+                    for (task, why) in tasks {
+                        self.reopen(task, Some(&why.chain()))?;
+                    }
+                }
+            }
         }
     }
 
@@ -163,7 +204,7 @@ impl Session {
             return Ok(());
         }
         self.shared.before(Stage::RestoreRead, None);
-        let read = restoring.step(&mut self.tasks, self.shared.now());
+        let read = restoring.step(&mut self.tasks, &self.shared.restored, self.shared.now());
         self.shared.after(Stage::RestoreRead, None);
         read?;
         for task in self.tasks.values_mut() {

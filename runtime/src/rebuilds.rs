@@ -61,12 +61,12 @@ impl Rebuilds {
 }
 
 impl Shared {
-    /// Throws a task's state away, as it was found damaged.
+    /// Throws a task's state away, as it was found damaged, or does not fit its changelogs.
     ///
     /// # Errors
     /// When it cannot be deleted. After too many times in a row the application is stopped.
     pub(crate) fn throw_away(&self, id: TaskId, found: &str) -> Result<()> {
-        warn!(task = %id, found, "state is damaged and is rebuilt from its changelogs");
+        warn!(task = %id, found, "state cannot be used and is rebuilt from its changelogs");
         if self.rebuilds.add(id, self.now()) {
             return self.bases.wipe(id);
         }

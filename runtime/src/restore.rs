@@ -3,22 +3,31 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
+use bytes::Bytes;
 use millstream_broker::{Admin, Fetched, PartitionIx, Reader, Start, TopicPartition};
 use millstream_operators::{Entry, RawRecord, Refill};
+use millstream_state::TaskState;
 use millstream_topology::{Error, ErrorKind, Result, TaskId};
 use tracing::{info, warn};
 
-use crate::{internal_topics::changelog_name, task::Task};
+use crate::{
+    clock::WallClock,
+    internal_topics::changelog_name,
+    old_state::{Ages, Stored, TooOld},
+    status::RestoreStats,
+    task::Task,
+};
 
 /// Records read in one go.
 pub(crate) const BATCH_RECORDS: usize = 20_000;
 /// How long one step waits for records.
 const POLL_WAIT: Duration = Duration::from_millis(20);
-/// A restore that reads nothing for this long, with records left, says so.
-const STALLED_AFTER: Duration = Duration::from_secs(30);
+/// After so long without progress a wait says what it waits for, and again each time.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 struct Item {
     task: TaskId,
@@ -29,8 +38,27 @@ struct Item {
     partition: TopicPartition,
     position: i64,
     target: i64,
+    /// The store knew nothing.
+    from_scratch: bool,
     replayed: u64,
     done: bool,
+    /// When it last came nearer to its target.
+    progress: Duration,
+}
+
+impl Item {
+    /// Nothing has come for a while, although records are left.
+    fn is_stuck(&self, now: Duration) -> bool {
+        !self.done && now.saturating_sub(self.progress) >= STUCK_AFTER
+    }
+}
+
+/// What became of the beginning of a restore.
+pub(crate) enum Begun {
+    /// It goes on step by step.
+    Restores(Restoration),
+    /// The state of these tasks must be thrown away first, for these reasons.
+    Unusable(Vec<(TaskId, Error)>),
 }
 
 impl Item {
@@ -43,8 +71,11 @@ impl Item {
 pub(crate) struct Restoration {
     reader: Box<dyn Reader>,
     items: Vec<Item>,
+    /// The wall clock's time, taken before the targets: who has reached them was level at it.
+    level_ms: i64,
     started: Duration,
-    progress: Duration,
+    /// When it was last said that something is stuck.
+    told: Duration,
     fetched: Vec<Fetched>,
 }
 
@@ -60,49 +91,87 @@ impl Restoration {
         application_id: &str,
         tasks: &BTreeMap<TaskId, Task>,
         ids: &BTreeSet<TaskId>,
-        now: Duration,
-    ) -> Result<Self> {
-        let mut items = Vec::new();
+        clock: &dyn WallClock,
+    ) -> Result<Begun> {
+        let now = clock.monotonic();
+        let mut ages = Ages::new(admin, clock);
+        let (mut items, mut unusable) = (Vec::new(), Vec::new());
         for task in ids.iter().filter_map(|id| tasks.get(id)) {
-            for (store, name) in task.logged_stores().enumerate() {
-                let Some(name) = name else { continue };
-                let topic = changelog_name(application_id, name);
-                let partition = TopicPartition::new(topic, task.id.partition);
-                let stored = task.state.position(store);
-                let (position, target) = begins_at(admin, &partition, task.id, name, stored)?;
-                items.push(Item {
-                    task: task.id,
-                    refill: None,
-                    store,
-                    name: name.to_owned(),
-                    partition,
-                    position,
-                    target,
-                    replayed: 0,
-                    done: false,
+            let of_task = Self::from_changelogs(admin, &mut ages, application_id, task, now)
+                .and_then(|mut items| {
+                    items.append(&mut Self::from_inputs(admin, &mut ages, task, now)?);
+                    Ok(items)
                 });
+            match of_task {
+                Ok(mut of_task) => items.append(&mut of_task),
+                Err(error) if is_unusable(&error) => unusable.push((task.id, error)),
+                Err(error) => return Err(error),
             }
-            for item in Self::from_inputs(admin, task)? {
-                items.push(item);
-            }
+        }
+        if !unusable.is_empty() {
+            return Ok(Begun::Unusable(unusable));
+        }
+        // What is read from the beginning has learnt by now of all deletions so far: their keys are
+        // there no more, or their tombstones still are.
+        for item in items.iter().filter(|item| item.from_scratch) {
+            let task = tasks.get(&item.task).expect("a restoring task is open");
+            task.state.set_level(item.store, ages.now_ms());
         }
         let starts: Vec<(TopicPartition, Start)> = items
             .iter()
             .map(|i| (i.partition.clone(), Start::Offset(i.position)))
             .collect();
         reader.assign(&starts)?;
-        Ok(Self {
+        Ok(Begun::Restores(Self {
             reader,
             items,
+            level_ms: ages.now_ms(),
             started: now,
-            progress: now,
+            told: now,
             fetched: Vec::new(),
-        })
+        }))
+    }
+
+    /// The stores of a task that are restored from changelogs.
+    fn from_changelogs(
+        admin: &dyn Admin,
+        ages: &mut Ages<'_>,
+        application_id: &str,
+        task: &Task,
+        now: Duration,
+    ) -> Result<Vec<Item>> {
+        let mut items = Vec::new();
+        for (store, name) in task.logged_stores().enumerate() {
+            let Some(name) = name else { continue };
+            let topic = changelog_name(application_id, name);
+            let partition = TopicPartition::new(topic, task.id.partition);
+            let stored = stored(&task.state, store);
+            let (position, target) = begins_at(admin, ages, &partition, task.id, name, stored)?;
+            items.push(Item {
+                task: task.id,
+                refill: None,
+                store,
+                name: name.to_owned(),
+                partition,
+                position,
+                target,
+                from_scratch: stored.position.is_none(),
+                replayed: 0,
+                done: false,
+                progress: now,
+            });
+        }
+        Ok(items)
     }
 
     /// The stores of a task that are restored from its inputs. What lies behind the committed
     /// offset is still to be processed, so the restore ends there.
-    fn from_inputs(admin: &dyn Admin, task: &Task) -> Result<Vec<Item>> {
+    fn from_inputs(
+        admin: &dyn Admin,
+        ages: &mut Ages<'_>,
+        task: &Task,
+        now: Duration,
+    ) -> Result<Vec<Item>> {
         let names: Vec<String> = task.store_names().map(str::to_owned).collect();
         let mut items = Vec::new();
         for (store, refill, queue) in task.refills() {
@@ -116,32 +185,41 @@ impl Restoration {
                 ends => ends?,
             };
             let target = committed.unwrap_or(0).min(ends.high);
-            let stored = task.state.position(store);
-            if let Some(at) = stored.filter(|at| *at > target) {
+            let stored = stored(&task.state, store);
+            if let Some(at) = stored.position.filter(|at| *at > target) {
                 return Err(ahead(task.id, &names[store], at, target));
             }
+            let unread = target - stored.position.unwrap_or(target);
+            ages.check(&partition, task.id, &names[store], stored, unread)?;
             items.push(Item {
                 task: task.id,
                 refill: Some(refill.clone()),
                 store,
                 name: names[store].clone(),
                 partition,
-                position: stored.unwrap_or(0).max(ends.low),
+                position: stored.position.unwrap_or(0).max(ends.low),
                 target,
+                from_scratch: stored.position.is_none(),
                 replayed: 0,
                 done: false,
+                progress: now,
             });
         }
         Ok(items)
     }
 
-    /// Reads and applies a batch.
-    pub(crate) fn step(&mut self, tasks: &mut BTreeMap<TaskId, Task>, now: Duration) -> Result<()> {
+    /// Reads and applies a batch, which `restored` counts.
+    pub(crate) fn step(
+        &mut self,
+        tasks: &mut BTreeMap<TaskId, Task>,
+        restored: &Restored,
+        now: Duration,
+    ) -> Result<()> {
         if self.items.iter().any(|i| !i.done && i.position < i.target) {
             self.fetched.clear();
             self.reader
                 .poll(POLL_WAIT, BATCH_RECORDS, &mut self.fetched)?;
-            self.apply(tasks, now)?;
+            self.apply(tasks, restored, now)?;
         }
         for (at, item) in self.items.iter_mut().enumerate().filter(|(_, i)| !i.done) {
             let position = match item.position < item.target {
@@ -153,7 +231,7 @@ impl Restoration {
                 None => position,
             };
             if position > item.position {
-                self.progress = now;
+                item.progress = now;
             }
             item.position = position.max(item.position);
             if item.position >= item.target {
@@ -161,7 +239,8 @@ impl Restoration {
                 let task = tasks.get_mut(&item.task).expect("a restoring task is open");
                 task.state
                     .restore(item.store, &mut std::iter::empty(), item.position)?;
-                task.replayed.insert(item.name.clone(), item.replayed);
+                task.state.set_level(item.store, self.level_ms);
+                *task.replayed.entry(item.name.clone()).or_default() += item.replayed;
                 info!(
                     task = %item.task, store = item.name, replayed = item.replayed,
                     position = item.position, took_ms = (now - self.started).as_millis() as u64,
@@ -169,28 +248,43 @@ impl Restoration {
                 );
             }
         }
-        if now - self.progress > STALLED_AFTER && !self.is_done() {
-            self.progress = now;
-            let stuck: Vec<String> = self
-                .items
-                .iter()
-                .filter(|i| !i.done)
-                .map(|i| format!("{} at {} of {}", i.partition, i.position, i.target))
-                .collect();
-            warn!(
-                changelogs = stuck.join(", "),
-                "restore makes no progress; is a transaction open on these changelogs?"
-            );
+        if now.saturating_sub(self.told) >= STUCK_AFTER {
+            let stuck: Vec<String> = self.stuck(now).map(|(_, what)| what).collect();
+            if !stuck.is_empty() {
+                self.told = now;
+                let changelogs = stuck.join(", ");
+                warn!(
+                    changelogs,
+                    "restore makes no progress; is a transaction open on these changelogs?"
+                );
+            }
         }
         Ok(())
     }
 
     /// It is kept waiting, which is not for a lack of progress.
     pub(crate) fn rest(&mut self, now: Duration) {
-        self.progress = now;
+        for item in &mut self.items {
+            item.progress = now;
+        }
     }
 
-    fn apply(&mut self, tasks: &mut BTreeMap<TaskId, Task>, now: Duration) -> Result<()> {
+    /// The changelogs of which nothing has come for a while, although records are left: with whose
+    /// they are, how far they are read, and where they end.
+    pub(crate) fn stuck(&self, now: Duration) -> impl Iterator<Item = (TaskId, String)> {
+        let stuck = self.items.iter().filter(move |item| item.is_stuck(now));
+        stuck.map(|i| {
+            let what = format!("{} at {} of {}", i.partition, i.position, i.target);
+            (i.task, what)
+        })
+    }
+
+    fn apply(
+        &mut self,
+        tasks: &mut BTreeMap<TaskId, Task>,
+        restored: &Restored,
+        now: Duration,
+    ) -> Result<()> {
         self.fetched.sort_by_key(|f| (f.partition, f.offset));
         for batch in self.fetched.chunk_by(|a, b| a.partition == b.partition) {
             let item = &mut self.items[batch[0].partition.0 as usize];
@@ -215,8 +309,9 @@ impl Restoration {
                 }
             }
             item.replayed += batch.len() as u64;
+            restored.add(batch);
             item.position = item.position.max(next);
-            self.progress = now;
+            item.progress = now;
         }
         Ok(())
     }
@@ -237,21 +332,59 @@ impl Restoration {
     }
 }
 
+/// What all restores of an instance have read since it started.
+#[derive(Debug, Default)]
+pub(crate) struct Restored {
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Restored {
+    fn add(&self, batch: &[Fetched]) {
+        let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len) as u64;
+        let bytes = batch.iter().map(|f| len(&f.key) + len(&f.value));
+        self.records
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes.sum(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn stats(&self) -> RestoreStats {
+        RestoreStats {
+            records: self.records.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// Where reading a changelog begins for a store that stands at `stored`, and where the changelog
 /// ends now.
 pub(crate) fn begins_at(
     admin: &dyn Admin,
+    ages: &mut Ages<'_>,
     partition: &TopicPartition,
     task: TaskId,
     store: &str,
-    stored: Option<i64>,
+    stored: Stored,
 ) -> Result<(i64, i64)> {
     let ends = admin.watermarks(partition)?;
-    if let Some(at) = stored.filter(|at| *at > ends.high) {
+    let Some(at) = stored.position else {
+        return Ok((ends.low, ends.high));
+    };
+    if at > ends.high {
         return Err(ahead(task, store, at, ends.high));
     }
+    let unread = ends.high - at - ages.marks();
+    ages.check(partition, task, store, stored, unread)?;
     // What lies before the oldest record has expired, so nothing is missed.
-    Ok((stored.unwrap_or(0).max(ends.low), ends.high))
+    Ok((at.max(ends.low), ends.high))
+}
+
+/// How a store stands.
+fn stored(state: &TaskState, store: usize) -> Stored {
+    Stored {
+        position: state.position(store),
+        level_ms: state.level_ms(store),
+    }
 }
 
 /// What records of a changelog say, as stores take it.
@@ -303,18 +436,17 @@ pub(crate) fn as_records(
     "a store is ahead of its changelog, which must have been deleted or cut. task={task}, \
      store=`{store}`, position={position}, changelog_end={high}"
 )]
-pub(crate) struct Ahead {
-    pub(crate) task: TaskId,
+struct Ahead {
+    task: TaskId,
     store: String,
     position: i64,
     high: i64,
 }
 
-impl Ahead {
-    /// The one that an error of [`Restoration::begin`] was made of.
-    pub(crate) fn of(error: &Error) -> Option<&Self> {
-        std::error::Error::source(error).and_then(|source| source.downcast_ref())
-    }
+/// Whether an error says that a store's content does not fit the log, so that it must be thrown away.
+fn is_unusable(error: &Error) -> bool {
+    let source = std::error::Error::source(error);
+    source.is_some_and(|source| source.is::<Ahead>() || source.is::<TooOld>())
 }
 
 pub(crate) fn ahead(task: TaskId, store: &str, position: i64, high: i64) -> Error {

@@ -53,6 +53,8 @@ pub(crate) struct Session {
     /// What the group gave and is not taken yet.
     pub(crate) assigned: Option<Assigned>,
     pub(crate) restoring: Option<Restoration>,
+    /// What it waits for before it can restore, when that takes long.
+    pub(crate) waits_for: Option<String>,
     pub(crate) joined: bool,
     pub(crate) last_commit: Duration,
     /// True when something was done that a commit must record.
@@ -99,6 +101,7 @@ impl Session {
             slots: Vec::new(),
             assigned: None,
             restoring: None,
+            waits_for: None,
             joined: false,
             last_commit: now,
             uncommitted: false,

@@ -188,8 +188,7 @@ impl Keeper {
         }
         write(shared, |replica| {
             let bytes = replica.committed_bytes();
-            let failed = replica.flush_failure().is_some();
-            (bytes > COMMITTED_BYTES_MAX && !failed) || (timed && (bytes > 0 || failed))
+            (bytes > COMMITTED_BYTES_MAX && replica.flush_failure().is_none()) || timed
         });
     }
 

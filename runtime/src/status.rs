@@ -22,6 +22,8 @@ pub struct Status {
     /// How often the state of a task was found damaged and was rebuilt from its changelogs, by
     /// task; those to which it happened.
     pub rebuilds: BTreeMap<String, u64>,
+    /// What all restores here have read since the start.
+    pub restored: RestoreStats,
     /// The tasks of other instances whose stores this one keeps a copy of.
     pub standbys: Vec<StandbyStatus>,
 }
@@ -37,6 +39,15 @@ impl Status {
         };
         staying().count() == self.threads_wanted && staying().all(running)
     }
+}
+
+/// What restores have read to bring the stores of tasks up to date, standbys left aside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RestoreStats {
+    /// Changelog records.
+    pub records: u64,
+    /// Bytes of their keys and values.
+    pub bytes: u64,
 }
 
 /// A standby at one moment.
@@ -70,6 +81,8 @@ pub struct ThreadStatus {
     pub commits: CommitStats,
     /// Why it cannot open its tasks, while the disk has no room.
     pub stalled: Option<String>,
+    /// What it waits for before its tasks can be restored, when that takes long.
+    pub waits_for: Option<String>,
 }
 
 impl ThreadStatus {
@@ -100,6 +113,9 @@ pub struct TaskStatus {
     pub phase: TaskPhase,
     /// Changelog records that are still to be read before it can run.
     pub restore_remaining: i64,
+    /// Changelogs of which nothing has come for 30 s although records are left, with how far they
+    /// are read and where they end. A transaction is probably open on them, and is waited for.
+    pub restore_stuck: Vec<String>,
     /// Records processed since it was opened.
     pub records: u64,
     /// Records that operators had to drop.
@@ -126,7 +142,7 @@ pub struct StoreStatus {
     pub name: String,
     /// Changelog offset that its committed content reflects.
     pub position: Option<i64>,
-    /// Changelog records that were replayed when the task was opened.
+    /// Changelog records that were replayed since the task was opened here.
     pub replayed: u64,
 }
 

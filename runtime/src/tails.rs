@@ -15,6 +15,7 @@ use millstream_topology::{ErrorKind, Result, TaskId};
 use crate::{
     application::Shared,
     internal_topics::changelog_name,
+    old_state::{Ages, Stored},
     restore::{BATCH_RECORDS, ahead, as_records, begins_at, changelog_records, refill_entries},
     stage::Stage,
     stale_reads::Standing,
@@ -35,21 +36,43 @@ struct Tail {
     /// input that the group has committed. What lies behind that in an input is still to be
     /// processed.
     end: i64,
-    /// An end that is not reached yet, and when it was asked for.
-    goal: Option<(Duration, i64)>,
+    goal: Option<Goal>,
     standing: Arc<Standing>,
     /// A stream thread has taken the standby, so that what is read goes nowhere.
     taken: bool,
 }
 
+/// An end that is not reached yet.
+struct Goal {
+    end: i64,
+    /// Before it was asked for.
+    asked: Asked,
+}
+
+/// A moment, for measuring and for the wall.
+#[derive(Clone, Copy)]
+struct Asked {
+    at: Duration,
+    at_ms: i64,
+}
+
+impl Asked {
+    fn now(shared: &Shared) -> Self {
+        Self {
+            at: shared.now(),
+            at_ms: shared.clock.now_ms(),
+        }
+    }
+}
+
 impl Tail {
     /// The end was asked for at `asked`.
-    fn set_end(&mut self, end: i64, asked: Duration) {
+    fn set_end(&mut self, shared: &Shared, end: i64, asked: Asked) {
         self.end = end;
         // The goal stays until it is reached: a standby that is always a little behind would
         // never reach one that is moved each time.
-        self.goal.get_or_insert((asked, end));
-        self.advance(self.position);
+        self.goal.get_or_insert(Goal { end, asked });
+        self.advance(shared, self.position);
     }
 
     /// Applies what `change` does to the standby's store, if the standby is still there.
@@ -73,15 +96,22 @@ impl Tail {
     }
 
     /// Everything before `position` is applied.
-    fn advance(&mut self, position: i64) {
+    fn advance(&mut self, shared: &Shared, position: i64) {
         if self.taken {
             return;
         }
         self.position = self.position.max(position);
-        if let Some((asked, _)) = self.goal.take_if(|(_, end)| *end <= self.position) {
-            self.standing.was_level(asked);
+        if let Some(goal) = self.goal.take_if(|goal| goal.end <= self.position) {
+            self.standing.was_level(goal.asked.at);
+            self.set_level(shared, goal.asked.at_ms);
         }
         self.standing.set_lag(self.lag());
+    }
+
+    /// The store had all of what it is read from at that time.
+    fn set_level(&self, shared: &Shared, at_ms: i64) {
+        let level = |replica: &mut Replica| replica.set_level(self.store, at_ms);
+        shared.standbys.with(self.task, level);
     }
 
     fn lag(&self) -> i64 {
@@ -124,10 +154,11 @@ impl Tails {
         unfit: impl Fn(Unfit),
     ) -> Result<Self> {
         let mut list = Vec::new();
+        let mut ages = Ages::new(&*shared.admin, &*shared.clock);
         for task in &tasks {
             for (store, origin) in origins(&shared.topology, task.subtopology).enumerate() {
                 let Some(origin) = origin else { continue };
-                match Tail::begin(shared, *task, store, origin) {
+                match Tail::begin(shared, &mut ages, *task, store, origin) {
                     Ok(tail) => list.extend(tail),
                     Err(error) => {
                         if error.kind() == ErrorKind::State {
@@ -197,7 +228,7 @@ impl Tails {
         }
         let changelogs = self.list.iter_mut().take_while(|t| t.refill.is_none());
         for (at, tail) in changelogs.enumerate() {
-            tail.advance(reader.position(PartitionIx(at as u32))?);
+            tail.advance(shared, reader.position(PartitionIx(at as u32))?);
         }
         Ok(())
     }
@@ -258,7 +289,7 @@ impl Tails {
                     replica.restore(store, &mut std::iter::empty(), position)
                 })?;
             }
-            tail.advance(position);
+            tail.advance(shared, position);
         }
         let list = &self.list;
         if (self.round.iter()).all(|(at, target)| list[*at].position >= *target) {
@@ -271,18 +302,19 @@ impl Tails {
     /// Asks how far the tasks are.
     pub(crate) fn measure(&mut self, shared: &Shared) -> Result<()> {
         for tail in self.list.iter_mut().filter(|tail| tail.refill.is_none()) {
-            let asked = shared.now();
-            tail.set_end(shared.admin.watermarks(&tail.partition)?.high, asked);
+            let asked = Asked::now(shared);
+            let end = shared.admin.watermarks(&tail.partition)?.high;
+            tail.set_end(shared, end, asked);
         }
         let inputs = self.list.iter_mut().filter(|tail| tail.refill.is_some());
         let mut inputs: Vec<&mut Tail> = inputs.collect();
         let partitions: Vec<_> = inputs.iter().map(|tail| tail.partition.clone()).collect();
         if !partitions.is_empty() {
-            let asked = shared.now();
+            let asked = Asked::now(shared);
             let group = &shared.config.application_id;
             let committed = shared.admin.committed(group, &partitions)?;
             for (tail, committed) in inputs.iter_mut().zip(committed) {
-                tail.set_end(committed.unwrap_or(0), asked);
+                tail.set_end(shared, committed.unwrap_or(0), asked);
             }
         }
         Ok(())
@@ -305,14 +337,16 @@ impl Tail {
     /// `None` when the standby is gone, or there is nothing to read.
     fn begin(
         shared: &Shared,
+        ages: &mut Ages<'_>,
         task: TaskId,
         store: usize,
         (name, refill): Origin<'_>,
     ) -> Result<Option<Self>> {
-        let Some(stored) = shared
-            .standbys
-            .with(task, |replica| replica.position(store))
-        else {
+        let stored = shared.standbys.with(task, |replica| Stored {
+            position: replica.position(store),
+            level_ms: replica.level_ms(store),
+        });
+        let Some(stored) = stored else {
             return Ok(None);
         };
         let Some(standing) = shared.queries.standing(name, task.partition) else {
@@ -323,10 +357,11 @@ impl Tail {
             None => changelog_name(&shared.config.application_id, name),
         };
         let partition = TopicPartition::new(topic, task.partition);
-        let asked = shared.now();
+        let asked = Asked::now(shared);
+        let admin = &*shared.admin;
         let begins = match refill {
-            None => Some(begins_at(&*shared.admin, &partition, task, name, stored)?),
-            Some(_) => input_begins_at(shared, &partition, task, name, stored)?,
+            None => Some(begins_at(admin, ages, &partition, task, name, stored)?),
+            Some(_) => input_begins_at(shared, ages, &partition, task, name, stored)?,
         };
         let Some((position, end)) = begins else {
             return Ok(None);
@@ -347,7 +382,11 @@ impl Tail {
         tail.apply(shared, |replica, store| {
             replica.restore(store, &mut std::iter::empty(), position.min(end))
         })?;
-        tail.set_end(end, asked);
+        // What is read from the beginning has learnt by now of all deletions so far.
+        if stored.position.is_none() {
+            tail.set_level(shared, ages.now_ms());
+        }
+        tail.set_end(shared, end, asked);
         Ok(Some(tail))
     }
 
@@ -360,10 +399,11 @@ impl Tail {
 /// committed; `None` when there is no such partition.
 fn input_begins_at(
     shared: &Shared,
+    ages: &mut Ages<'_>,
     partition: &TopicPartition,
     task: TaskId,
     store: &str,
-    stored: Option<i64>,
+    stored: Stored,
 ) -> Result<Option<(i64, i64)>> {
     // A topic may have fewer partitions than its sub-topology has tasks.
     let count = shared.layout.partitions.get(&partition.topic);
@@ -376,10 +416,12 @@ fn input_begins_at(
         .admin
         .committed(group, std::slice::from_ref(partition))?;
     let end = committed[0].unwrap_or(0).min(ends.high);
-    match stored.filter(|at| *at > end) {
-        Some(at) => Err(ahead(task, store, at, end)),
-        None => Ok(Some((stored.unwrap_or(0).max(ends.low), end))),
+    let at = stored.position.unwrap_or(0);
+    if at > end {
+        return Err(ahead(task, store, at, end));
     }
+    ages.check(partition, task, store, stored, end - at)?;
+    Ok(Some((at.max(ends.low), end)))
 }
 
 /// The records before `offset`; `None` when there are none.

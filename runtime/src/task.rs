@@ -45,7 +45,7 @@ pub(crate) struct Task {
     /// The record that is being processed, for the report if its processing panics.
     pub(crate) in_progress: Option<(usize, i64)>,
     pub(crate) records: u64,
-    /// Changelog records that were replayed when the task was opened, by store.
+    /// Changelog records that were replayed since the task was opened, by store.
     pub(crate) replayed: BTreeMap<String, u64>,
     started: bool,
 }
@@ -219,7 +219,7 @@ impl Task {
     pub(crate) fn due_flush(&mut self, timed: bool) -> Option<FlushJob> {
         let bytes = self.state.committed_bytes();
         let is_large = bytes > COMMITTED_BYTES_MAX && self.state.flush_failure().is_none();
-        let is_due = is_large || (timed && bytes > 0);
+        let is_due = is_large || timed;
         is_due.then(|| self.state.start_flush()).flatten()
     }
 
@@ -347,6 +347,15 @@ impl Task {
                     next,
                 )
             })
+        })
+    }
+
+    /// Where each input stands, committed or not; at its beginning before anything was.
+    pub(crate) fn standing_offsets(&self) -> impl Iterator<Item = (TopicPartition, i64)> {
+        self.group.queues().iter().map(|queue| {
+            let at = queue.next_offset().or(queue.committed_offset());
+            let of = TopicPartition::new(queue.topic.clone(), queue.partition);
+            (of, at.unwrap_or(0))
         })
     }
 

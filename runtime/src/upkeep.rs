@@ -67,7 +67,7 @@ impl Session {
         }
     }
 
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         let tasks = self.tasks.values().map(|t| self.task_status(t)).collect();
         let commits = self.times.snapshot();
         let status = ThreadStatus {
@@ -76,6 +76,7 @@ impl Session {
             paused: self.shared.is_paused() && !self.uncommitted,
             tasks,
             commits,
+            waits_for: self.waits_for.clone(),
             ..ThreadStatus::default()
         };
         let mut nodes: BTreeMap<String, u64> = BTreeMap::new();
@@ -101,6 +102,11 @@ impl Session {
                 TaskPhase::Running
             },
             restore_remaining: restoring.map_or(0, |r| r.remaining(task.id)),
+            restore_stuck: restoring.map_or_else(Vec::new, |r| {
+                let stuck = r.stuck(self.shared.now());
+                let of_task = stuck.filter(|(id, _)| *id == task.id);
+                of_task.map(|(_, what)| what).collect()
+            }),
             records: task.records,
             dropped: task.counters.dropped,
             buffered: task.group.queues().iter().map(|q| q.waiting()).sum(),

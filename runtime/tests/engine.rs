@@ -2,190 +2,19 @@
 //!
 //! Each case runs on the embedded log, and on Kafka when `MILLSTREAM_TEST_KAFKA` names a broker.
 
+mod log_bed;
 mod wait;
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use bytes::Bytes;
-use millstream_broker::{
-    Broker, Cleanup, Fetched, NewTopic, OwnedRecord, Start, TopicPartition,
-    embedded::{EmbeddedBroker, EmbeddedConfig},
-    kafka::{KafkaBroker, KafkaConfig},
-};
+use log_bed::Bed;
 use millstream_operators::{FromTopic, StreamsBuilder, Topology};
-use millstream_runtime::{Application, Config, ErrorPolicy, Health, Policies};
-use millstream_topology::{Headers, KvStore, Topic, nullable, partition_for_key, text, u64_be};
-use wait::{DEADLINE, wait};
+use millstream_runtime::{Application, ErrorPolicy, Health, Policies};
+use millstream_topology::{KvStore, Topic, nullable, text, u64_be};
+use wait::wait;
 
 const PARTITIONS: u32 = 4;
 const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
-
-/// A log, with topic names of one test.
-struct Bed {
-    broker: Arc<dyn Broker>,
-    name: String,
-    folder: tempfile::TempDir,
-}
-
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
-impl Bed {
-    fn embedded() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let broker = EmbeddedBroker::open(&folder.path().join("log"), EmbeddedConfig::default());
-        Self {
-            broker: broker.expect("opens"),
-            name: "t".to_owned(),
-            folder,
-        }
-    }
-
-    fn kafka() -> Option<Self> {
-        let Ok(servers) = std::env::var("MILLSTREAM_TEST_KAFKA") else {
-            let ci = std::env::var_os("CI").is_some();
-            assert!(!ci, "MILLSTREAM_TEST_KAFKA must name a broker in CI");
-            println!("skipped, as MILLSTREAM_TEST_KAFKA names no broker");
-            return None;
-        };
-        let folder = tempfile::tempdir().expect("a folder");
-        let broker = KafkaBroker::new(KafkaConfig::new(servers)).expect("broker");
-        let name = format!(
-            "engine-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
-        Some(Self {
-            broker,
-            name,
-            folder,
-        })
-    }
-
-    /// Topic names are part of descriptors and so live for ever; a test makes a handful.
-    fn topic(&self, name: &str) -> &'static str {
-        let full: &'static str = format!("{}.{name}", self.name).leak();
-        let cleanup = Cleanup::Delete { retention_ms: None };
-        let topic = NewTopic {
-            name: full.into(),
-            partitions: PARTITIONS,
-            cleanup,
-        };
-        self.broker
-            .admin()
-            .expect("admin")
-            .create_topics(&[topic])
-            .expect("created");
-        full
-    }
-
-    fn config(&self, instance: &str, folder: &Path) -> Config {
-        let mut config = Config::new(&self.name, folder);
-        config.instance_id = instance.to_owned();
-        config.session_timeout = Duration::from_secs(6);
-        config.flush_interval = Duration::from_millis(200);
-        config
-    }
-
-    fn start(&self, topology: &Topology, instance: &str, threads: usize) -> Application {
-        let mut config = self.config(instance, &self.folder.path().join(instance));
-        config.threads = threads;
-        self.start_with(topology, config)
-    }
-
-    fn start_with(&self, topology: &Topology, config: Config) -> Application {
-        let app = Application::start(topology, self.broker.clone(), config).expect("starts");
-        wait(|| app.health() == Health::Running);
-        app
-    }
-
-    /// Appends `count` records with keys `k0` to `k{keys}` in turn.
-    fn feed(&self, topic: &'static str, from: u32, count: u32, keys: u32) {
-        let appender = self.broker.appender().expect("appender");
-        let (sent, done) = std::sync::mpsc::channel();
-        for n in from..from + count {
-            let key = format!("k{}", n % keys);
-            let partition = partition_for_key(key.as_bytes(), PARTITIONS);
-            let record = || OwnedRecord {
-                to: TopicPartition::new(topic, partition),
-                timestamp: i64::from(n),
-                key: Some(Bytes::from(key.clone())),
-                value: Some(Bytes::from(n.to_string())),
-                headers: Headers::default(),
-            };
-            loop {
-                let sent = sent.clone();
-                let ack = move |result| sent.send(result).expect("the test waits");
-                match appender.append(record(), Box::new(ack)) {
-                    Ok(()) => break,
-                    Err(millstream_broker::Error::Full) => {
-                        std::thread::park_timeout(Duration::from_millis(1));
-                    }
-                    Err(error) => panic!("append failed: {error}"),
-                }
-            }
-        }
-        drop(sent);
-        assert!(
-            done.iter()
-                .all(|r: millstream_broker::Result<i64>| r.is_ok())
-        );
-    }
-
-    /// All committed records of a topic, by partition and offset.
-    fn read(&self, topic: &'static str) -> Vec<Fetched> {
-        let admin = self.broker.admin().expect("admin");
-        let mut reader = self.broker.reader().expect("reader");
-        let partitions: Vec<_> = (0..PARTITIONS as i32)
-            .map(|p| TopicPartition::new(topic, p))
-            .collect();
-        let starts: Vec<_> = partitions
-            .iter()
-            .map(|p| (p.clone(), Start::Earliest))
-            .collect();
-        reader.assign(&starts).expect("assigned");
-        let mut records = Vec::new();
-        for (at, partition) in partitions.iter().enumerate() {
-            let high = admin.watermarks(partition).expect("watermarks").high;
-            let ix = millstream_broker::PartitionIx(at as u32);
-            let until = Instant::now() + DEADLINE;
-            while reader.position(ix).expect("position") < high {
-                assert!(
-                    Instant::now() < until,
-                    "the end of {partition} is not reached"
-                );
-                reader
-                    .poll(Duration::from_millis(50), 1000, &mut records)
-                    .expect("polls");
-            }
-        }
-        records.sort_by_key(|r| (r.partition, r.offset));
-        records
-    }
-
-    /// The values that each key had in a topic of big-endian counts, in order.
-    fn counts(&self, topic: &'static str) -> BTreeMap<String, Vec<u64>> {
-        let mut counts: BTreeMap<String, Vec<u64>> = BTreeMap::new();
-        for record in self.read(topic) {
-            let key = String::from_utf8(record.key.expect("key").to_vec()).expect("text");
-            let value = record.value.expect("value")[..]
-                .try_into()
-                .expect("8 bytes");
-            counts
-                .entry(key)
-                .or_default()
-                .push(u64::from_be_bytes(value));
-        }
-        counts
-    }
-}
 
 fn counting(input: &'static str, output: &'static str) -> Topology {
     let b = StreamsBuilder::new();
@@ -212,10 +41,13 @@ fn total(bed: &Bed, topic: &'static str) -> usize {
 }
 
 fn counts_are_exact_over_restarts(bed: &Bed) {
-    let (input, output) = (bed.topic("words"), bed.topic("counts"));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let topology = counting(input, output);
     for round in 0..3 {
-        bed.feed(input, round * 2000, 2000, 100);
+        bed.feed(input, round * 2000..(round + 1) * 2000, 100);
         let app = bed.start(&topology, "one", 2);
         let enough = (round as usize + 1) * 2000 - 500;
         wait(|| total(bed, output) >= enough);
@@ -245,13 +77,16 @@ fn counts_are_exact_over_restarts(bed: &Bed) {
 }
 
 fn lost_state_comes_back_from_the_changelog(bed: &Bed) {
-    let (input, output) = (bed.topic("words"), bed.topic("counts"));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let topology = counting(input, output);
-    bed.feed(input, 0, 1000, 50);
+    bed.feed(input, 0..1000, 50);
     let app = bed.start(&topology, "first", 1);
     wait(|| total(bed, output) >= 1000);
     app.close().expect("closes");
-    bed.feed(input, 1000, 1000, 50);
+    bed.feed(input, 1000..2000, 50);
     // Another instance has another folder, so it knows nothing but the changelog.
     let app = bed.start(&topology, "second", 1);
     wait(|| total(bed, output) >= 2000);
@@ -260,8 +95,11 @@ fn lost_state_comes_back_from_the_changelog(bed: &Bed) {
 }
 
 fn panics_and_failures_set_one_record_aside(bed: &Bed) {
-    let (input, output) = (bed.topic("words"), bed.topic("counts"));
-    let dead = bed.topic("dead");
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
+    let dead = bed.topic("dead", PARTITIONS);
     let b = StreamsBuilder::new();
     b.stream(Topic::new(input, text::<String>(), text::<String>()))
         .try_map_values(|_, v| match v.as_str() {
@@ -275,8 +113,8 @@ fn panics_and_failures_set_one_record_aside(bed: &Bed) {
         .map_values(|_, n| n.unwrap_or(0))
         .to(Topic::new(output, text(), u64_be()));
     let topology = b.build().expect("builds");
-    bed.feed(input, 0, 1000, 10);
-    let mut config = bed.config("one", &bed.folder.path().join("one"));
+    bed.feed(input, 0..1000, 10);
+    let mut config = bed.config("one");
     config.policies = Policies {
         decode: ErrorPolicy::DeadLetter,
         process: ErrorPolicy::DeadLetter,
@@ -299,7 +137,10 @@ fn panics_and_failures_set_one_record_aside(bed: &Bed) {
 }
 
 fn a_failing_record_stops_the_application_when_the_policy_says_so(bed: &Bed) {
-    let (input, output) = (bed.topic("words"), bed.topic("counts"));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let b = StreamsBuilder::new();
     b.stream(Topic::new(input, text::<String>(), text::<String>()))
         .try_map_values(|_, v| match v.as_str() {
@@ -308,8 +149,8 @@ fn a_failing_record_stops_the_application_when_the_policy_says_so(bed: &Bed) {
         })
         .to(Topic::new(output, text(), text()));
     let topology = b.build().expect("builds");
-    bed.feed(input, 0, 10, 10);
-    let config = bed.config("one", &bed.folder.path().join("one"));
+    bed.feed(input, 0..10, 10);
+    let config = bed.config("one");
     let app = Application::start(&topology, bed.broker.clone(), config).expect("starts");
     wait(|| matches!(app.health(), Health::Failed(_)));
     let error = app.close().expect_err("it failed");
@@ -322,7 +163,10 @@ fn a_failing_record_stops_the_application_when_the_policy_says_so(bed: &Bed) {
 }
 
 fn two_instances_share_the_work_and_one_takes_over(bed: &Bed) {
-    let (input, output) = (bed.topic("words"), bed.topic("counts"));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     let topology = counting(input, output);
     let one = bed.start(&topology, "one", 1);
     let two = bed.start(&topology, "two", 1);
@@ -330,17 +174,20 @@ fn two_instances_share_the_work_and_one_takes_over(bed: &Bed) {
         |app: &Application| -> usize { app.status().threads.iter().map(|t| t.tasks.len()).sum() };
     wait(|| tasks(&one) == 2 && tasks(&two) == 2);
     wait(|| one.health() == Health::Running && two.health() == Health::Running);
-    bed.feed(input, 0, 2000, 100);
+    bed.feed(input, 0..2000, 100);
     wait(|| total(bed, output) >= 1500);
     one.close().expect("closes");
-    bed.feed(input, 2000, 2000, 100);
+    bed.feed(input, 2000..4000, 100);
     wait(|| tasks(&two) == 4 && total(bed, output) >= 4000);
     two.close().expect("closes");
     assert_exact(&bed.counts(output), 100, 40);
 }
 
 fn a_repartition_topic_connects_two_tasks(bed: &Bed) {
-    let (input, output) = (bed.topic("words"), bed.topic("counts"));
+    let (input, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("counts", PARTITIONS),
+    );
     const BY_VALUE: Topic<String, String> = Topic::new("by-last-digit", text(), text());
     let b = StreamsBuilder::new();
     b.stream(Topic::new(input, text::<String>(), text::<String>()))
@@ -351,8 +198,8 @@ fn a_repartition_topic_connects_two_tasks(bed: &Bed) {
         .map_values(|_, n| n.unwrap_or(0))
         .to(Topic::new(output, text(), u64_be()));
     let topology = b.build().expect("builds");
-    bed.feed(input, 0, 3000, 100);
-    let mut config = bed.config("one", &bed.folder.path().join("one"));
+    bed.feed(input, 0..3000, 100);
+    let mut config = bed.config("one");
     config.threads = 2;
     config.purge_interval = Duration::from_millis(50);
     let app = bed.start_with(&topology, config);
@@ -365,7 +212,10 @@ fn a_repartition_topic_connects_two_tasks(bed: &Bed) {
 
 fn a_table_comes_back_from_its_own_topic(bed: &Bed) {
     const ROWS: KvStore<String, String> = KvStore::new("rows", text(), text());
-    let (input, output) = (bed.topic("rows"), bed.topic("changes"));
+    let (input, output) = (
+        bed.topic("rows", PARTITIONS),
+        bed.topic("changes", PARTITIONS),
+    );
     let b = StreamsBuilder::new();
     b.table(
         Topic::new(input, text::<String>(), text::<String>()),
@@ -385,12 +235,12 @@ fn a_table_comes_back_from_its_own_topic(bed: &Bed) {
             .map(|n| Some(n.to_string()))
             .collect::<Vec<_>>()
     };
-    bed.feed(input, 0, 500, 10);
+    bed.feed(input, 0..500, 10);
     let app = bed.start(&topology, "one", 2);
     wait(|| total(bed, output) == 500);
     app.close().expect("closes");
-    bed.feed(input, 500, 100, 10);
-    std::fs::remove_dir_all(bed.folder.path().join("one")).expect("state is there");
+    bed.feed(input, 500..600, 10);
+    std::fs::remove_dir_all(bed.state_dir("one")).expect("state is there");
     let app = bed.start(&topology, "one", 1);
     wait(|| total(bed, output) == 600);
     wait(|| newest(&app) == last(600));

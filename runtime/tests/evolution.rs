@@ -5,10 +5,11 @@
 //! `MILLSTREAM_TEST_KAFKA` names a broker.
 
 mod log_bed;
+mod wait;
 
 use std::sync::Arc;
 
-use log_bed::{Bed, wait};
+use log_bed::Bed;
 use millstream_broker::{
     Broker, Cleanup, NewTopic,
     sim::{SimConfig, SimLog},
@@ -19,6 +20,7 @@ use millstream_state::{ByteStore, MemoryBytes};
 use millstream_topology::{
     ErrorKind, KvStore, Result, TaskId, Topic, Tumbling, WindowStore, mins, text, u64_be,
 };
+use wait::wait;
 
 const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
 const TOTALS: KvStore<String, u64> = KvStore::new("totals", text(), u64_be());
@@ -52,7 +54,7 @@ fn run_accepting(bed: &Bed, topology: &Topology, input: &'static str, accepted: 
     let mut config = bed.config("one");
     config.accept_removed = accepted.iter().map(|&name| name.to_owned()).collect();
     let app = bed.start_with(topology, config);
-    wait("the input is read", || bed.lag(input) == 0);
+    wait(|| bed.lag(input) == 0);
     app.close().expect("closes");
 }
 
@@ -76,7 +78,7 @@ fn count(app: &Application, store: KvStore<String, u64>, key: &str) -> Option<u6
 
 fn a_topology_that_fits_goes_on(bed: &Bed) {
     let input = bed.topic("words", 2);
-    bed.feed(input, 10, 2);
+    bed.feed(input, 0..10, 2);
     run(bed, &counting(input, COUNTS), input);
     let again = bed.everything();
     run(bed, &counting(input, COUNTS), input);
@@ -89,16 +91,16 @@ fn a_topology_that_fits_goes_on(bed: &Bed) {
         words.clone().group_by_key().count(COUNTS);
         words.map_values(|_, v| v).group_by_key().count(TOTALS);
     });
-    bed.feed(input, 10, 2);
+    bed.feed(input, 0..10, 2);
     let app = bed.start_with(&grown, bed.config("one"));
-    wait("old counts go on", || count(&app, COUNTS, "k0") == Some(10));
-    wait("new ones begin", || count(&app, TOTALS, "k0") == Some(5));
+    wait(|| count(&app, COUNTS, "k0") == Some(10));
+    wait(|| count(&app, TOTALS, "k0") == Some(5));
     app.close().expect("closes");
 }
 
 fn a_renamed_store_is_refused(bed: &Bed) {
     let input = bed.topic("words", 2);
-    bed.feed(input, 10, 2);
+    bed.feed(input, 0..10, 2);
     run(bed, &counting(input, COUNTS), input);
     let say = [
         "\n  store `counts`: before key-value with a changelog, now gone",
@@ -109,7 +111,7 @@ fn a_renamed_store_is_refused(bed: &Bed) {
 
 fn a_removal_is_accepted_by_name_and_not_undone_unseen(bed: &Bed) {
     let input = bed.topic("words", 2);
-    bed.feed(input, 10, 2);
+    bed.feed(input, 0..10, 2);
     run(bed, &counting(input, COUNTS), input);
     let without = build(|b| b.stream(topic(input)).for_each(|_, _| {}));
     refused(bed, &without, &["store `counts`", "`accept_removed`"]);
@@ -119,15 +121,15 @@ fn a_removal_is_accepted_by_name_and_not_undone_unseen(bed: &Bed) {
     let admin = bed.broker.admin().expect("admin");
     let changelog = COUNTS.changelog(&bed.name);
     admin.delete_topics(&[&changelog]).expect("deleted");
-    bed.feed(input, 10, 2);
+    bed.feed(input, 0..10, 2);
     let app = bed.start_with(&counting(input, COUNTS), bed.config("one"));
-    wait("it begins anew", || count(&app, COUNTS, "k0") == Some(5));
+    wait(|| count(&app, COUNTS, "k0") == Some(5));
     app.close().expect("closes");
 }
 
 fn a_store_that_is_kept_otherwise_is_refused(bed: &Bed) {
     let input = bed.topic("words", 2);
-    bed.feed(input, 10, 2);
+    bed.feed(input, 0..10, 2);
     run(bed, &counting(input, COUNTS), input);
     let windowed = build(|b| {
         let words = b.stream(topic(input)).group_by_key();
@@ -189,8 +191,8 @@ fn a_repartition_topic_keeps_its_partitions(bed: &Bed) {
 /// that of others, nor be lost where no changelog has it.
 fn sub_topologies_numbered_anew_keep_their_state(bed: &Bed) {
     let (input, other) = (bed.topic("words", 2), bed.topic("others", 2));
-    bed.feed(input, 10, 2);
-    bed.feed(other, 20, 2);
+    bed.feed(input, 0..10, 2);
+    bed.feed(other, 0..20, 2);
     let first = build(|b| {
         b.stream(topic(input)).group_by_key().count(LOCAL);
         b.stream(topic(other)).group_by_key().count(COUNTS);
@@ -213,7 +215,7 @@ fn sub_topologies_numbered_anew_keep_their_state(bed: &Bed) {
     let replayed: u64 = tasks.flat_map(|t| &t.stores).map(|s| s.replayed).sum();
     assert_eq!(replayed, 0, "nothing is restored");
     app.close().expect("closes");
-    bed.feed(input, 2, 2);
+    bed.feed(input, 0..2, 2);
     run(bed, &first, input);
     let app = bed.start_with(&turned, bed.config("one"));
     assert_eq!(count(&app, LOCAL, "k0"), Some(6), "and back");
@@ -264,9 +266,9 @@ fn a_reset_application_begins_anew(bed: &Bed) {
         (counts, count(app, TOTALS, "k0"))
     };
     let check = |each: u64, feed: u32| {
-        bed.feed(input, feed, 2);
+        bed.feed(input, 0..feed, 2);
         let app = bed.start_with(&topology, bed.config("one"));
-        wait("all is counted", || both(&app) == (Some(each), Some(each)));
+        wait(|| both(&app) == (Some(each), Some(each)));
         app
     };
     let app = check(50, 100);
@@ -283,9 +285,7 @@ fn a_reset_application_begins_anew(bed: &Bed) {
     );
     assert_eq!(both(&app), (Some(50), Some(50)));
     app.close().expect("closes");
-    wait("the member is gone", || {
-        plan(ResetTo::Earliest).members().is_empty()
-    });
+    wait(|| plan(ResetTo::Earliest).members().is_empty());
     let text = reset(bed, &topology, ResetTo::Earliest);
     for say in [
         "counts-changelog",
@@ -299,9 +299,7 @@ fn a_reset_application_begins_anew(bed: &Bed) {
     assert!(names().all(|name| !name.contains("-changelog")));
     // From the oldest record on the same comes out again.
     check(50, 0).close().expect("closes");
-    wait("the member is gone", || {
-        plan(ResetTo::Latest).members().is_empty()
-    });
+    wait(|| plan(ResetTo::Latest).members().is_empty());
     reset(bed, &topology, ResetTo::Latest);
     check(10, 20).close().expect("closes");
 }
@@ -311,18 +309,18 @@ fn a_reset_application_begins_anew(bed: &Bed) {
 fn state_from_before_a_reset_is_not_used_again(bed: &Bed) {
     let input = bed.topic("words", 1);
     let topology = counting(input, COUNTS);
-    bed.feed(input, 10, 1);
+    bed.feed(input, 0..10, 1);
     run(bed, &topology, input);
     let plan = || {
         let to = ResetTo::Latest;
         Reset::plan(&*bed.broker, &topology, &bed.name, to, None).expect("a plan")
     };
-    wait("the member is gone", || plan().members().is_empty());
+    wait(|| plan().members().is_empty());
     // Without the folder: that is another machine's.
     plan().run(&*bed.broker).expect("is reset");
-    bed.feed(input, 100, 5);
+    bed.feed(input, 0..100, 5);
     let app = bed.start_with(&topology, bed.config("two"));
-    wait("it is counted", || count(&app, COUNTS, "k1") == Some(20));
+    wait(|| count(&app, COUNTS, "k1") == Some(20));
     app.close().expect("closes");
     let app = bed.start_with(&topology, bed.config("one"));
     assert_eq!(count(&app, COUNTS, "k0"), Some(20));
@@ -334,14 +332,14 @@ fn state_from_before_a_reset_is_not_used_again(bed: &Bed) {
 fn a_reset_that_was_cut_off_is_run_again(bed: &Bed) {
     let input = bed.topic("words", 1);
     let topology = counting(input, COUNTS);
-    bed.feed(input, 10, 1);
+    bed.feed(input, 0..10, 1);
     run(bed, &topology, input);
     let state = bed.state_dir("one");
     let plan = |state: &std::path::Path| {
         let to = ResetTo::Earliest;
         Reset::plan(&*bed.broker, &topology, &bed.name, to, Some(state)).expect("a plan")
     };
-    wait("the member is gone", || plan(&state).members().is_empty());
+    wait(|| plan(&state).members().is_empty());
     // The folder cannot be deleted: what is no folder stands in for a disk that fails.
     let first = plan(&state);
     let folder = state.join(&bed.name);
@@ -355,7 +353,7 @@ fn a_reset_that_was_cut_off_is_run_again(bed: &Bed) {
     std::fs::remove_file(&folder).expect("is there");
     plan(&state).run(&*bed.broker).expect("is reset");
     let app = bed.start_with(&topology, bed.config("one"));
-    wait("it is counted", || count(&app, COUNTS, "k0") == Some(10));
+    wait(|| count(&app, COUNTS, "k0") == Some(10));
     app.close().expect("closes");
 }
 

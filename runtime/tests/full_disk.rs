@@ -5,6 +5,7 @@
 
 #[path = "../../broker/tests/small_disk/mod.rs"]
 mod small_disk;
+mod wait;
 
 use std::{
     path::Path,
@@ -24,8 +25,8 @@ use millstream_operators::{StreamsBuilder, Topology};
 use millstream_runtime::{Application, Config, Health, TaskStatus};
 use millstream_topology::{Headers, KvStore, Topic, text};
 use small_disk::child_disk;
+use wait::{DEADLINE, wait};
 
-const DEADLINE: Duration = Duration::from_secs(120);
 const IN: Topic<String, String> = Topic::new("in", text(), text());
 const LATEST: KvStore<String, String> = KvStore::new("latest", text(), text());
 /// What a task may hold unwritten, and what one transaction may add.
@@ -84,18 +85,6 @@ fn feed(broker: &EmbeddedBroker, from: u64, to: u64, letters: usize) {
         }
     }
     wait(|| acknowledged.load(Ordering::SeqCst) == to - from);
-}
-
-#[track_caller]
-fn wait(condition: impl Fn() -> bool) {
-    let until = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(
-            Instant::now() < until,
-            "the condition did not come true in time"
-        );
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
 }
 
 fn task(app: &Application) -> TaskStatus {

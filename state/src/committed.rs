@@ -24,6 +24,8 @@ pub(crate) type Change = (Blob, Option<Blob>);
 /// What an entry of an overlay costs beside its bytes beyond those in the [`Blob`]s: its share of a
 /// node.
 const OVERLAY_ENTRY_BYTES: usize = 80;
+/// Smaller steps of the time at which a store was level are not worth a write of their own.
+const LEVEL_STEP_MS: i64 = 60_000;
 /// Entries that a walk over a store reads under one lock.
 const WALK_PAGE: usize = 512;
 
@@ -179,6 +181,17 @@ impl Committed {
         for (index, meta) in metas {
             layers.metas_changed |= layers.metas[index] != meta;
             layers.metas[index] = meta;
+        }
+    }
+
+    /// Notes when a store was level with its changelog.
+    pub(crate) fn set_level(&self, index: usize, at_ms: i64) {
+        let layers = &mut *self.write();
+        let level = &mut layers.metas[index].level_ms;
+        let step = level.map(|before| at_ms.saturating_sub(before));
+        if layers.metas_changed || !step.is_some_and(|step| (0..LEVEL_STEP_MS).contains(&step)) {
+            layers.metas_changed |= *level != Some(at_ms);
+            *level = Some(at_ms);
         }
     }
 

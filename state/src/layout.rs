@@ -5,6 +5,7 @@
 //! 0x0000 ‖ 1 ‖ store name     store id (2), kind (1)
 //! 0x0000 ‖ 2 ‖ store id       changelog position (8), stream time (8), observed time (8),
 //!                             stream times of further inputs (8 each)
+//! 0x0000 ‖ 3 ‖ store id       when it was level with its changelog, in ms since the epoch (8)
 //! id ‖ key                    timestamp (8) ‖ value                    of a key-value store
 //! id ‖ key ‖ start (8) ‖ sequence (4)      timestamp (8) ‖ value       of a window store
 //! id ‖ key ‖ end (8) ‖ start (8)           timestamp (8) ‖ value       of a session store
@@ -31,7 +32,8 @@ const RESERVED: [u8; ID_BYTES] = [0, 0];
 const VERSION_KEY: [u8; 3] = [0, 0, 0];
 const NAMES: [u8; 3] = [0, 0, 1];
 const METAS: [u8; 3] = [0, 0, 2];
-const METAS_END: [u8; 3] = [0, 0, 3];
+/// Behind the metas, and beside them: what wrote only those is still read.
+const LEVELS: [u8; 3] = [0, 0, 3];
 const FIRST_ID: u16 = 1;
 /// The greatest id has no successor, so it is never given.
 const IDS_END: u16 = u16::MAX;
@@ -45,6 +47,9 @@ pub(crate) struct Meta {
     pub(crate) times: Times,
     /// Greatest start put into a window store, greatest end put into a session store; -1 at first.
     pub(crate) observed: i64,
+    /// When the entries were last known to reflect all of the changelog, in milliseconds since the
+    /// Unix epoch.
+    pub(crate) level_ms: Option<i64>,
 }
 
 /// The stream times that operators keep with a store: one for each input that shares it.
@@ -118,8 +123,10 @@ impl Meta {
         position: None,
         times: Times::NONE,
         observed: -1,
+        level_ms: None,
     };
 
+    /// All but [`level_ms`](Self::level_ms), which lies beside it.
     fn to_bytes(&self) -> Vec<u8> {
         let Times { first, others } = &self.times;
         let fixed = [self.position.unwrap_or(-1), *first, self.observed];
@@ -137,6 +144,7 @@ impl Meta {
                 others: numbers.collect(),
             },
             observed,
+            level_ms: None,
         })
     }
 }
@@ -180,7 +188,7 @@ pub(crate) fn places_of(base: &dyn ByteStore, specs: &[StoreSpec]) -> Result<Vec
         let (_, value) = entry?;
         ids.insert(parse_name_entry(&value)?.0);
     }
-    for entry in base.scan(&METAS, Some(&METAS_END))? {
+    for entry in base.scan(&METAS, Some(&LEVELS))? {
         let (key, _) = entry?;
         let id = key[METAS.len()..].try_into().map(u16::from_be_bytes);
         if !id.is_ok_and(|id| ids.contains(&id)) {
@@ -268,12 +276,21 @@ fn read_meta(base: &dyn ByteStore, id: u16) -> Result<Option<Meta>> {
     let Some(bytes) = base.get(&meta_key(id))? else {
         return Ok(None);
     };
-    let meta = Meta::of(&bytes).ok_or_else(|| Fault::corrupt("position is too short"))?;
+    let mut meta = Meta::of(&bytes).ok_or_else(|| Fault::corrupt("position is too short"))?;
+    if let Some(bytes) = base.get(&level_key(id))? {
+        let bytes = bytes[..].try_into();
+        let bytes = bytes.map_err(|_| Fault::corrupt("time of a store has no eight bytes"))?;
+        meta.level_ms = Some(i64::from_be_bytes(bytes));
+    }
     Ok(Some(meta))
 }
 
 fn meta_key(id: u16) -> Vec<u8> {
     [&METAS[..], &id.to_be_bytes()].concat()
+}
+
+fn level_key(id: u16) -> Vec<u8> {
+    [&LEVELS[..], &id.to_be_bytes()].concat()
 }
 
 /// The entries under the reserved prefix, ascending. Every flush writes all of them.
@@ -283,6 +300,8 @@ pub(crate) fn reserved_entries(stores: &[(StoreSpec, u16, Meta)]) -> Vec<(Vec<u8
         let [high, low] = id.to_be_bytes();
         entries.push((name_key(spec), vec![high, low, kind_byte(spec)]));
         entries.push((meta_key(*id), meta.to_bytes()));
+        let level = meta.level_ms.map(|at| at.to_be_bytes().to_vec());
+        entries.extend(level.map(|at| (level_key(*id), at)));
     }
     entries.sort_unstable();
     assert!(
@@ -493,6 +512,7 @@ mod tests {
                     position,
                     times,
                     observed: 7,
+                    level_ms: None,
                 };
                 assert_eq!(meta.times.of(inputs), 9);
                 assert_eq!(Meta::of(&meta.to_bytes()), Some(meta));

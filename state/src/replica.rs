@@ -67,6 +67,18 @@ impl Replica {
         self.committed.meta(index).position
     }
 
+    /// When the store was last known to have all of its changelog, in milliseconds since the Unix
+    /// epoch; `None` when that was never told.
+    pub fn level_ms(&self, index: usize) -> Option<i64> {
+        self.committed.meta(index).level_ms
+    }
+
+    /// Tells that the store had all that its changelog held at that time. It is written with the
+    /// next flush; steps of less than a minute alone cause none, and are passed over.
+    pub fn set_level(&self, index: usize, at_ms: i64) {
+        self.committed.set_level(index, at_ms);
+    }
+
     /// Applies changelog records, in order, and moves the position. The caller flushes when
     /// [`committed_bytes`](Self::committed_bytes) grows large.
     ///
@@ -91,6 +103,7 @@ impl Replica {
             position: Some(next_offset),
             times,
             observed: before.observed.max(folded.observed),
+            level_ms: before.level_ms,
         };
         self.committed
             .fold(folded.changes.into_iter(), [(index, meta)].into_iter());

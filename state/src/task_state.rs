@@ -260,6 +260,22 @@ impl TaskState {
         self.replica.position(index)
     }
 
+    /// When the store was last known to have all of its changelog, in milliseconds since the Unix
+    /// epoch; `None` when that was never told.
+    pub fn level_ms(&self, index: usize) -> Option<i64> {
+        self.replica.level_ms(index)
+    }
+
+    /// As [`Replica::set_level`].
+    pub fn set_level(&self, index: usize, at_ms: i64) {
+        self.replica.set_level(index, at_ms);
+    }
+
+    /// As [`set_level`](Self::set_level), of all stores.
+    pub fn set_all_level(&self, at_ms: i64) {
+        (0..self.stores.len()).for_each(|index| self.set_level(index, at_ms));
+    }
+
     /// Applies changelog records, in order, and moves the position. The caller flushes when
     /// [`committed_bytes`](Self::committed_bytes) grows large.
     ///

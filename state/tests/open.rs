@@ -254,3 +254,51 @@ fn people_can_read_keys_and_values() -> Result {
     assert_eq!(view.definition().value_json(&rows[0].1)?, 3);
     Ok(())
 }
+
+#[test]
+fn the_time_at_which_a_store_was_level_is_kept() -> Result {
+    let base: Arc<dyn ByteStore> = Arc::new(MemoryBytes::default());
+    let open = || TaskState::open(base.clone(), &[counts(), names()]);
+    let mut state = open()?;
+    assert_eq!(state.level_ms(0), None);
+    state.kv(0, &COUNTS).put(&"a".into(), 1, 5)?;
+    commit(&mut state, &[(0, 10)])?;
+    state.set_all_level(1_000_000);
+    state.set_level(0, 1_000_001);
+    flush(&mut state)?;
+    let mut state = open()?;
+    let levels = |state: &TaskState| (state.level_ms(0), state.level_ms(1));
+    assert_eq!(levels(&state), (Some(1_000_001), Some(1_000_000)));
+    assert_eq!((state.position(0), state.position(1)), (Some(10), None));
+
+    // A small step alone is no reason to write, a large one is, and one into the past.
+    state.set_all_level(1_059_999);
+    assert!(state.start_flush().is_none());
+    assert_eq!(levels(&state), (Some(1_000_001), Some(1_000_000)));
+    state.set_level(1, 1_060_000);
+    flush(&mut state)?;
+    let mut state = open()?;
+    assert_eq!(levels(&state), (Some(1_000_001), Some(1_060_000)));
+    state.set_level(1, 5);
+    flush(&mut state)?;
+    assert_eq!(levels(&open()?), (Some(1_000_001), Some(5)));
+    Ok(())
+}
+
+#[test]
+fn a_base_without_the_times_of_its_stores_is_read() -> Result {
+    let base: Arc<dyn ByteStore> = Arc::new(MemoryBytes::default());
+    let mut state = TaskState::open(base.clone(), &[counts()])?;
+    state.kv(0, &COUNTS).put(&"a".into(), 1, 5)?;
+    commit(&mut state, &[(0, 10)])?;
+    state.set_level(0, 7);
+    flush(&mut state)?;
+    // As earlier versions have written it.
+    let key = [0, 0, 3, 0, 1];
+    assert!(base.get(&key)?.is_some());
+    base.ingest(&mut std::iter::once((&key[..], None)))?;
+    let mut state = TaskState::open(base, &[counts()])?;
+    assert_eq!((state.position(0), state.level_ms(0)), (Some(10), None));
+    assert_eq!(state.kv(0, &COUNTS).get(&"a".into())?, Some(1));
+    Ok(())
+}

@@ -5,6 +5,7 @@ mod shop;
 mod analytics;
 mod bench_kafka;
 mod dead_letters;
+mod reset;
 mod shop_embedded;
 mod shop_kafka;
 mod usage;

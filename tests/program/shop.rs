@@ -122,7 +122,7 @@ impl Shop {
     }
 
     /// True when streams and sink have read everything.
-    fn rests(&self) -> bool {
+    pub(crate) fn rests(&self) -> bool {
         let lag = get(&format!("{}/lag", self.admin_url())).map(|answer| answer.body["lag"] == 0);
         let metrics = get(&format!("{}/metrics", self.admin_url())).map(|answer| answer.text);
         lag.unwrap_or(false)

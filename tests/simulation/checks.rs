@@ -75,6 +75,8 @@ fn same_disks(topology: &Topology, kept: &Disks, rebuilt: &Disks) -> Result<(), 
         let mut keys: Vec<&Bytes> = kept.keys().chain(rebuilt.keys()).collect();
         keys.sort();
         keys.dedup();
+        // When a store was level with its changelog is each machine's own.
+        keys.retain(|key| !key.starts_with(LEVELS));
         for (id, retention) in retentions(topology, &rebuilt) {
             let time = |key: &Bytes| retention.time(id, key);
             let newest = keys.iter().filter_map(|key| time(key)).max();
@@ -148,6 +150,8 @@ fn retentions(topology: &Topology, base: &BTreeMap<Bytes, Bytes>) -> Vec<(u16, R
 const NAMES: &[u8] = &[0, 0, 1];
 /// Where a base keeps positions and times.
 const METAS: &[u8] = &[0, 0, 2];
+/// Where it keeps when stores were level with their changelogs.
+const LEVELS: &[u8] = &[0, 0, 3];
 
 /// A kept position is not ahead of the rebuilt one, which may count one more marker. Times are not
 /// compared: those that operators look at decide what comes out, and that is.

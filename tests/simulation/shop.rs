@@ -37,7 +37,7 @@ use crate::{
     checks::come_to_rest,
     seeds::each_seed,
     small,
-    tally::Tally,
+    tally::{PROMOTIONS, Tally},
     world::{APP, Actor, Feed, Input, Storm, World},
 };
 
@@ -403,5 +403,5 @@ fn run(feed: &Feed, seed: u64, tally: &Tally) -> Result<(), String> {
 fn the_shop_keeps_its_promises() {
     let (feed, tally) = (feed(), Tally::default());
     each_seed("the shop", SEEDS, |seed| run(&feed, seed, &tally));
-    tally.tell("the shop");
+    tally.tell("the shop", &PROMOTIONS);
 }

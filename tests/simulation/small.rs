@@ -1,12 +1,7 @@
 //! Thousands of seeds of small applications in which everything goes wrong by chance.
 
 use std::{
-    collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
     time::Duration,
 };
 
@@ -17,7 +12,7 @@ use crate::{
     checks::come_to_rest,
     seeds::each_seed,
     spots::SpotPlan,
-    tally::Tally,
+    tally::{PROMOTIONS, Tally},
     world::{Storm, World},
 };
 
@@ -96,7 +91,7 @@ fn small_applications_lose_and_double_nothing() {
         let case = &cases[(seed / 3) as usize % cases.len()];
         run(case, seed, &storm(seed), &tally)
     });
-    tally.tell("small applications");
+    tally.tell("small applications", &PROMOTIONS);
 }
 
 /// Hardly anything but movement.
@@ -111,7 +106,7 @@ fn movement(seed: u64) -> Storm {
             },
             ..storm.config
         },
-        disk: DiskPlan::default(),
+        spots: SpotPlan::default(),
         kills: 1,
         freezes: 1,
         doubles: 0,
@@ -123,49 +118,31 @@ fn movement(seed: u64) -> Storm {
 #[test]
 fn threads_that_come_and_go_and_pauses_lose_and_double_nothing() {
     let cases = cases::all();
-    let events: Mutex<BTreeMap<&str, u64>> = Mutex::default();
+    let tally = Tally::default();
     each_seed("movement", MOVEMENT_SEEDS, |seed| {
         let case = &cases[seed as usize % cases.len()];
-        let mut world = World::new(seed, &case.feed, &movement(seed));
-        world.storm();
-        let checked = check(case, &mut world);
-        for (event, times) in &world.events {
-            *events.lock().expect("no panic").entry(event).or_default() += times;
-        }
-        checked
+        run(case, seed, &movement(seed), &tally)
     });
-    let events = events.into_inner().expect("no panic");
-    println!("{events:?}");
-    for event in ["added", "removed", "pauses", "resumes"] {
-        assert!(events.contains_key(event), "nothing was ever {event}");
-    }
+    tally.tell("movement", &["added", "removed", "pauses", "resumes"]);
 }
 
 #[test]
 fn of_two_processes_of_one_name_the_older_gives_up() {
     let cases = cases::all();
-    let given_up = AtomicU64::new(0);
+    let tally = Tally::default();
     each_seed("two of a name", 300, |seed| {
         let case = &cases[seed as usize % cases.len()];
         let storm = Storm {
             config: SimConfig::default(),
-            disk: DiskPlan::default(),
+            spots: SpotPlan::default(),
             kills: 0,
             freezes: 0,
             doubles: 10,
             ..storm(seed)
         };
-        let mut world = World::new(seed, &case.feed, &storm);
-        world.storm();
-        let gave_up = world.events.get("given up").copied().unwrap_or_default();
-        given_up.fetch_add(gave_up, Ordering::Relaxed);
-        check(case, &mut world)
+        run(case, seed, &storm, &tally)
     });
-    println!("{} processes gave up", given_up.load(Ordering::Relaxed));
-    assert!(
-        given_up.into_inner() > 0 || std::env::var_os("MILLSTREAM_SIM_SEED").is_some(),
-        "nobody gave up"
-    );
+    tally.tell("two of a name", &["given up"]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use axum::{
     http::{HeaderValue, header},
     response::{IntoResponse, Response},
 };
-use millstream_runtime::{Queries, Status};
+use millstream_runtime::{Queries, RestoreStats, Status};
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TEXT_FORMAT, TextEncoder, core::Collector};
 use tokio::sync::Mutex;
 
@@ -228,6 +228,16 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
     let help = "Changelog records to read before the task can run.";
     let remaining = tasks(|t| t.restore_remaining as f64);
     page.gauge("millstream_task_restore_remaining", help, task, remaining)?;
+    let help =
+        "Changelogs of the task of which nothing has come for 30 s although records are left.";
+    let stuck = tasks(|t| t.restore_stuck.len() as f64);
+    page.gauge("millstream_task_restore_stuck", help, task, stuck)?;
+    let RestoreStats { records, bytes } = status.restored;
+    let one = |value: u64| vec![(vec![], value as f64)];
+    let help = "Records that restores have read since the start.";
+    page.counter("millstream_restored_records_total", help, &[], one(records))?;
+    let help = "Bytes of keys and values that restores have read since the start.";
+    page.counter("millstream_restored_bytes_total", help, &[], one(bytes))?;
     let help = "Greatest event time seen, in seconds since the Unix epoch.";
     let stream_time = tasks(|t| t.stream_time_ms as f64 / 1e3);
     page.gauge(
@@ -257,7 +267,7 @@ fn write_tasks(page: &Page, status: &Status) -> prometheus::Result<()> {
         };
         t.stores.iter().map(row).collect::<Vec<_>>()
     });
-    let help = "Changelog records replayed when the task was opened.";
+    let help = "Changelog records replayed since the task was opened here.";
     page.counter(
         "millstream_store_replayed_total",
         help,

@@ -24,7 +24,7 @@ pub use state::{AdminState, Check};
 /// |---|---|
 /// | `/` | a page that shows the topology, tasks, standbys, stores and commits, live |
 /// | `/live` | 200 while the process answers |
-/// | `/ready` | 200 when all stores here are restored and all checks pass, else 503 |
+/// | `/ready` | 200 when all stores here are restored and all checks pass, else 503 and why |
 /// | `/metrics` | Prometheus text |
 /// | `/topology` | nodes, edges, rates; `?format=mermaid` and `?format=text` for people |
 /// | `/tasks` | stream threads with their tasks, stores and commits, and standbys |

@@ -15,7 +15,7 @@ use crate::Peer;
 /// When those who ask for something that is on its way may ask again.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Something else that must be well before a program is ready.
+/// Something else that should be well when a program serves.
 pub struct Check {
     /// Its name, shown while it fails.
     pub name: &'static str,
@@ -41,6 +41,7 @@ pub struct AdminState {
     pub(crate) changes: bool,
     /// Held while threads are added and removed.
     pub(crate) moving: Mutex<()>,
+    pub(crate) notices: Vec<Check>,
     pub(crate) sampler: Sampler,
     pub(crate) lag: LagCache,
     pub(crate) entries: StoreEntries,
@@ -72,6 +73,7 @@ impl AdminState {
             checks: Vec::new(),
             changes: false,
             moving: Mutex::default(),
+            notices: Vec::new(),
             sampler: Sampler::default(),
             lag: LagCache::default(),
             entries: StoreEntries::default(),
@@ -103,6 +105,14 @@ impl AdminState {
     /// To be held for a moment only: whoever lets it go last closes it.
     pub(crate) fn application(&self) -> Option<Arc<Application>> {
         self.application.upgrade()
+    }
+
+    /// Adds something that `/ready` tells of while it is not well, and answers 200 all the same:
+    /// what no other instance would do better, such as a database that is away while orders go on.
+    #[must_use]
+    pub fn with_notice(mut self, notice: Check) -> Self {
+        self.notices.push(notice);
+        self
     }
 
     /// Whether the application serves.

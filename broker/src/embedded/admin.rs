@@ -9,7 +9,7 @@ use super::{
     reader::EmbeddedReader,
 };
 use crate::{
-    Admin, Error, NewTopic, PartitionIx, Reader, Result, Start, TopicInfo, TopicPartition,
+    Admin, Cleanup, Error, NewTopic, PartitionIx, Reader, Result, Start, TopicInfo, TopicPartition,
     Watermarks,
 };
 
@@ -66,6 +66,21 @@ impl Admin for EmbeddedAdmin {
 
     fn watermarks(&self, partition: &TopicPartition) -> Result<Watermarks> {
         Ok(self.running.log.partition(partition)?.watermarks())
+    }
+
+    fn tombstone_retention(&self, topic: &str) -> Result<Option<Duration>> {
+        let log = &self.running.log;
+        let partition = log.partition(&TopicPartition::new(topic, 0))?;
+        Ok(match partition.cleanup {
+            Cleanup::Delete { .. } => None,
+            Cleanup::Compact | Cleanup::CompactAndDelete { .. } => {
+                Some(log.config.tombstone_retention)
+            }
+        })
+    }
+
+    fn ends_take_offsets(&self) -> bool {
+        false
     }
 
     fn committed(&self, group_id: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {

@@ -12,12 +12,13 @@ use std::{
 
 use rdkafka::{
     Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic as Wanted, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewTopic as Wanted, ResourceSpecifier, TopicReplication},
     consumer::{BaseConsumer, CommitMode, Consumer as _},
     error::KafkaError,
     metadata::MetadataTopic,
     types::RDKafkaErrorCode as Code,
 };
+use tracing::warn;
 
 use super::{
     config::KafkaConfig,
@@ -38,6 +39,9 @@ const CLOSE_WAIT: Duration = Duration::from_secs(5);
 
 /// What brokers call the state of a classic group without members.
 const NOBODY: &str = "Empty";
+
+/// How long brokers keep null values in compacted topics unless they are told otherwise.
+const TOMBSTONES_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// Librdkafka's name for "as many copies as the brokers are told to keep".
 const DEFAULT_REPLICATION: i32 = -1;
@@ -327,6 +331,38 @@ impl Admin for KafkaAdmin {
             }
             thread::sleep(LOOK_EVERY);
         }
+    }
+
+    fn tombstone_retention(&self, topic: &str) -> Result<Option<Duration>> {
+        let cannot = |e| Error::client(format!("cannot read settings. topic=`{topic}`"), e);
+        let asked = [ResourceSpecifier::Topic(topic)];
+        let told = block_on(self.admin().describe_configs(&asked, &self.options()));
+        // A topic that is not there, or whose settings may not be read, comes without any.
+        let told = told.map_err(cannot)?.pop().and_then(|told| told.ok());
+        let Some(told) = told.filter(|told| !told.entries.is_empty()) else {
+            let at = TopicPartition::new(topic, 0);
+            if is_missing(self.watcher(), &at, self.config.request_timeout) {
+                return Err(Error::UnknownPartition(at));
+            }
+            let assumed_ms = TOMBSTONES_KEPT.as_millis() as u64;
+            warn!(
+                topic,
+                assumed_ms,
+                "settings of a topic cannot be read; its tombstones are taken to stay as long as \
+                 brokers keep them by themselves"
+            );
+            return Ok(Some(TOMBSTONES_KEPT));
+        };
+        let setting = |name| told.get(name).and_then(|entry| entry.value.as_deref());
+        if setting("cleanup.policy").is_some_and(|policy| !policy.contains("compact")) {
+            return Ok(None);
+        }
+        let kept = setting("delete.retention.ms").and_then(|ms| ms.parse().ok());
+        Ok(Some(kept.map_or(TOMBSTONES_KEPT, Duration::from_millis)))
+    }
+
+    fn ends_take_offsets(&self) -> bool {
+        true
     }
 
     fn committed(&self, group_id: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {

@@ -1,13 +1,15 @@
 //! Topics, offsets and groups of the simulated log, and appending from outside.
 
+use std::time::Duration;
+
 use super::{
     faults::Call,
     partition::{Partition, Topic},
     state::{Handle, Place, State},
 };
 use crate::{
-    Admin, Appended, Appender, Error, NewTopic, OwnedRecord, Result, TopicInfo, TopicPartition,
-    Watermarks,
+    Admin, Appended, Appender, Cleanup, Error, NewTopic, OwnedRecord, Result, TopicInfo,
+    TopicPartition, Watermarks,
 };
 
 pub(super) struct SimAdmin(pub(super) Handle);
@@ -77,6 +79,24 @@ impl Admin for SimAdmin {
             let Partition { low, high, .. } = *state.partition(partition)?;
             Ok(Watermarks { low, high })
         })
+    }
+
+    fn tombstone_retention(&self, topic: &str) -> Result<Option<Duration>> {
+        self.call(Call::AdminWatermarks, |state| {
+            let at = || TopicPartition::new(topic, 0);
+            let found = state.topics.get(topic);
+            let found = found.ok_or_else(|| Error::UnknownPartition(at()))?;
+            Ok(match found.cleanup {
+                Cleanup::Delete { .. } => None,
+                Cleanup::Compact | Cleanup::CompactAndDelete { .. } => {
+                    Some(state.config.tombstones)
+                }
+            })
+        })
+    }
+
+    fn ends_take_offsets(&self) -> bool {
+        true
     }
 
     fn committed(&self, group_id: &str, partitions: &[TopicPartition]) -> Result<Vec<Option<i64>>> {

@@ -351,6 +351,8 @@ macro_rules! contract_tests {
             topics::another_number_of_partitions_is_refused,
             topics::unknown_partitions_have_no_watermarks,
             topics::watermarks_follow_the_records,
+            topics::the_retention_of_tombstones_is_known,
+            topics::ends_of_transactions_take_an_offset_or_none,
             topics::deleted_records_are_gone,
             topics::deleting_behind_the_end_is_refused,
             topics::a_deleted_topic_is_gone,

@@ -72,6 +72,41 @@ pub(crate) fn watermarks_follow_the_records(bed: &Bed) {
     assert_eq!(admin.watermarks(&one).expect("watermarks"), empty);
 }
 
+pub(crate) fn the_retention_of_tombstones_is_known(bed: &Bed) {
+    const SOME_DAY: Duration = Duration::from_secs(3600);
+    let admin = bed.broker.admin().expect("admin");
+    let deleted = Cleanup::Delete { retention_ms: None };
+    let both = Cleanup::CompactAndDelete {
+        retention_ms: SOME_DAY.as_millis() as i64,
+    };
+    let kept = |name: &str, cleanup| {
+        let topic = bed.topic_with(name, 1, cleanup);
+        admin.tombstone_retention(&topic).expect("known")
+    };
+    assert_eq!(kept("deleted", deleted), None);
+    let compacted = kept("compacted", Cleanup::Compact);
+    assert!(
+        compacted.is_some_and(|kept| !kept.is_zero()),
+        "{compacted:?}"
+    );
+    assert_eq!(kept("both", both), compacted);
+    let nowhere = admin.tombstone_retention(&bed.name("nowhere"));
+    assert!(nowhere.is_err(), "{nowhere:?}");
+}
+
+pub(crate) fn ends_of_transactions_take_an_offset_or_none(bed: &Bed) {
+    let topic = bed.topic("t", 1);
+    let at = TopicPartition::new(topic.clone(), 0);
+    let admin = bed.broker.admin().expect("admin");
+    for round in 1..3 {
+        bed.write(&topic, 0, &["a", "b"]);
+        let records = bed.read(std::slice::from_ref(&at));
+        let newest = records.last().expect("written").offset;
+        let after = admin.watermarks(&at).expect("watermarks").high - newest - 1;
+        assert_eq!(after, i64::from(admin.ends_take_offsets()), "round {round}");
+    }
+}
+
 pub(crate) fn deleted_records_are_gone(bed: &Bed) {
     let topic = bed.topic("t", 1);
     bed.write(&topic, 0, &["a", "b", "c", "d"]);

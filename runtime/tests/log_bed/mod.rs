@@ -1,7 +1,10 @@
 //! A log for a test, with names of its own.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, reason = "hardly any test needs all of it")]
 
 use std::{
+    collections::BTreeMap,
+    ops::Range,
     path::PathBuf,
     sync::{
         Arc,
@@ -12,7 +15,7 @@ use std::{
 
 use bytes::Bytes;
 use millstream_broker::{
-    Admin, Broker, Cleanup, NewTopic, OwnedRecord, TopicPartition,
+    Admin, Broker, Cleanup, Fetched, NewTopic, OwnedRecord, PartitionIx, Start, TopicPartition,
     embedded::{EmbeddedBroker, EmbeddedConfig},
     kafka::{KafkaBroker, KafkaConfig},
 };
@@ -20,7 +23,7 @@ use millstream_operators::Topology;
 use millstream_runtime::{Application, Config, Health};
 use millstream_topology::{Headers, partition_for_key};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+use crate::wait::{DEADLINE, wait};
 
 /// A log, with topic names of one test.
 pub(crate) struct Bed {
@@ -55,7 +58,7 @@ impl Bed {
             return None;
         };
         let name = format!(
-            "evolution-{}-{}",
+            "runtime-{}-{}",
             std::process::id(),
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
@@ -87,9 +90,15 @@ impl Bed {
             cleanup: Cleanup::Delete { retention_ms: None },
         };
         let admin = self.admin();
-        wait("the topic is created", || {
-            admin.create_topics(std::slice::from_ref(&topic)).is_ok()
-        });
+        wait(|| admin.create_topics(std::slice::from_ref(&topic)).is_ok());
+    }
+
+    /// The partitions of a topic.
+    pub(crate) fn partitions_of(&self, topic: &str) -> Vec<TopicPartition> {
+        let topics = self.admin().topics().expect("topics");
+        let topic = topics.iter().find(|t| *t.name == *topic).expect("is there");
+        let at = |p: u32| TopicPartition::new(topic.name.clone(), p as i32);
+        (0..topic.partitions).map(at).collect()
     }
 
     pub(crate) fn state_dir(&self, instance: &str) -> PathBuf {
@@ -104,21 +113,50 @@ impl Bed {
         config
     }
 
+    pub(crate) fn start(&self, topology: &Topology, instance: &str, threads: usize) -> Application {
+        let mut config = self.config(instance);
+        config.threads = threads;
+        self.start_with(topology, config)
+    }
+
     pub(crate) fn start_with(&self, topology: &Topology, config: Config) -> Application {
         let app = Application::start(topology, self.broker.clone(), config).expect("starts");
-        wait("it runs", || app.health() == Health::Running);
+        wait(|| app.health() == Health::Running);
         app
     }
 
-    /// Appends `count` records with keys `k0` to `k{keys}` in turn.
-    pub(crate) fn feed(&self, topic: &str, count: u32, keys: u32) {
-        let topics = self.admin().topics().expect("topics");
-        let topic = topics.iter().find(|t| *t.name == *topic).expect("is there");
-        for n in 0..count {
+    /// Appends these numbers, with keys `k0` to `k{keys}` in turn.
+    pub(crate) fn feed(&self, topic: &str, numbers: Range<u32>, keys: u32) {
+        let partitions = self.partitions_of(topic);
+        let appender = self.broker.appender().expect("appender");
+        let (sent, done) = std::sync::mpsc::channel();
+        for n in numbers {
             let key = format!("k{}", n % keys);
-            let partition = partition_for_key(key.as_bytes(), topic.partitions);
-            self.append(&topic.name, partition, &key, &n.to_string());
+            let partition = partition_for_key(key.as_bytes(), partitions.len() as u32);
+            let record = || OwnedRecord {
+                to: partitions[partition as usize].clone(),
+                timestamp: i64::from(n),
+                key: Some(Bytes::from(key.clone())),
+                value: Some(Bytes::from(n.to_string())),
+                headers: Headers::default(),
+            };
+            loop {
+                let sent = sent.clone();
+                let ack = move |result| sent.send(result).expect("the test waits");
+                match appender.append(record(), Box::new(ack)) {
+                    Ok(()) => break,
+                    Err(millstream_broker::Error::Full) => {
+                        std::thread::park_timeout(Duration::from_millis(1));
+                    }
+                    Err(error) => panic!("append failed: {error}"),
+                }
+            }
         }
+        drop(sent);
+        assert!(
+            done.iter()
+                .all(|r: millstream_broker::Result<i64>| r.is_ok())
+        );
     }
 
     pub(crate) fn append(&self, topic: &str, partition: i32, key: &str, value: &str) {
@@ -139,10 +177,7 @@ impl Bed {
     /// How many records of a topic the application has not committed.
     pub(crate) fn lag(&self, topic: &str) -> i64 {
         let admin = self.admin();
-        let topics = admin.topics().expect("topics");
-        let topic = topics.iter().find(|t| *t.name == *topic).expect("is there");
-        let at = |p: u32| TopicPartition::new(topic.name.clone(), p as i32);
-        let partitions: Vec<_> = (0..topic.partitions).map(at).collect();
+        let partitions = self.partitions_of(topic);
         let committed = admin.committed(&self.name, &partitions).expect("committed");
         let pairs = partitions.iter().zip(committed);
         let lag = pairs.map(|(partition, committed)| {
@@ -169,13 +204,49 @@ impl Bed {
         }
         all
     }
-}
 
-#[track_caller]
-pub(crate) fn wait(what: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + DEADLINE;
-    while !condition() {
-        assert!(Instant::now() < until, "gave up waiting until {what}");
-        std::thread::park_timeout(Duration::from_millis(10));
+    /// All committed records of a topic, by partition and offset.
+    pub(crate) fn read(&self, topic: &str) -> Vec<Fetched> {
+        let admin = self.broker.admin().expect("admin");
+        let mut reader = self.broker.reader().expect("reader");
+        let partitions = self.partitions_of(topic);
+        let starts: Vec<_> = partitions
+            .iter()
+            .map(|p| (p.clone(), Start::Earliest))
+            .collect();
+        reader.assign(&starts).expect("assigned");
+        let mut records = Vec::new();
+        for (at, partition) in partitions.iter().enumerate() {
+            let high = admin.watermarks(partition).expect("watermarks").high;
+            let ix = PartitionIx(at as u32);
+            let until = Instant::now() + DEADLINE;
+            while reader.position(ix).expect("position") < high {
+                assert!(
+                    Instant::now() < until,
+                    "the end of {partition} is not reached"
+                );
+                reader
+                    .poll(Duration::from_millis(50), 1000, &mut records)
+                    .expect("polls");
+            }
+        }
+        records.sort_by_key(|r| (r.partition, r.offset));
+        records
+    }
+
+    /// The values that each key had in a topic of big-endian counts, in order.
+    pub(crate) fn counts(&self, topic: &str) -> BTreeMap<String, Vec<u64>> {
+        let mut counts: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        for record in self.read(topic) {
+            let key = String::from_utf8(record.key.expect("key").to_vec()).expect("text");
+            let value = record.value.expect("value")[..]
+                .try_into()
+                .expect("8 bytes");
+            counts
+                .entry(key)
+                .or_default()
+                .push(u64::from_be_bytes(value));
+        }
+        counts
     }
 }

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+/// Long, as everything else that the machine does goes on meanwhile.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
 #[track_caller]
 pub(crate) fn wait(condition: impl Fn() -> bool) {

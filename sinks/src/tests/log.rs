@@ -275,6 +275,14 @@ impl Admin for ScriptedLog {
         Err(unused())
     }
 
+    fn tombstone_retention(&self, _: &str) -> Result<Option<Duration>> {
+        Err(unused())
+    }
+
+    fn ends_take_offsets(&self) -> bool {
+        false
+    }
+
     fn committed(&self, _: &str, _: &[TopicPartition]) -> Result<Vec<Option<i64>>> {
         Err(unused())
     }
