@@ -211,7 +211,7 @@ impl Queries {
     /// ```
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](millstream_topology::ErrorKind::Config) when the topology has no such store.
+    /// [`Config`](millstream_topology::ErrorKind::Config) when the topology has no such store.
     pub fn copies(&self, store: &str) -> Result<Vec<StaleView>> {
         let partitions = self.partitions(store)? as i32;
         let now = self.members.monotonic();
@@ -225,7 +225,7 @@ impl Queries {
     /// the task, the one that is least behind.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](millstream_topology::ErrorKind::Config) when the topology has no such store.
+    /// [`Config`](millstream_topology::ErrorKind::Config) when the topology has no such store.
     pub fn locate_stale(&self, store: &str, key: &[u8]) -> Result<Located> {
         let active = self.locate(store, key)?;
         if let Located::Here(_) = active {
@@ -253,7 +253,7 @@ impl Queries {
     /// The other instances that have a standby with an encoded key, the least behind first.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](millstream_topology::ErrorKind::Config) when the topology has no such store.
+    /// [`Config`](millstream_topology::ErrorKind::Config) when the topology has no such store.
     pub fn standbys(&self, store: &str, key: &[u8]) -> Result<Vec<StandbyHost>> {
         let partition = partition_for_key(key, self.partitions(store)?);
         self.standbys_of(store, partition)
@@ -262,7 +262,7 @@ impl Queries {
     /// The other instances that have a standby of a partition of a store, the least behind first.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](millstream_topology::ErrorKind::Config) when the topology has no such store.
+    /// [`Config`](millstream_topology::ErrorKind::Config) when the topology has no such store.
     pub fn standbys_of(&self, store: &str, partition: i32) -> Result<Vec<StandbyHost>> {
         self.partitions(store)?;
         Ok(self.members.standbys(self.task_id(store, partition)))

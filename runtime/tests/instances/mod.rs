@@ -1,5 +1,5 @@
-//! Instances of one application on a simulated log, stepped by the test: time moves, and parts work,
-//! only when it says so.
+//! Instances of one application on a simulated log, stepped by the test: time moves, and parts
+//! work, only when it says so.
 
 use std::{
     collections::BTreeMap,
