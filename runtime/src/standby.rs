@@ -288,7 +288,7 @@ impl Keeper {
         let due = |replica: &&Replica| {
             let bytes = replica.committed_bytes();
             let is_large = bytes > COMMITTED_BYTES_MAX && replica.flush_failure().is_none();
-            is_large || timed
+            is_large || (timed && bytes > 0)
         };
         let held = shared.standbys.lock();
         let due = held.replicas.values().filter(due);
