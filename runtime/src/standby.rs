@@ -188,7 +188,8 @@ impl Keeper {
         }
         write(shared, |replica| {
             let bytes = replica.committed_bytes();
-            (bytes > COMMITTED_BYTES_MAX && replica.flush_failure().is_none()) || timed
+            let failed = replica.flush_failure().is_some();
+            (bytes > COMMITTED_BYTES_MAX && !failed) || (timed && (bytes > 0 || failed))
         });
     }
 

@@ -219,7 +219,7 @@ impl Task {
     pub(crate) fn due_flush(&mut self, timed: bool) -> Option<FlushJob> {
         let bytes = self.state.committed_bytes();
         let is_large = bytes > COMMITTED_BYTES_MAX && self.state.flush_failure().is_none();
-        let is_due = is_large || timed;
+        let is_due = is_large || (timed && bytes > 0);
         is_due.then(|| self.state.start_flush()).flatten()
     }
 

@@ -74,7 +74,7 @@ impl Replica {
     }
 
     /// Tells that the store had all that its changelog held at that time. It is written with the
-    /// next flush; steps of less than a minute alone cause none, and are passed over.
+    /// next flush; steps of less than a minute alone are no reason for one, and are passed over.
     pub fn set_level(&self, index: usize, at_ms: i64) {
         self.committed.set_level(index, at_ms);
     }
