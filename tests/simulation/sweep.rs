@@ -71,7 +71,7 @@ fn storm(seed: u64, script: Option<(Spot, u64)>) -> Storm {
         freezes: if script.is_some() { 6 } else { 2 },
         doubles: 0,
         standbys: usize::from(moves || seed.is_multiple_of(2)),
-        standby_steps: if seed % 3 == 0 { 100 } else { 1000 },
+        standby_steps: if seed.is_multiple_of(3) { 100 } else { 1000 },
     }
 }
 
