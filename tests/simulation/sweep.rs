@@ -72,7 +72,7 @@ fn storm(seed: u64, script: Option<(Spot, u64)>) -> Storm {
         doubles: 0,
         moves: 0,
         standbys: usize::from(moves || seed.is_multiple_of(2)),
-        standby_steps: if seed % 3 == 0 { 100 } else { 1000 },
+        standby_steps: if seed.is_multiple_of(3) { 100 } else { 1000 },
     }
 }
 
