@@ -71,7 +71,8 @@ impl Application {
     /// This does not wait, so that a function of the topology may call it, too. The thread commits,
     /// writes the state of its tasks to disk, closes them and leaves the group, which gives them to
     /// other threads at once, without waiting for the session timeout. Then it is gone from
-    /// [`status`](Self::status), and its index is free for the next [`add_thread`](Self::add_thread).
+    /// [`status`](Self::status), and its index is free for the next
+    /// [`add_thread`](Self::add_thread).
     ///
     /// The last thread may leave, too, as in Kafka Streams: the instance then runs no task, until
     /// one is added, but keeps its standbys and knows where to ask for what others have.

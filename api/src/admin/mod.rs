@@ -30,7 +30,7 @@ pub use state::{AdminState, Check};
 /// | `/tasks` | stream threads with their tasks, stores and commits, and standbys |
 /// | `/lag` | each input partition with its position and its end |
 /// | `/members` | the instances of the application |
-/// | `/threads` | how many stream threads there should be, those that there are, and whether it is paused |
+/// | `/threads` | how many stream threads there should be, which there are, and whether it pauses |
 /// | `/stores` | the stores |
 /// | `/stores/{store}/keys/{key}` | the value of a key |
 /// | `/stores/{store}/range?from=&to=&limit=&cursor=` | entries by encoded key, `to` included |

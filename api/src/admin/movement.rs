@@ -101,7 +101,10 @@ async fn set_threads(
 }
 
 async fn pause(_: NotFromAPage, state: State<Arc<AdminState>>) -> Result<Json<JsonValue>, Problem> {
-    with_application(&state, |application| Ok(application.pause()))?;
+    with_application(&state, |application| {
+        application.pause();
+        Ok(())
+    })?;
     Ok(show(state).await)
 }
 
@@ -109,7 +112,10 @@ async fn resume(
     _: NotFromAPage,
     state: State<Arc<AdminState>>,
 ) -> Result<Json<JsonValue>, Problem> {
-    with_application(&state, |application| Ok(application.resume()))?;
+    with_application(&state, |application| {
+        application.resume();
+        Ok(())
+    })?;
     Ok(show(state).await)
 }
 
