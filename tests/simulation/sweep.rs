@@ -94,10 +94,11 @@ fn a_crash_at_any_point_harms_nothing() {
     let deaths: Mutex<BTreeMap<&Point, u64>> = Mutex::default();
     let runs = points.len() * NTH.len() * ROUNDS;
     each_seed("crash points", runs as u64, |seed| {
-        let point = &points[seed as usize % points.len()];
-        let round = seed as usize / points.len();
+        let (round, at) = (seed as usize / points.len(), seed as usize % points.len());
+        let point = &points[at];
         let nth = NTH[round % NTH.len()];
-        let case = &cases[(seed as usize + round) % cases.len()];
+        // Each point meets all cases, and with each `nth` others, however many points there are.
+        let case = &cases[(at + round + round / NTH.len()) % cases.len()];
         let storm = storm(
             seed,
             match point {
