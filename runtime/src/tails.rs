@@ -337,7 +337,9 @@ impl Tail {
                 }
                 let ends = shared.admin.watermarks(&partition)?;
                 let group = &shared.config.application_id;
-                let committed = shared.admin.committed(group, &[partition.clone()])?;
+                let committed = shared
+                    .admin
+                    .committed(group, std::slice::from_ref(&partition))?;
                 let end = committed[0].unwrap_or(0).min(ends.high);
                 if let Some(at) = stored.filter(|at| *at > end) {
                     return Err(ahead(task, name, at, end));
