@@ -109,6 +109,10 @@ impl Session {
             let of_topic = |q: &RecordQueue| q.topic == partition.topic;
             let queue = task.group.queues().iter().position(of_topic);
             let queue = queue.ok_or_else(|| unknown(&partition))?;
+            // Another instance may have run a task that was kept, and changed no store.
+            if task.is_started() && task.group.queues()[queue].committed_offset() != at {
+                task.renew();
+            }
             task.group.set_committed(queue, at);
             self.slots.push(Slot {
                 task: id,

@@ -297,6 +297,10 @@ impl Restoration {
             };
             let Some(last) = batch.last() else { continue };
             let next = last.offset + 1;
+            // A task that was kept over a rebalance, and that another instance has run meanwhile.
+            if task.is_started() {
+                task.renew();
+            }
             match &item.refill {
                 None => {
                     let records = &mut changelog_records(batch);

@@ -311,10 +311,16 @@ impl Task {
     pub(crate) fn rewind(&mut self) {
         self.state.abort();
         self.group.rewind();
+        self.in_progress = None;
+        self.renew();
+    }
+
+    /// Builds the nodes anew, as what they remember does not fit the stores any more. The caller
+    /// calls [`start`](Self::start) when those are up to date.
+    pub(crate) fn renew(&mut self) {
         self.graph = self.topology.instantiate(self.id.subtopology);
         self.group.replace_sources(self.graph.sources());
         self.punctuators.clear();
-        self.in_progress = None;
         self.started = false;
     }
 

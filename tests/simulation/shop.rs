@@ -13,6 +13,7 @@ use millstream_broker::{
     sim::{SimClient, SimConfig, SimLog},
 };
 use millstream_processors::{
+    inventory,
     model::{
         Currency, CustomerId, InventoryCommand, OrderCommand, OrderId, PaymentOutcome,
         PaymentResult, PlaceOrder, Product, RequestedLine, Sku, V1,
@@ -70,6 +71,12 @@ fn policy() -> ShopPolicy {
             retry_max: Duration::from_secs(4),
             query_for: Duration::from_secs(10),
             ..order::Policy::default()
+        },
+        // So short that orders are asked while they wait, and release twice.
+        inventory: inventory::Policy {
+            held_for: Duration::from_secs(5),
+            ask_again: Duration::from_secs(2),
+            ..inventory::Policy::default()
         },
         ..ShopPolicy::default()
     }
