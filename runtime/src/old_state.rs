@@ -1,9 +1,10 @@
 //! Old state: a disk that was away for longer than the log keeps tombstones.
 //!
-//! A compacted changelog forgets a deletion some time after it: first the values of the key go, then
-//! the null value that deleted it. A store that comes back later replays what is left, does not learn
-//! of the deletion, and would have the key for ever. So a store keeps with its position when it was
-//! last level with its changelog, and where that is too long ago it is read anew from the beginning.
+//! A compacted changelog forgets a deletion some time after it: first the values of the key go,
+//! then the null value that deleted it. A store that comes back later replays what is left, does
+//! not learn of the deletion, and would have the key for ever. So a store keeps with its position
+//! when it was last level with its changelog, and where that is too long ago it is read anew from
+//! the beginning.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -12,8 +13,8 @@ use millstream_topology::{Error, ErrorKind, Result, TaskId};
 
 use crate::clock::WallClock;
 
-/// Of the time that tombstones stay this part is not counted on: the clocks of brokers and instances
-/// differ, and reading takes time, too.
+/// Of the time that tombstones stay this part is not counted on: the clocks of brokers and
+/// instances differ, and reading takes time, too.
 const MARGIN: i64 = 4;
 
 /// How a store stands when it is opened.
@@ -48,8 +49,8 @@ impl<'a> Ages<'a> {
         self.now_ms
     }
 
-    /// How many offsets may lie before the end of a changelog although nothing was written: the mark
-    /// of the last transaction. Whatever else a transaction writes takes two of them.
+    /// How many offsets may lie before the end of a changelog although nothing was written: the
+    /// mark of the last transaction. Whatever else a transaction writes takes two of them.
     pub(crate) fn marks(&self) -> i64 {
         i64::from(self.admin.ends_take_offsets())
     }
@@ -95,8 +96,8 @@ impl<'a> Ages<'a> {
     }
 }
 
-/// Whether tombstones that were written after `level_ms` may be gone. A time that lies in the future
-/// by more than the margin tells that a clock was set, and so tells nothing.
+/// Whether tombstones that were written after `level_ms` may be gone. A time that lies in the
+/// future by more than the margin tells that a clock was set, and so tells nothing.
 fn is_too_old(level_ms: Option<i64>, now_ms: i64, kept: Duration) -> bool {
     let Some(level_ms) = level_ms else {
         return true;

@@ -447,7 +447,8 @@ struct Ahead {
     high: i64,
 }
 
-/// Whether an error says that a store's content does not fit the log, so that it must be thrown away.
+/// Whether an error says that a store's content does not fit the log, so that it must be thrown
+/// away.
 fn is_unusable(error: &Error) -> bool {
     let source = std::error::Error::source(error);
     source.is_some_and(|source| source.is::<Ahead>() || source.is::<TooOld>())

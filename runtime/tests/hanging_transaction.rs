@@ -1,5 +1,5 @@
-//! Transactions that nobody ends, on a changelog or on the group's offsets (F16): a restore waits for
-//! them and says for which, and goes on when they end.
+//! Transactions that nobody ends, on a changelog or on the group's offsets (F16): a restore waits
+//! for them and says for which, and goes on when they end.
 
 mod log_bed;
 mod sim_bed;

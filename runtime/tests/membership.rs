@@ -1,5 +1,5 @@
-//! A commit proves that its tasks are still the member's: brokers look at that only where offsets are
-//! committed with it.
+//! A commit proves that its tasks are still the member's: brokers look at that only where offsets
+//! are committed with it.
 
 mod sim_bed;
 

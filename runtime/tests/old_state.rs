@@ -1,5 +1,5 @@
-//! Disks that were away for longer than their changelogs keep tombstones: what was deleted meanwhile
-//! stays deleted.
+//! Disks that were away for longer than their changelogs keep tombstones: what was deleted
+//! meanwhile stays deleted.
 
 mod sim_bed;
 

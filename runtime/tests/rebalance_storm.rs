@@ -4,8 +4,8 @@
 //! What all restores of a storm may read is bounded. Two machines stay and one comes and goes, so a
 //! task has two homes and moves between them. A disk knows what its own machine has written, and
 //! reads each record that the other home wrote once: all of it together is at most what was written
-//! meanwhile. A member that is killed loses in addition what it had not flushed, which the next owner
-//! does not notice and its own next start reads again: [`TAIL`] records at most.
+//! meanwhile. A member that is killed loses in addition what it had not flushed, which the next
+//! owner does not notice and its own next start reads again: [`TAIL`] records at most.
 
 mod log_bed;
 mod sim_bed;

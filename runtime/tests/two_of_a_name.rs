@@ -1,7 +1,7 @@
 //! Processes that have the same name, one after the other or at once, and processes that freeze.
 //!
-//! Cases with processes of their own run on Kafka, when `MILLSTREAM_TEST_KAFKA` names a broker: they
-//! are this test's own program, started again.
+//! Cases with processes of their own run on Kafka, when `MILLSTREAM_TEST_KAFKA` names a broker:
+//! they are this test's own program, started again.
 
 mod log_bed;
 

@@ -13,10 +13,10 @@
 //! Groups use the `range` assignor and static membership: equal partitions of co-partitioned topics
 //! land on one member, and a member that comes back within its session timeout gets its place
 //! without anybody noticing. They use the classic protocol, or that of KIP-848 where
-//! [`KafkaConfig::group_protocol`] says so; its changes are presented as whole assignments.
-//! What librdkafka does not offer is named where it matters: there is no custom assignor, a
-//! transaction that outlives its timeout looks like fencing, a static member of KIP-848 cannot leave
-//! for good, and the timestamp 0 is written as 1.
+//! [`KafkaConfig::group_protocol`] says so; its changes are presented as whole assignments. What
+//! librdkafka does not offer is named where it matters: there is no custom assignor, a transaction
+//! that outlives its timeout looks like fencing, a static member of KIP-848 cannot leave for good,
+//! and the timestamp 0 is written as 1.
 
 mod admin;
 mod appender;
