@@ -281,9 +281,9 @@ impl RunningShop {
         }
         let streams = blocking(move || {
             drop(door);
-            // Pages and door hold the application weakly or are gone.
-            match application.and_then(Arc::into_inner) {
-                Some(application) => Ok(application.close()?),
+            match application {
+                // A page that is just asked for may hold it, too.
+                Some(application) => Ok(application.stop()?),
                 None => Ok(()),
             }
         });

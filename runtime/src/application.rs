@@ -245,6 +245,9 @@ pub enum Health {
     Failed(String),
 }
 
+/// Why nobody finds the locks of an application poisoned.
+const LOCK: &str = "nothing panics with this lock";
+
 /// A topology that runs on a log. Dropping it closes it.
 ///
 /// While it runs its stream threads can be [added](Self::add_thread) and
@@ -254,7 +257,7 @@ pub struct Application {
     /// The stream threads by index. One that has left stays here until its index is given again.
     pub(crate) threads: Mutex<BTreeMap<usize, JoinHandle<()>>>,
     /// What works beside them.
-    others: Vec<JoinHandle<()>>,
+    others: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Application {
@@ -281,31 +284,41 @@ impl Application {
         let bases = bases::configured(&config)?;
         let flush_pool = FlushPool::start().map_err(no_thread)?;
         let (shared, workers) = Shared::open(topology, broker, config, clock, bases, flush_pool)?;
+        // From here on an error drops this, which ends the threads that were started.
+        let application = Self {
+            shared,
+            threads: Mutex::default(),
+            others: Mutex::default(),
+        };
+        let shared = &application.shared;
         let Workers { herald, globals } = workers;
-        let mut others = vec![spawn("members".to_owned(), move || herald.run())?];
+        application.beside("members", move || herald.run())?;
         if let Some(reading) = globals {
             let shared = shared.clone();
-            others.push(spawn("global".to_owned(), move || {
-                follow(&shared, reading)
-            })?);
+            application.beside("global", move || follow(&shared, reading))?;
         }
         if shared.config.num_standby_replicas > 0 {
             let shared = shared.clone();
-            others.push(spawn("standbys".to_owned(), move || stand_by(&shared))?);
+            application.beside("standbys", move || stand_by(&shared))?;
         }
-        let threads = 0..shared.config.threads;
-        let threads = threads.map(|index| Ok((index, start_thread(&shared, index)?)));
-        let threads = threads.collect::<Result<_>>()?;
+        for index in 0..shared.config.threads {
+            let thread = start_thread(shared, index)?;
+            let mut threads = application.threads.lock().expect(LOCK);
+            threads.insert(index, thread);
+        }
         info!(
             application = shared.config.application_id,
             threads = shared.config.threads,
             "started"
         );
-        Ok(Self {
-            shared,
-            threads: Mutex::new(threads),
-            others,
-        })
+        Ok(application)
+    }
+
+    /// Starts what works beside the stream threads.
+    fn beside(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = spawn(name.to_owned(), run)?;
+        self.others.lock().expect(LOCK).push(thread);
+        Ok(())
     }
 
     /// Whether it serves.
@@ -337,26 +350,29 @@ impl Application {
     ///
     /// # Errors
     /// What it failed with, if it had failed.
-    pub fn close(mut self) -> Result<()> {
-        self.stop();
-        match self
-            .shared
-            .failure
-            .lock()
-            .expect("failing does not panic")
-            .take()
-        {
+    pub fn close(self) -> Result<()> {
+        self.stop()
+    }
+
+    /// As [`close`](Self::close), for an application that others hold, too.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stop(&self) -> Result<()> {
+        self.end();
+        let mut failure = self.shared.failure.lock().expect("failing does not panic");
+        match failure.take() {
             Some(failure) => Err(failure),
             None => Ok(()),
         }
     }
 
-    fn stop(&mut self) {
+    fn end(&self) {
         self.shared.stop();
         self.shared.members.close();
-        let threads = self.threads.get_mut();
-        let threads = std::mem::take(threads.expect("nothing panics with this lock"));
-        for thread in threads.into_values().chain(self.others.drain(..)) {
+        let threads = std::mem::take(&mut *self.threads.lock().expect(LOCK));
+        let others = std::mem::take(&mut *self.others.lock().expect(LOCK));
+        for thread in threads.into_values().chain(others) {
             // A function of the user that holds the application may be the last to let it go.
             if thread.thread().id() == std::thread::current().id() {
                 continue;
@@ -415,7 +431,7 @@ fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle
 
 impl Drop for Application {
     fn drop(&mut self) {
-        self.stop();
+        self.end();
     }
 }
 
