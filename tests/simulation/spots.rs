@@ -100,6 +100,11 @@ impl Spot {
             .collect()
     }
 
+    /// Whether a storm passes it once or twice, if at all.
+    pub(crate) fn is_rare(&self) -> bool {
+        self.whose == Whose::Promoted || self.act == Act::Stage(Stage::Lose)
+    }
+
     /// Whether only those come by that have standbys.
     pub(crate) fn needs_standbys(&self) -> bool {
         self.whose != Whose::Task
@@ -261,9 +266,8 @@ impl Watch {
         match (stage, moment) {
             (Stage::StandbyOpen, Moment::Before) => drop(seen.opening.insert(task)),
             (Stage::StandbyOpen, Moment::After) => {
-                if !seen.opening.remove(&task) {
-                    seen.standbys.insert(task, false);
-                }
+                let is_open = !seen.opening.remove(&task);
+                seen.standbys.extend(is_open.then_some((task, false)));
             }
             (Stage::StandbyApply, Moment::After) => drop(seen.standbys.insert(task, true)),
             (Stage::Take, Moment::Before) => {

@@ -22,6 +22,11 @@ const NOT_CALLED: &[&str] = &[
     "admin.offset_at",
     "admin.set_committed",
 ];
+/// Calls that only some cases make.
+const ONLY_BY: &[(&str, &str)] = &[
+    ("admin.committed", "tables"),
+    ("admin.delete_records", "purging"),
+];
 /// At which pass of its point a process dies.
 const NTH: [u64; 6] = [1, 2, 3, 5, 9, 20];
 /// How often each point has its turn with each of these.
@@ -45,14 +50,16 @@ impl fmt::Display for Point {
 
 /// Without a few aborts and rebalances, some points would hardly be passed. Standbys become tasks
 /// where instances come and go.
-fn storm(seed: u64, script: Option<(Spot, u64)>) -> Storm {
+fn storm(round: usize, script: Option<(Spot, u64)>) -> Storm {
+    let is_rare = script.is_some_and(|(spot, _)| spot.is_rare());
     let moves = script.is_some_and(|(spot, _)| spot.needs_standbys());
     Storm {
         config: SimConfig {
             rates: Rates {
                 abortable: 0.02,
                 fatal: 0.003,
-                rebalance: 0.0005,
+                fenced: if script.is_some() { 0.002 } else { 0.0 },
+                rebalance: if moves { 0.003 } else { 0.0005 },
                 ..Rates::default()
             },
             transaction_timeout: Duration::from_secs(3),
@@ -66,13 +73,14 @@ fn storm(seed: u64, script: Option<(Spot, u64)>) -> Storm {
         instances: if moves { 3 } else { 2 },
         records: 120,
         turns: 250,
-        turn_ms_max: 60,
+        // Long enough for sessions to end.
+        turn_ms_max: if is_rare { 250 } else { 60 },
         kills: if moves { 8 } else { 0 },
-        freezes: if script.is_some() { 6 } else { 2 },
+        freezes: if script.is_some() { 20 } else { 2 },
         doubles: 0,
         moves: 0,
-        standbys: usize::from(moves || seed.is_multiple_of(2)),
-        standby_steps: if seed.is_multiple_of(3) { 100 } else { 1000 },
+        standbys: usize::from(moves || round.is_multiple_of(2)),
+        standby_steps: if round.is_multiple_of(3) { 100 } else { 1000 },
     }
 }
 
@@ -96,11 +104,22 @@ fn a_crash_at_any_point_harms_nothing() {
     each_seed("crash points", runs as u64, |seed| {
         let (round, at) = (seed as usize / points.len(), seed as usize % points.len());
         let point = &points[at];
-        let nth = NTH[round % NTH.len()];
-        // Each point meets all cases, and with each `nth` others, however many points there are.
-        let case = &cases[(at + round + round / NTH.len()) % cases.len()];
+        let nth = match point {
+            Point::Beside(spot) if spot.is_rare() => 1 + round as u64 % 2,
+            Point::Beside(_) | Point::Log(_) => NTH[round % NTH.len()],
+        };
+        let only = ONLY_BY.iter().find(|(call, _)| match point {
+            Point::Log(point) => point.starts_with(call),
+            Point::Beside(_) => false,
+        });
+        let case = match only {
+            Some((_, name)) => cases.iter().find(|case| case.name == *name),
+            // Each point meets all cases, and with each `nth` others, however many there are.
+            None => cases.get((at + round + round / NTH.len()) % cases.len()),
+        };
+        let case = case.expect("there is such a case");
         let storm = storm(
-            seed,
+            round,
             match point {
                 Point::Beside(spot) => Some((*spot, nth)),
                 Point::Log(_) => None,
