@@ -91,8 +91,8 @@ impl Session {
     fn task_status(&self, task: &Task) -> TaskStatus {
         let restoring = self.restoring.as_ref();
         let position = |q: &RecordQueue| {
-            let next = q.next_offset().or(q.committed_offset())?;
-            Some((format!("{}-{}", q.topic, q.partition), next))
+            let next = q.next_offset().or(q.committed_offset());
+            (format!("{}-{}", q.topic, q.partition), next.unwrap_or(0))
         };
         TaskStatus {
             id: task.id.to_string(),
@@ -111,7 +111,7 @@ impl Session {
             dropped: task.counters.dropped,
             buffered: task.group.queues().iter().map(|q| q.waiting()).sum(),
             stream_time_ms: task.group.stream_time(),
-            positions: task.group.queues().iter().filter_map(position).collect(),
+            positions: task.group.queues().iter().map(position).collect(),
             unwritten_bytes: task.state.committed_bytes(),
             stalled: task.state.flush_failure().map(|why| why.to_string()),
             stores: task
