@@ -64,8 +64,8 @@ impl Tally {
             ..
         } = *sums;
         println!(
-            "{what}: {storms} storms, {with_standbys} with standbys, {with_promotions} in which some \
-             became tasks"
+            "{what}: {storms} storms, {with_standbys} with standbys, {with_promotions} in which \
+             some became tasks"
         );
         for (event, times) in &sums.events {
             println!("{event:<42}{times:>10}");
