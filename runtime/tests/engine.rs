@@ -252,7 +252,10 @@ fn a_table_comes_back_from_its_own_topic(bed: &Bed) {
 
 fn a_copy_of_a_table_from_its_own_topic_takes_over(bed: &Bed) {
     const ROWS: KvStore<String, String> = KvStore::new("rows", text(), text());
-    let (input, output) = (bed.topic("rows"), bed.topic("changes"));
+    let (input, output) = (
+        bed.topic("rows", PARTITIONS),
+        bed.topic("changes", PARTITIONS),
+    );
     let b = StreamsBuilder::new();
     let rows = Topic::new(input, text::<String>(), text::<String>());
     b.table(rows, FromTopic(ROWS))
@@ -260,7 +263,7 @@ fn a_copy_of_a_table_from_its_own_topic_takes_over(bed: &Bed) {
         .to(Topic::new(output, text(), nullable(text())));
     let topology = b.build().expect("builds");
     let start = |instance: &str| {
-        let mut config = bed.config(instance, &bed.folder.path().join(instance));
+        let mut config = bed.config(instance);
         config.num_standby_replicas = 1;
         bed.start_with(&topology, config)
     };
@@ -276,7 +279,7 @@ fn a_copy_of_a_table_from_its_own_topic_takes_over(bed: &Bed) {
     wait(|| both() && second.health() == Health::Running);
     // In two parts, so that the standbys read on from where they had to stop.
     for part in 0..2 {
-        bed.feed(input, part * 250, 250, 10);
+        bed.feed(input, part * 250..(part + 1) * 250, 10);
         wait(|| total(bed, output) == 250 * (part as usize + 1));
         let read = || {
             let positions = |app: &Application| -> Vec<i64> {
@@ -293,7 +296,7 @@ fn a_copy_of_a_table_from_its_own_topic_takes_over(bed: &Bed) {
     wait(|| tasks(&second).len() == PARTITIONS as usize && second.health() == Health::Running);
     let stores = tasks(&second).into_iter().flat_map(|task| task.stores);
     assert_eq!(stores.map(|store| store.replayed).sum::<u64>(), 0);
-    bed.feed(input, 500, 100, 10);
+    bed.feed(input, 500..600, 10);
     wait(|| total(bed, output) == 600);
     for n in 0..10 {
         let found = second
@@ -307,15 +310,11 @@ fn a_copy_of_a_table_from_its_own_topic_takes_over(bed: &Bed) {
 
 fn a_table_from_a_topic_may_have_fewer_partitions_than_its_tasks(bed: &Bed) {
     const ROWS: KvStore<String, String> = KvStore::new("rows", text(), text());
-    let (words, output) = (bed.topic("words"), bed.topic("changes"));
-    let few: &'static str = format!("{}.few", bed.name).leak();
-    let topic = NewTopic {
-        name: few.into(),
-        partitions: PARTITIONS / 2,
-        cleanup: Cleanup::Delete { retention_ms: None },
-    };
-    let admin = bed.broker.admin().expect("admin");
-    admin.create_topics(&[topic]).expect("created");
+    let (words, output) = (
+        bed.topic("words", PARTITIONS),
+        bed.topic("changes", PARTITIONS),
+    );
+    let few = bed.topic("few", PARTITIONS / 2);
     let b = StreamsBuilder::new();
     let rows = b.table(
         Topic::new(few, text::<String>(), text::<String>()),
@@ -326,7 +325,7 @@ fn a_table_from_a_topic_may_have_fewer_partitions_than_its_tasks(bed: &Bed) {
     all.merge(rows.to_stream())
         .to(Topic::new(output, text(), nullable(text())));
     let topology = b.build().expect("builds");
-    bed.feed(words, 0, 100, 10);
+    bed.feed(words, 0..100, 10);
     let app = bed.start(&topology, "one", 1);
     wait(|| total(bed, output) == 100);
     app.close().expect("closes");

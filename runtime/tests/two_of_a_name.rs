@@ -4,6 +4,7 @@
 //! they are this test's own program, started again.
 
 mod log_bed;
+mod wait;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use log_bed::{Bed, wait};
+use log_bed::Bed;
 use millstream_broker::{
     Fetched, OwnedRecord, Start, TopicPartition,
     kafka::{GroupProtocol, KafkaBroker, KafkaConfig},
@@ -22,6 +23,7 @@ use millstream_broker::{
 use millstream_operators::{StreamsBuilder, Topology};
 use millstream_runtime::{Application, Config, Health};
 use millstream_topology::{Headers, KvStore, Topic, partition_for_key, text, u64_be};
+use wait::wait;
 
 const PARTITIONS: u32 = 4;
 const KEYS: u32 = 20;
@@ -105,9 +107,7 @@ impl Counting {
     #[track_caller]
     fn check(&self) {
         let done = (self.fed * KEYS) as usize;
-        wait("all is counted", || {
-            read(&self.bed, self.output).len() >= done
-        });
+        wait(|| read(&self.bed, self.output).len() >= done);
         let mut counts: BTreeMap<String, Vec<u64>> = BTreeMap::new();
         for record in read(&self.bed, self.output) {
             let key = String::from_utf8(record.key.expect("key").to_vec()).expect("text");
@@ -139,7 +139,7 @@ fn read(bed: &Bed, topic: &str) -> Vec<Fetched> {
     let records = Mutex::new((reader, Vec::new()));
     for p in 0..PARTITIONS {
         let high = admin.watermarks(&at(p)).expect("watermarks").high;
-        wait("the end is reached", || {
+        wait(|| {
             let (reader, records) = &mut *records.lock().expect("no panic");
             reader
                 .poll(Duration::from_millis(50), 1000, records)
@@ -281,7 +281,11 @@ fn failed_for_its_name(app: &Application) -> bool {
             assert!(why.contains("instance_id=`one`"), "{why}");
             true
         }
-        Health::Starting | Health::Running | Health::Stalled(_) | Health::Stopping => false,
+        Health::Starting
+        | Health::Running
+        | Health::Paused
+        | Health::Stalled(_)
+        | Health::Stopping => false,
     }
 }
 
@@ -289,11 +293,11 @@ fn of_two_processes_of_one_name_the_older_ends(bed: Bed) {
     let mut counting = Counting::new(bed);
     counting.feed();
     let older = counting.start("one", "a");
-    wait("it runs", || older.health() == Health::Running);
+    wait(|| older.health() == Health::Running);
     let newer = counting.start("one", "b");
-    wait("the older one ends", || failed_for_its_name(&older));
+    wait(|| failed_for_its_name(&older));
     counting.feed();
-    wait("the newer one runs", || newer.health() == Health::Running);
+    wait(|| newer.health() == Health::Running);
     counting.check();
     assert_eq!(newer.health(), Health::Running);
     let rejoins: u64 = newer
@@ -323,9 +327,7 @@ fn of_two_processes_of_one_name_the_older_ends_on_kafka() {
 /// Freezes a process until the group has given its tasks to others.
 fn freeze(process: &Process, other: &Application) {
     process.signal("-STOP");
-    wait("the group gives its tasks to the other", || {
-        tasks(other) == 4
-    });
+    wait(|| tasks(other) == 4);
 }
 
 fn tasks(app: &Application) -> usize {
@@ -340,17 +342,15 @@ fn a_frozen_process_comes_back(protocol: GroupProtocol) {
     let mut counting = Counting::new(bed);
     let other = counting.start("other", "other");
     let process = counting.spawn("one", "one", protocol);
-    wait("both have tasks", || {
-        tasks(&other) == 2 && process.is("Running tasks=2")
-    });
+    wait(|| tasks(&other) == 2 && process.is("Running tasks=2"));
     counting.feed();
     freeze(&process, &other);
     counting.feed();
     process.signal("-CONT");
-    wait("it has tasks again", || tasks(&other) == 2);
+    wait(|| tasks(&other) == 2);
     counting.feed();
     counting.check();
-    wait("it runs", || process.is("Running tasks=2"));
+    wait(|| process.is("Running tasks=2"));
     assert!(!process.says("Failed"), "nobody has taken its place");
     assert_eq!(other.health(), Health::Running);
     other.close().expect("closes");
@@ -374,17 +374,15 @@ fn a_frozen_process_whose_place_was_taken_ends() {
     let mut counting = Counting::new(bed);
     let other = counting.start("other", "other");
     let process = counting.spawn("one", "one", GroupProtocol::Classic);
-    wait("both have tasks", || {
-        tasks(&other) == 2 && process.is("Running tasks=2")
-    });
+    wait(|| tasks(&other) == 2 && process.is("Running tasks=2"));
     counting.feed();
     freeze(&process, &other);
     // As when what watches over it starts it again.
     let heir = counting.start("one", "heir");
-    wait("the heir has tasks", || tasks(&heir) == 2);
+    wait(|| tasks(&heir) == 2);
     counting.feed();
     process.signal("-CONT");
-    wait("it ends", || process.is("Failed"));
+    wait(|| process.is("Failed"));
     assert!(process.says("another process runs under this instance id"));
     counting.feed();
     counting.check();
@@ -403,29 +401,23 @@ fn counts_are_exact_while_members_of_the_new_protocol_come_and_go() {
     let mut counting = Counting::new(bed);
     counting.feed();
     let first = counting.start("first", "first");
-    wait("it has all tasks", || tasks(&first) == 4);
+    wait(|| tasks(&first) == 4);
     counting.feed();
     let second = counting.start("second", "second");
-    wait("the tasks are shared", || {
-        tasks(&first) == 2 && tasks(&second) == 2
-    });
+    wait(|| tasks(&first) == 2 && tasks(&second) == 2);
     counting.feed();
     second.close().expect("closes");
-    wait("the first has all tasks again", || tasks(&first) == 4);
+    wait(|| tasks(&first) == 4);
     counting.feed();
     let process = counting.spawn("third", "third", protocol);
-    wait("the tasks are shared", || {
-        tasks(&first) == 2 && process.is("Running tasks=2")
-    });
+    wait(|| tasks(&first) == 2 && process.is("Running tasks=2"));
     counting.feed();
     process.signal("-KILL");
     counting.feed();
     // Another one of its name, on another disk, has to wait for the end of its session.
     let third = counting.start("third", "fourth");
     counting.feed();
-    wait("it takes the place", || {
-        tasks(&first) == 2 && tasks(&third) == 2
-    });
+    wait(|| tasks(&first) == 2 && tasks(&third) == 2);
     counting.feed();
     counting.check();
     for app in [first, third] {
@@ -445,9 +437,9 @@ fn under_the_new_protocol_the_newer_of_two_processes_of_one_name_ends() {
     let mut counting = Counting::new(bed);
     counting.feed();
     let older = counting.start("one", "a");
-    wait("it runs", || older.health() == Health::Running);
+    wait(|| older.health() == Health::Running);
     let newer = counting.start("one", "b");
-    wait("the newer one ends", || failed_for_its_name(&newer));
+    wait(|| failed_for_its_name(&newer));
     counting.feed();
     counting.check();
     assert_eq!(older.health(), Health::Running);

@@ -1,6 +1,5 @@
 //! A log for a test, with names of its own.
 #![allow(dead_code, reason = "each test file uses a part of it")]
-#![allow(dead_code, reason = "hardly any test needs all of it")]
 
 use std::{
     collections::BTreeMap,
