@@ -45,13 +45,19 @@ pub(crate) struct Disk(Arc<Mutex<BTreeMap<TaskId, Arc<MemoryBytes>>>>);
 /// What a disk has, by task.
 pub(crate) type Content = BTreeMap<TaskId, Vec<(Bytes, Bytes)>>;
 
+/// Where a base keeps when its stores were level with their changelogs.
+const LEVELS: &[u8] = &[0, 0, 3];
+
 impl Disk {
+    /// All that it has, but the times at which stores were level with their changelogs, which are
+    /// each machine's own.
     pub(crate) fn content(&self) -> Content {
         let bases = self.0.lock().expect("no panic");
         let all = |base: &MemoryBytes| {
             let entries = base.scan(&[], None).expect("memory is read");
             entries
                 .map(|entry| entry.expect("memory is read"))
+                .filter(|(key, _)| !key.starts_with(LEVELS))
                 .collect()
         };
         bases.iter().map(|(id, base)| (*id, all(base))).collect()
