@@ -21,6 +21,8 @@ use crate::{
 const COMMITTED_WAIT: Duration = Duration::from_secs(60);
 /// How long the group may take to say who has this member's place.
 const PLACE_WAIT: Duration = Duration::from_secs(5);
+/// How often it is asked.
+const PLACE_TRIES: u32 = 6;
 /// How long one question for them may take.
 const COMMITTED_ASK: Duration = Duration::from_secs(5);
 /// How long another thread may take to close a task that comes here.
@@ -323,16 +325,19 @@ impl Session {
         Ok(())
     }
 
-    /// Whether another process has this member's place. Where the group does not say so in time, it
-    /// says so later.
+    /// Whether another process has this member's place. Joining takes the place from whoever has it,
+    /// so a group that does not answer is asked again for a while.
     pub(crate) fn is_replaced(&mut self) -> bool {
-        match self.consumer().is_replaced(PLACE_WAIT) {
-            Ok(replaced) => replaced,
-            Err(error) => {
-                warn!(thread = self.index, %error, "the group does not say who has this place");
-                false
+        for _ in 0..PLACE_TRIES {
+            match self.consumer().is_replaced(PLACE_WAIT) {
+                Ok(replaced) => return replaced,
+                Err(_) if self.shared.stopping() => return false,
+                Err(error) => {
+                    warn!(thread = self.index, %error, "the group does not say who has this place");
+                }
             }
         }
+        false
     }
 
     /// Drops all tasks with what they have not committed.

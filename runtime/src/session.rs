@@ -376,7 +376,8 @@ impl Session {
             let offset = queue.committed_offset().unwrap_or(0);
             self.consumer().seek(PartitionIx(at as u32), offset)?;
         }
-        if self.restoring.is_none() {
+        // Tasks that wait for the group or are restored start when they are up to date.
+        if self.restoring.is_none() && !self.slots.is_empty() {
             self.start_tasks()?;
         }
         Ok(())

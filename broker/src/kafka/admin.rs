@@ -25,6 +25,7 @@ use super::{
     context::{Context, lock},
     create, deadline,
     offsets::{committed, is_missing},
+    place::member_name,
     raw, retire, triage,
 };
 use crate::{Admin, Cleanup, Error, NewTopic, Result, TopicInfo, TopicPartition, Watermarks};
@@ -489,19 +490,6 @@ impl Admin for KafkaAdmin {
         groups.sort_unstable();
         Ok(groups)
     }
-}
-
-/// Brokers name a static member `<instance id>-<uuid>` and any other `<client id>-<uuid>`, and tell
-/// the instance id itself only in a newer request than the client sends.
-fn member_name(id: &str, client_id: &str) -> String {
-    const UUID_LEN: usize = 36;
-    let instance = id
-        .len()
-        .checked_sub(UUID_LEN + 1)
-        .and_then(|at| id.split_at_checked(at))
-        .filter(|(prefix, rest)| *prefix != client_id && rest.starts_with('-'))
-        .map(|(prefix, _)| prefix);
-    instance.unwrap_or(id).to_owned()
 }
 
 impl Drop for KafkaAdmin {

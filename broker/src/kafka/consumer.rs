@@ -50,6 +50,8 @@ pub(super) struct KafkaConsumer {
     /// The client was made anew: the answer awaited is for one that is gone.
     pub(super) detached: bool,
     pub(super) fenced: bool,
+    /// It was silent, and the group has not said yet whether another process has its place.
+    pub(super) unsettled: bool,
     /// What the group has given, where it gives and takes partitions one by one.
     pub(super) share: Option<Share>,
     /// The brokers refuse this member, as another one has its name.
@@ -80,6 +82,7 @@ impl KafkaConsumer {
             holds: false,
             detached: false,
             fenced: false,
+            unsettled: false,
             share: incremental.then(Share::default),
             refused: None,
             idle_since: None,
@@ -109,6 +112,9 @@ impl KafkaConsumer {
     fn serve(&mut self) -> Result<Option<Event>> {
         if self.waits_for_release() {
             return self.ask_again();
+        }
+        if self.unsettled {
+            return self.settle();
         }
         loop {
             // All partitions are led away from this queue before they are assigned.
@@ -147,11 +153,18 @@ impl KafkaConsumer {
             return Ok(None);
         }
         let Some(share) = &mut self.share else {
-            let rebalance = self.consumer().context().next_rebalance();
-            return Ok(rebalance.map(|rebalance| match rebalance {
-                Rebalance::Assign(partitions) => self.tell(Event::Assigned(partitions)),
-                Rebalance::Revoke { lost, .. } => self.tell(Event::Revoked { lost }),
-            }));
+            let context = self.consumer().context();
+            let silent = context.timed_out();
+            return match context.next_rebalance() {
+                None => Ok(None),
+                Some(Rebalance::Assign(partitions)) => {
+                    Ok(Some(self.tell(Event::Assigned(partitions))))
+                }
+                Some(Rebalance::Revoke { lost: true, .. }) if silent => self.lose_by_silence(),
+                Some(Rebalance::Revoke { lost, .. }) => {
+                    Ok(Some(self.tell(Event::Revoked { lost })))
+                }
+            };
         };
         if self.awaited.is_some() {
             return Ok(None);
@@ -170,7 +183,7 @@ impl KafkaConsumer {
         Ok(None)
     }
 
-    fn tell(&mut self, event: Event) -> Event {
+    pub(super) fn tell(&mut self, event: Event) -> Event {
         let member = &self.group.instance_id;
         (self.refused, self.idle_since) = (None, None);
         match &event {
@@ -316,7 +329,7 @@ impl Consumer for KafkaConsumer {
     }
 
     fn is_replaced(&mut self, wait: Duration) -> Result<bool> {
-        self.place_is_taken(wait)
+        self.place_is_taken(wait, true)
     }
 
     fn close(mut self: Box<Self>, keep_place: bool) {

@@ -67,6 +67,19 @@ pub(super) fn subscribe(queue: &JointQueue<MemberContext>, group: &ConsumerConfi
     subscribed.map_err(|e| Error::client("cannot subscribe", e))
 }
 
+/// Brokers name a static member `<instance id>-<uuid>` and any other `<client id>-<uuid>`, and tell
+/// the instance id itself only in a newer request than the client sends.
+pub(super) fn member_name(id: &str, client_id: &str) -> String {
+    const UUID_LEN: usize = 36;
+    let instance = id
+        .len()
+        .checked_sub(UUID_LEN + 1)
+        .and_then(|at| id.split_at_checked(at))
+        .filter(|(prefix, rest)| *prefix != client_id && rest.starts_with('-'))
+        .map(|(prefix, _)| prefix);
+    instance.unwrap_or(id).to_owned()
+}
+
 impl From<Rebalance> for Change {
     fn from(rebalance: Rebalance) -> Self {
         match rebalance {
@@ -103,14 +116,51 @@ impl KafkaConsumer {
             // A client whose session ran out forgets its member id and goes on with its heartbeats
             // until the revocation is answered; brokers that remember the member then call it
             // fenced, though nobody else is there.
-            let silent = self.consumer().context().timed_out();
-            if silent && !self.place_is_taken(ASK_WAIT).unwrap_or(false) {
-                return self.join_anew("session ran out");
+            if self.consumer().context().timed_out() {
+                return self.settle();
             }
             self.fenced = true;
             return Err(Error::Fenced(self.group.instance_id.clone()));
         }
         Err(Error::client("consumer cannot go on", error))
+    }
+
+    /// The session ran out, and the client is about to join again, which takes the place from
+    /// whoever has it by now. It waits until its revocation is answered, so there is time to ask.
+    pub(super) fn lose_by_silence(&mut self) -> Result<Option<Event>> {
+        match self.place_is_free()? {
+            true => Ok(Some(self.tell(Event::Revoked { lost: true }))),
+            false => Ok(self.lose()),
+        }
+    }
+
+    /// After a silence: joins anew, unless another process has the place by now.
+    pub(super) fn settle(&mut self) -> Result<Option<Event>> {
+        match self.place_is_free()? {
+            true => self.join_anew("session ran out"),
+            false => Ok(self.lose()),
+        }
+    }
+
+    /// After a silence, and while the client does not join: fails where another process has the
+    /// place. `false` while the group does not answer: it is asked again and again then, and the
+    /// client does not join before.
+    fn place_is_free(&mut self) -> Result<bool> {
+        match self.place_is_taken(ASK_WAIT, false) {
+            Ok(true) => {
+                self.fenced = true;
+                Err(Error::Fenced(self.group.instance_id.clone()))
+            }
+            Ok(false) => {
+                self.unsettled = false;
+                Ok(true)
+            }
+            Err(error) => {
+                debug!(member = %self.group.instance_id, %error, "asks again for its place");
+                self.unsettled = true;
+                Ok(false)
+            }
+        }
     }
 
     /// Starts over under the same name, which the brokers let a static member do at any time.
@@ -180,11 +230,12 @@ impl KafkaConsumer {
         }
     }
 
-    /// Whether another process has this member's place.
+    /// Whether another process has this member's place. The brokers may call a client that is
+    /// `joining` something that it does not know yet.
     ///
     /// Under the new protocol nobody can take the place of a member; one that has lost it by
     /// silence is refused when it joins again.
-    pub(super) fn place_is_taken(&mut self, wait: Duration) -> Result<bool> {
+    pub(super) fn place_is_taken(&mut self, wait: Duration, joining: bool) -> Result<bool> {
         if self.fenced || self.share.is_some() {
             return Ok(self.fenced);
         }
@@ -192,20 +243,21 @@ impl KafkaConsumer {
         let consumer = self.consumer();
         let (group, member) = (&self.group.group_id, &self.group.instance_id);
         loop {
-            let members = raw::members(consumer, group, wait)
+            // Not the newer `DescribeConsumerGroups`: a client that is closed after one that was not
+            // answered in time stops the process (`rd_kafka_enq_once_del_source_return`).
+            let groups = consumer
+                .fetch_group_list(Some(group), wait)
                 .map_err(|e| Error::client("cannot ask who is in the group", e))?;
-            let mut own = members
-                .into_iter()
-                .filter(|m| m.instance.as_deref() == Some(member.as_str()));
+            let members = groups.groups().iter().flat_map(|group| group.members());
+            let mut own = members.filter(|m| member_name(m.id(), m.client_id()) == *member);
             let now = raw::member_id(consumer);
             let known = [now.clone(), consumer.context().member_id()];
-            if own.all(|m| known.contains(&Some(m.id))) {
+            if own.all(|m| known.iter().flatten().any(|id| id == m.id())) {
                 return Ok(false);
             }
-            if now.is_some() || consumer.client().fatal_error().is_some() {
+            if !joining || now.is_some() || consumer.client().fatal_error().is_some() {
                 return Ok(true);
             }
-            // The client is about to join: what the brokers call it may not have arrived yet.
             if Instant::now() >= until {
                 return Ok(false);
             }
