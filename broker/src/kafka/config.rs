@@ -26,6 +26,8 @@ pub struct KafkaConfig {
     pub group_protocol: GroupProtocol,
     /// How long a member waits where the brokers keep its place for another one of its name, which
     /// may have died. They do so under [`GroupProtocol::Consumer`] until that one's session ends.
+    /// Under [`GroupProtocol::Classic`] a member that was silent asks for so long at most who has
+    /// its place, before it joins again.
     pub release_wait: Duration,
     /// A transaction open for longer is aborted by the brokers and its producer fenced. It also
     /// bounds how long the records of a dead producer that never comes back hold up readers.

@@ -50,8 +50,8 @@ pub(super) struct KafkaConsumer {
     /// The client was made anew: the answer awaited is for one that is gone.
     pub(super) detached: bool,
     pub(super) fenced: bool,
-    /// It was silent, and the group has not said yet whether another process has its place.
-    pub(super) unsettled: bool,
+    /// Since when it asks, after a silence, whether another process has its place.
+    pub(super) unsettled: Option<Instant>,
     /// What the group has given, where it gives and takes partitions one by one.
     pub(super) share: Option<Share>,
     /// The brokers refuse this member, as another one has its name.
@@ -82,7 +82,7 @@ impl KafkaConsumer {
             holds: false,
             detached: false,
             fenced: false,
-            unsettled: false,
+            unsettled: None,
             share: incremental.then(Share::default),
             refused: None,
             idle_since: None,
@@ -113,7 +113,7 @@ impl KafkaConsumer {
         if self.waits_for_release() {
             return self.ask_again();
         }
-        if self.unsettled {
+        if self.unsettled.is_some() {
             return self.settle();
         }
         loop {

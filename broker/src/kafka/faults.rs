@@ -218,7 +218,10 @@ fn accept(member: &mut KafkaConsumer) {
 #[test]
 fn a_member_fenced_by_its_own_expired_session_joins_anew() {
     let mock = MockCluster::new(1).expect("mock cluster");
-    let mut member = member(&mock);
+    let mut config = KafkaConfig::new(mock.bootstrap_servers());
+    // The mock does not know the question who is in a group.
+    config.release_wait = Duration::ZERO;
+    let mut member = member_with(&mock, config);
     accept(&mut member);
     mock.broker_down(1).expect("down");
     assert_eq!(

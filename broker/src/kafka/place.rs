@@ -143,24 +143,25 @@ impl KafkaConsumer {
     }
 
     /// After a silence, and while the client does not join: fails where another process has the
-    /// place. `false` while the group does not answer: it is asked again and again then, and the
-    /// client does not join before.
+    /// place. `false` while the group does not answer: it is asked again then, and the client does
+    /// not join before it has answered or was asked for long enough.
     fn place_is_free(&mut self) -> Result<bool> {
+        let since = *self.unsettled.get_or_insert_with(Instant::now);
+        let member = &self.group.instance_id;
         match self.place_is_taken(ASK_WAIT, false) {
             Ok(true) => {
                 self.fenced = true;
-                Err(Error::Fenced(self.group.instance_id.clone()))
+                return Err(Error::Fenced(member.clone()));
             }
-            Ok(false) => {
-                self.unsettled = false;
-                Ok(true)
+            Ok(false) => {}
+            Err(error) if since.elapsed() < self.config.release_wait => {
+                debug!(%member, %error, "asks again for its place");
+                return Ok(false);
             }
-            Err(error) => {
-                debug!(member = %self.group.instance_id, %error, "asks again for its place");
-                self.unsettled = true;
-                Ok(false)
-            }
+            Err(error) => warn!(%member, %error, "the group does not say who has this place"),
         }
+        self.unsettled = None;
+        Ok(true)
     }
 
     /// Starts over under the same name, which the brokers let a static member do at any time.
@@ -235,7 +236,7 @@ impl KafkaConsumer {
     ///
     /// Under the new protocol nobody can take the place of a member; one that has lost it by
     /// silence is refused when it joins again.
-    pub(super) fn place_is_taken(&mut self, wait: Duration, joining: bool) -> Result<bool> {
+    pub(super) fn place_is_taken(&self, wait: Duration, joining: bool) -> Result<bool> {
         if self.fenced || self.share.is_some() {
             return Ok(self.fenced);
         }
