@@ -325,8 +325,8 @@ impl Session {
         Ok(())
     }
 
-    /// Whether another process has this member's place. Joining takes the place from whoever has it,
-    /// so a group that does not answer is asked again for a while.
+    /// Whether another process has this member's place. Joining takes the place from whoever has
+    /// it, so a group that does not answer is asked again for a while.
     pub(crate) fn is_replaced(&mut self) -> bool {
         for _ in 0..PLACE_TRIES {
             match self.consumer().is_replaced(PLACE_WAIT) {

@@ -244,8 +244,8 @@ impl KafkaConsumer {
         let consumer = self.consumer();
         let (group, member) = (&self.group.group_id, &self.group.instance_id);
         loop {
-            // Not the newer `DescribeConsumerGroups`: a client that is closed after one that was not
-            // answered in time stops the process (`rd_kafka_enq_once_del_source_return`).
+            // Not the newer `DescribeConsumerGroups`: a client that is closed after one that was
+            // not answered in time stops the process (`rd_kafka_enq_once_del_source_return`).
             let groups = consumer
                 .fetch_group_list(Some(group), wait)
                 .map_err(|e| Error::client("cannot ask who is in the group", e))?;
