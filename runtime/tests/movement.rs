@@ -2,10 +2,11 @@
 //!
 //! Each case runs on the embedded log, and on Kafka when `MILLSTREAM_TEST_KAFKA` names a broker.
 
+mod log_bed;
 mod wait;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, Weak,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -14,15 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-use millstream_broker::{
-    Broker, Cleanup, Fetched, NewTopic, OwnedRecord, PartitionIx, Start, TopicPartition,
-    embedded::{EmbeddedBroker, EmbeddedConfig},
-    kafka::{KafkaBroker, KafkaConfig},
-};
+use millstream_broker::Fetched;
 use millstream_operators::{StreamsBuilder, Topology};
-use millstream_runtime::{Application, Config, Health};
-use millstream_topology::{Headers, KvStore, Topic, partition_for_key, text, u64_be};
+use millstream_runtime::{Application, Health};
+use millstream_topology::{KvStore, Topic, text, u64_be};
 use wait::{DEADLINE, wait};
 
 const PARTITIONS: u32 = 4;
@@ -31,70 +27,36 @@ const COUNTS: KvStore<String, u64> = KvStore::new("counts", text(), u64_be());
 /// The shortest that Kafka allows.
 const SESSION: Duration = Duration::from_secs(6);
 
-/// A log, with topic names of one test.
+/// A log, with the input and output of one test.
 struct Bed {
-    broker: Arc<dyn Broker>,
-    name: String,
-    folder: tempfile::TempDir,
+    log: log_bed::Bed,
+    input: &'static str,
+    output: &'static str,
     fed: AtomicU32,
 }
 
-static NEXT: AtomicU32 = AtomicU32::new(0);
-
 impl Bed {
-    fn of(broker: Arc<dyn Broker>, name: String, folder: tempfile::TempDir) -> Self {
-        let bed = Self {
-            broker,
-            name,
-            folder,
+    fn of(log: log_bed::Bed) -> Self {
+        Self {
+            input: log.topic("words", PARTITIONS),
+            output: log.topic("counts", PARTITIONS),
+            log,
             fed: AtomicU32::new(0),
-        };
-        let topics = [bed.input(), bed.output()].map(|name| NewTopic {
-            name: name.into(),
-            partitions: PARTITIONS,
-            cleanup: Cleanup::Delete { retention_ms: None },
-        });
-        let admin = bed.broker.admin().expect("admin");
-        admin.create_topics(&topics).expect("created");
-        bed
+        }
     }
 
     fn embedded() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let broker = EmbeddedBroker::open(&folder.path().join("log"), EmbeddedConfig::default());
-        Self::of(broker.expect("opens"), "t".to_owned(), folder)
+        Self::of(log_bed::Bed::embedded())
     }
 
     fn kafka() -> Option<Self> {
-        let Ok(servers) = std::env::var("MILLSTREAM_TEST_KAFKA") else {
-            let ci = std::env::var_os("CI").is_some();
-            assert!(!ci, "MILLSTREAM_TEST_KAFKA must name a broker in CI");
-            println!("skipped, as MILLSTREAM_TEST_KAFKA names no broker");
-            return None;
-        };
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("movement-{}-{number}", std::process::id());
-        let broker = KafkaBroker::new(KafkaConfig::new(servers)).expect("broker");
-        Some(Self::of(
-            broker,
-            name,
-            tempfile::tempdir().expect("a folder"),
-        ))
-    }
-
-    // Topic names are part of descriptors and so live for ever; a test makes a handful.
-    fn input(&self) -> &'static str {
-        format!("{}.words", self.name).leak()
-    }
-
-    fn output(&self) -> &'static str {
-        format!("{}.counts", self.name).leak()
+        log_bed::Bed::kafka().map(Self::of)
     }
 
     /// Counts its input by key; `meanwhile` sees each value.
     fn counting(&self, meanwhile: impl Fn(&str) + Send + Sync + 'static) -> Topology {
         let b = StreamsBuilder::new();
-        b.stream(Topic::new(self.input(), text::<String>(), text::<String>()))
+        b.stream(Topic::new(self.input, text::<String>(), text::<String>()))
             .map_values(move |_, value| {
                 meanwhile(&value);
                 value
@@ -103,60 +65,21 @@ impl Bed {
             .count(COUNTS)
             .to_stream()
             .map_values(|_, n| n.unwrap_or(0))
-            .to(Topic::new(self.output(), text(), u64_be()));
+            .to(Topic::new(self.output, text(), u64_be()));
         b.build().expect("builds")
     }
 
-    fn config(&self, instance: &str) -> Config {
-        let mut config = Config::new(&self.name, self.folder.path().join(instance));
-        config.instance_id = instance.to_owned();
-        config.session_timeout = SESSION;
-        config.flush_interval = Duration::from_millis(200);
-        config.buffered_records_max = 100;
-        config
-    }
-
     fn start(&self, topology: &Topology, instance: &str) -> Application {
-        let config = self.config(instance);
-        let app = Application::start(topology, self.broker.clone(), config).expect("starts");
-        wait(|| app.health() == Health::Running);
-        app
+        let mut config = self.log.config(instance);
+        config.session_timeout = SESSION;
+        config.buffered_records_max = 100;
+        self.log.start_with(topology, config)
     }
 
     /// Appends so many records more, with all keys in turn.
     fn feed(&self, count: u32) {
-        let appender = self.broker.appender().expect("appender");
-        let input: Arc<str> = self.input().into();
-        let (sent, done) = channel();
         let from = self.fed.fetch_add(count, Ordering::Relaxed);
-        for n in from..from + count {
-            let key = format!("k{}", n % KEYS);
-            let record = || OwnedRecord {
-                to: TopicPartition::new(
-                    input.clone(),
-                    partition_for_key(key.as_bytes(), PARTITIONS),
-                ),
-                timestamp: i64::from(n),
-                key: Some(Bytes::from(key.clone())),
-                value: Some(Bytes::from(n.to_string())),
-                headers: Headers::default(),
-            };
-            loop {
-                let sent = sent.clone();
-                let ack = move |result: millstream_broker::Result<i64>| {
-                    sent.send(result.is_ok()).expect("the test waits");
-                };
-                match appender.append(record(), Box::new(ack)) {
-                    Ok(()) => break,
-                    Err(millstream_broker::Error::Full) => {
-                        std::thread::park_timeout(Duration::from_millis(1));
-                    }
-                    Err(error) => panic!("append failed: {error}"),
-                }
-            }
-        }
-        drop(sent);
-        assert!(done.iter().all(|ok| ok));
+        self.log.feed(self.input, from..from + count, KEYS);
     }
 
     /// Runs `work` while records are appended all the time.
@@ -176,30 +99,7 @@ impl Bed {
 
     /// All committed records of the output, by partition and offset.
     fn written(&self) -> Vec<Fetched> {
-        let admin = self.broker.admin().expect("admin");
-        let mut reader = self.broker.reader().expect("reader");
-        let output = self.output();
-        let partitions: Vec<_> = (0..PARTITIONS as i32)
-            .map(|p| TopicPartition::new(output, p))
-            .collect();
-        let starts: Vec<_> = partitions
-            .iter()
-            .map(|p| (p.clone(), Start::Earliest))
-            .collect();
-        reader.assign(&starts).expect("assigned");
-        let mut records = Vec::new();
-        for (at, partition) in partitions.iter().enumerate() {
-            let high = admin.watermarks(partition).expect("watermarks").high;
-            let until = Instant::now() + DEADLINE;
-            while reader.position(PartitionIx(at as u32)).expect("position") < high {
-                assert!(Instant::now() < until, "{partition} is not read in time");
-                reader
-                    .poll(Duration::from_millis(50), 5000, &mut records)
-                    .expect("polls");
-            }
-        }
-        records.sort_by_key(|r| (r.partition, r.offset));
-        records
+        self.log.read(self.output)
     }
 
     /// Waits until as much is written as was fed, and checks that every key was counted 1, 2, 3, …
@@ -208,12 +108,7 @@ impl Bed {
     fn finish(&self) {
         let fed = self.fed.load(Ordering::Relaxed);
         wait(|| self.written().len() >= fed as usize);
-        let mut counts: BTreeMap<Bytes, Vec<u64>> = BTreeMap::new();
-        for record in self.written() {
-            let count = record.value.expect("a value")[..].try_into();
-            let of_key = counts.entry(record.key.expect("a key")).or_default();
-            of_key.push(u64::from_be_bytes(count.expect("8 bytes")));
-        }
+        let counts = self.log.counts(self.output);
         assert_eq!(counts.len(), KEYS as usize);
         for (key, values) in counts {
             let each = u64::from(fed / KEYS);
@@ -223,9 +118,9 @@ impl Bed {
 
     /// The members of the group, by name.
     fn members(&self) -> Vec<String> {
-        let admin = self.broker.admin().expect("admin");
+        let admin = self.log.broker.admin().expect("admin");
         let groups = admin.groups().unwrap_or_default();
-        let group = groups.into_iter().find(|(name, _)| *name == self.name);
+        let group = groups.into_iter().find(|(name, _)| *name == self.log.name);
         let mut members = group.map_or(Vec::new(), |(_, members)| members);
         members.sort();
         members
@@ -257,14 +152,14 @@ fn a_thread_that_comes_takes_its_share_and_one_that_goes_gives_it_back(bed: &Bed
         "as if it had not said goodbye: {took:?}"
     );
     let others = bed.members();
-    assert_eq!(others, [format!("{}-one-0", bed.name)]);
+    assert_eq!(others, [format!("{}-one-0", bed.log.name)]);
     bed.finish();
     app.close().expect("closes");
 }
 
 fn a_thread_gets_the_name_of_one_that_has_gone(bed: &Bed) {
     let app = bed.start(&bed.counting(|_| {}), "one");
-    let named = |index: usize| format!("{}-one-{index}", bed.name);
+    let named = |index: usize| format!("{}-one-{index}", bed.log.name);
     bed.under_load(|| {
         for _ in 0..2 {
             assert_eq!(app.add_thread().expect("added"), 1);
@@ -378,9 +273,9 @@ fn a_pause_lasts_longer_than_sessions_and_moves_nothing(bed: &Bed) {
 fn an_application_that_has_failed_refuses_threads_and_says_why() {
     let bed = Bed::embedded();
     let b = StreamsBuilder::new();
-    b.stream(Topic::new(bed.input(), text::<String>(), text::<String>()))
+    b.stream(Topic::new(bed.input, text::<String>(), text::<String>()))
         .try_map_values(|_, _| Err::<String, _>("as the test asked"))
-        .to(Topic::new(bed.output(), text(), text()));
+        .to(Topic::new(bed.output, text(), text()));
     let app = bed.start(&b.build().expect("builds"), "one");
     bed.feed(1);
     wait(|| matches!(app.health(), Health::Failed(_)));
