@@ -227,32 +227,6 @@ impl Inner {
         }
     }
 
-    /// Writes what there is to know of a member, or that it is gone.
-    fn say(
-        &self,
-        instance_id: &str,
-        member: Option<&Member>,
-        appender: &dyn Appender,
-        news: &TopicPartition,
-    ) {
-        let json = |m: &Member| serde_json::to_vec(m).expect("a member has a JSON form");
-        let record = OwnedRecord {
-            to: news.clone(),
-            timestamp: self.clock.now_ms(),
-            key: Some(Bytes::copy_from_slice(instance_id.as_bytes())),
-            value: member.map(json).map(Bytes::from),
-            headers: Headers::default(),
-        };
-        let done = Box::new(|result: millstream_broker::Result<i64>| {
-            if let Err(error) = result {
-                warn!(%error, "the other members could not be told of this one");
-            }
-        });
-        if let Err(error) = appender.append(record, done) {
-            debug!(%error, "the other members could not be told of this one");
-        }
-    }
-
     fn hear(&self, record: &Fetched) {
         let Some(key) = &record.key else {
             return;
@@ -339,9 +313,24 @@ impl Herald {
         true
     }
 
+    /// Writes what there is to know of a member, or that it is gone.
     fn say(&self, instance_id: &str, member: Option<&Member>) {
-        let (appender, news) = (&*self.appender, &self.news);
-        self.members.say(instance_id, member, appender, news);
+        let json = |m: &Member| serde_json::to_vec(m).expect("a member has a JSON form");
+        let record = OwnedRecord {
+            to: self.news.clone(),
+            timestamp: self.members.clock.now_ms(),
+            key: Some(Bytes::copy_from_slice(instance_id.as_bytes())),
+            value: member.map(json).map(Bytes::from),
+            headers: Headers::default(),
+        };
+        let done = Box::new(|result: millstream_broker::Result<i64>| {
+            if let Err(error) = result {
+                warn!(%error, "the other members could not be told of this one");
+            }
+        });
+        if let Err(error) = self.appender.append(record, done) {
+            debug!(%error, "the other members could not be told of this one");
+        }
     }
 }
 
