@@ -110,12 +110,8 @@ impl KafkaAdmin {
     /// The listing tells the members of classic groups alone.
     fn members_of_either_protocol(&self, group_id: &str) -> Result<Vec<String>> {
         let wait = self.config.request_timeout;
-        let members = raw::members(self.watcher(), group_id, wait);
-        let members = members.map_err(|e| Error::client("cannot describe a group", e))?;
-        Ok(members
-            .into_iter()
-            .map(|m| m.instance.unwrap_or(m.id))
-            .collect())
+        raw::members(self.watcher(), group_id, wait)
+            .map_err(|e| Error::client("cannot describe a group", e))
     }
 
     /// All topics.

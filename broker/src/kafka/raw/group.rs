@@ -18,21 +18,13 @@ use super::{NO_ERROR, Queue};
 /// How much longer than the brokers the answer may take inside the client.
 const ANSWER_WAIT: Duration = Duration::from_secs(1);
 
-/// A member of a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(in super::super) struct GroupMember {
-    /// What the brokers or the client called it when it joined.
-    pub(in super::super) id: String,
-    /// What it calls itself, if it is a static one.
-    pub(in super::super) instance: Option<String>,
-}
-
-/// The members of a group of either protocol; none where there is no such group.
+/// The members of a group of either protocol, static ones by what they call themselves; none where
+/// there is no such group.
 pub(in super::super) fn members<C: ConsumerContext>(
     client: &BaseConsumer<C>,
     group: &str,
     wait: Duration,
-) -> Result<Vec<GroupMember>, KafkaError> {
+) -> Result<Vec<String>, KafkaError> {
     let failed = |code: RDKafkaErrorCode| KafkaError::AdminOp(code);
     let invalid = || failed(RDKafkaErrorCode::InvalidArgument);
     let group = CString::new(group).map_err(|_| invalid())?;
@@ -64,7 +56,7 @@ pub(in super::super) fn members<C: ConsumerContext>(
 
 /// # Safety
 /// `event` is alive and owned by the caller.
-unsafe fn read(event: *mut sys::rd_kafka_event_t) -> Result<Vec<GroupMember>, RDKafkaErrorCode> {
+unsafe fn read(event: *mut sys::rd_kafka_event_t) -> Result<Vec<String>, RDKafkaErrorCode> {
     let ok = |code: RDKafkaRespErr| match code {
         NO_ERROR => Ok(()),
         code => Err(RDKafkaErrorCode::from(code)),
@@ -93,11 +85,10 @@ unsafe fn read(event: *mut sys::rd_kafka_event_t) -> Result<Vec<GroupMember>, RD
         let count = sys::rd_kafka_ConsumerGroupDescription_member_count(group);
         let member = |at| {
             let member = sys::rd_kafka_ConsumerGroupDescription_member(group, at);
-            GroupMember {
-                id: text(sys::rd_kafka_MemberDescription_consumer_id(member)).unwrap_or_default(),
-                instance: text(sys::rd_kafka_MemberDescription_group_instance_id(member))
-                    .filter(|instance| !instance.is_empty()),
-            }
+            text(sys::rd_kafka_MemberDescription_group_instance_id(member))
+                .filter(|instance| !instance.is_empty())
+                .or_else(|| text(sys::rd_kafka_MemberDescription_consumer_id(member)))
+                .unwrap_or_default()
         };
         Ok((0..count).map(member).collect())
     }
